@@ -1,0 +1,46 @@
+"""For every turn of every call: is it speech, what was said, and how the voice sounds."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from speechmeta.version import __version__
+
+if TYPE_CHECKING:
+    from speechmeta.analyze import Analyzer, analyze_call, generate_meta
+    from speechmeta.errors import SpeechMetaError
+    from speechmeta.models.speechllm import load_model
+    from speechmeta.schema import CallReport, SpeakerMeta
+
+__all__ = [
+    "Analyzer",
+    "CallReport",
+    "SpeakerMeta",
+    "SpeechMetaError",
+    "__version__",
+    "analyze_call",
+    "generate_meta",
+    "load_model",
+]
+
+_HOMES = {
+    "Analyzer": "speechmeta.analyze",
+    "analyze_call": "speechmeta.analyze",
+    "generate_meta": "speechmeta.analyze",
+    "SpeechMetaError": "speechmeta.errors",
+    "load_model": "speechmeta.models.speechllm",
+    "CallReport": "speechmeta.schema",
+    "SpeakerMeta": "speechmeta.schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `speechmeta --help` and the schema need no torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

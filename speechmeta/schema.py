@@ -1,0 +1,287 @@
+"""Types of every result: labels, `SpeakerMeta`, `Turn`, `CallReport`, and their JSON Schema.
+
+Knows nothing of audio or models, and imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from speechmeta.errors import UsageError
+
+SCHEMA_VERSION = "1.0"
+
+
+class Gender(str, Enum):
+    FEMALE = "Female"
+    MALE = "Male"
+
+
+class Age(str, Enum):
+    """Young is under 30, Middle-Age 30 to 59, Senior from 60 years."""
+
+    YOUNG = "Young"
+    MIDDLE_AGE = "Middle-Age"
+    SENIOR = "Senior"
+
+
+class Accent(str, Enum):
+    AFRICA = "Africa"
+    AMERICA = "America"
+    CELTIC = "Celtic"
+    EUROPE = "Europe"
+    OCEANIA = "Oceania"
+    SOUTH_ASIA = "South-Asia"
+    SOUTH_EAST_ASIA = "South-East-Asia"
+
+
+class Emotion(str, Enum):
+    HAPPY = "Happy"
+    SAD = "Sad"
+    ANGER = "Anger"
+    NEUTRAL = "Neutral"
+    FRUSTRATED = "Frustrated"
+
+
+FIELDS = ("SpeechActivity", "Transcript", "Gender", "Age", "Accent", "Emotion")
+"""The six fields, in the order in which they are written."""
+
+LABEL_FIELDS = ("Gender", "Age", "Accent", "Emotion")
+"""The fields whose value is one of a closed set."""
+
+LabelSets = Mapping[str, Sequence[str]]
+
+DEFAULT_LABEL_SETS: dict[str, list[str]] = {
+    "Gender": [item.value for item in Gender],
+    "Age": [item.value for item in Age],
+    "Accent": [item.value for item in Accent],
+    "Emotion": [item.value for item in Emotion],
+}
+
+
+def check_fields(fields: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the asked fields in schema order; None asks for all six.
+
+    Raises:
+        UsageError: a name is not a field, or none was given.
+    """
+    if fields is None:
+        return FIELDS
+    if isinstance(fields, str):
+        fields = [name.strip() for name in fields.split(",") if name.strip()]
+    known = {name.lower(): name for name in FIELDS}
+    unknown = [name for name in fields if name.lower() not in known]
+    if unknown:
+        raise UsageError(
+            f"unknown field {', '.join(map(repr, unknown))}", f"choose from {', '.join(FIELDS)}"
+        )
+    asked = {known[name.lower()] for name in fields}
+    if not asked:
+        raise UsageError("no field was asked for", f"choose from {', '.join(FIELDS)}")
+    return tuple(name for name in FIELDS if name in asked)
+
+
+def _label(field: str) -> Any:
+    return Field(
+        default=None,
+        alias=field,
+        json_schema_extra={"enum": [*DEFAULT_LABEL_SETS[field], None]},
+    )
+
+
+class SpeakerMeta(BaseModel):
+    """What was heard in one clip or turn.
+
+    Serialises to exactly the six keys of `FIELDS`, in that order; a field that was
+    not asked for is absent. `confidence`, `probabilities` and `flags` belong to the
+    object and are left out of its JSON (a `Turn` writes the confidence beside it).
+
+    Labels are checked against `DEFAULT_LABEL_SETS`, or against the sets of a
+    checkpoint given as `model_validate(..., context={"label_sets": sets})`.
+    """
+
+    model_config = ConfigDict(
+        populate_by_name=True, serialize_by_alias=True, extra="forbid", frozen=True
+    )
+
+    speech_activity: bool | None = Field(default=None, alias="SpeechActivity", strict=True)
+    transcript: str | None = Field(default=None, alias="Transcript")
+    gender: str | None = _label("Gender")
+    age: str | None = _label("Age")
+    accent: str | None = _label("Accent")
+    emotion: str | None = _label("Emotion")
+
+    confidence: dict[str, float] = Field(default_factory=dict, exclude=True)
+    """Probability of the most probable value of each label field, also of one that
+    abstained; and of SpeechActivity."""
+    probabilities: dict[str, dict[str, float]] = Field(default_factory=dict, exclude=True)
+    """The whole distribution over each label field's set."""
+    flags: tuple[str, ...] = Field(default=(), exclude=True)
+    """`transcript_truncated`, `transcript_loop`: what happened to the transcript."""
+
+    @field_validator("gender", "age", "accent", "emotion")
+    @classmethod
+    def _in_label_set(cls, value: str | None, info: ValidationInfo) -> str | None:
+        field = str(cls.model_fields[str(info.field_name)].alias)
+        sets: LabelSets = (info.context or {}).get("label_sets", DEFAULT_LABEL_SETS)
+        if value is not None and value not in sets[field]:
+            raise ValueError(f"{field} {value!r} is not one of {', '.join(sets[field])}")
+        return value
+
+    @model_validator(mode="after")
+    def _nothing_without_speech(self) -> Self:
+        if self.speech_activity is False:
+            labels = (self.gender, self.age, self.accent, self.emotion)
+            if self.transcript or any(label is not None for label in labels):
+                raise ValueError("without speech the transcript is empty and labels are null")
+        return self
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that were asked for, in schema order."""
+        names = {info.alias: name for name, info in type(self).model_fields.items() if info.alias}
+        return tuple(field for field in FIELDS if names[field] in self.model_fields_set)
+
+    def value(self, field: str) -> bool | str | None:
+        """The value of a field by its JSON name, such as `Gender`."""
+        names = {info.alias: name for name, info in type(self).model_fields.items()}
+        result: bool | str | None = getattr(self, names[field])
+        return result
+
+    @model_serializer(mode="wrap")
+    def _only_asked_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = handler(self)
+        return {field: data[field] for field in self.fields if field in data}
+
+
+class Word(BaseModel):
+    """One word with its time in seconds from the start of the file, by forced alignment."""
+
+    word: str
+    start: float
+    end: float
+    score: float
+
+
+class Turn(BaseModel):
+    """A stretch of one speaker's speech; `start` and `end` in seconds of the file.
+
+    In JSON the six fields of `meta` stand directly in the turn.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: float
+    end: float
+    channel: int
+    speaker: str
+    meta: SpeakerMeta
+    confidence: dict[str, float] = Field(default_factory=dict)
+    loudness_db: float | None = None
+    """RMS level in dB relative to full scale."""
+    words: list[Word] | None = None
+    flags: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_meta(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "meta" not in data:
+            data = dict(data)
+            data["meta"] = {name: data.pop(name) for name in FIELDS if name in data}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _spread_meta(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = handler(self)
+        meta = data.pop("meta", {})
+        head = {name: data.pop(name) for name in ("start", "end", "channel", "speaker")}
+        optional = {name: data.pop(name) for name in ("loudness_db", "words", "flags")}
+        given = {name: value for name, value in optional.items() if value not in (None, [])}
+        return {**head, **meta, **data, **given}
+
+
+class AudioInfo(BaseModel):
+    """The file as it was found; `duration` in seconds, `sample_rate` in Hz before resampling."""
+
+    path: str | None
+    duration: float
+    sample_rate: int
+    channels: int
+    codec: str | None = None
+
+
+class ModelInfo(BaseModel):
+    name: str
+    architecture: str
+    device: str
+    dtype: str
+
+
+class LabelEstimate(BaseModel):
+    value: str | None
+    confidence: float
+
+
+class SpeakerSummary(BaseModel):
+    """One speaker of a call; labels pooled over its turns, weighted by duration."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    speaker: str
+    channel: int | None
+    talk_seconds: float
+    turns: int
+    words_per_minute: float | None = None
+    gender: LabelEstimate | None = Field(default=None, alias="Gender")
+    age: LabelEstimate | None = Field(default=None, alias="Age")
+    accent: LabelEstimate | None = Field(default=None, alias="Accent")
+    emotion: dict[str, float] = Field(default_factory=dict, alias="Emotion")
+
+
+class Interruption(BaseModel):
+    at: float
+    by: str
+
+
+class Conversation(BaseModel):
+    """Measures of the whole call; definitions in docs/conversation.md."""
+
+    talk_seconds: float = 0.0
+    silence_seconds: float = 0.0
+    overlap_seconds: float = 0.0
+    interruptions: list[Interruption] = Field(default_factory=list)
+    emotion_by_quarter: list[dict[str, float]] = Field(default_factory=list)
+
+
+class Coverage(BaseModel):
+    """Seconds over all channels; the three add up to duration times channels."""
+
+    speech_seconds: float
+    non_speech_seconds: float
+    skipped_seconds: float
+
+
+class CallReport(BaseModel):
+    """The document of `speechmeta analyze FILE --json`."""
+
+    schema_version: str = SCHEMA_VERSION
+    audio: AudioInfo
+    model: ModelInfo
+    turns: list[Turn]
+    speakers: list[SpeakerSummary] = Field(default_factory=list)
+    conversation: Conversation = Field(default_factory=Conversation)
+    coverage: Coverage
+    warnings: list[str] = Field(default_factory=list)
