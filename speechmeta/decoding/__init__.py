@@ -1,0 +1,1 @@
+"""Constrained decoding: the text a checkpoint writes, its grammar, and the loop that fills it."""
