@@ -1,0 +1,325 @@
+"""SpeechLLM: a HuBERT or WavLM encoder, a CNN connector and a Llama decoder.
+
+Knows tensors only: decoding of files, prompts and text is the processor's, the
+generation of records is `speechmeta.decoding`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
+from speechmeta.models.speechllm.wavlm_attention import use_sdpa
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speechmeta.schema import SpeakerMeta
+
+
+@dataclass
+class AudioFeatures(ModelOutput):  # type: ignore[misc]
+    """What `get_audio_features` returns.
+
+    Attributes:
+        embeds: (batch, n, decoder width), one row per audio position of the prompt.
+        lengths: (batch,) long, how many of the n rows are real.
+        encoder_hidden: (batch, frames, encoder width), the encoder's last hidden state.
+        encoder_lengths: (batch,) long, how many frames are real.
+        ctc_logits: (batch, frames, vocabulary) where the checkpoint has a CTC head.
+    """
+
+    embeds: torch.Tensor | None = None
+    lengths: torch.Tensor | None = None
+    encoder_hidden: torch.Tensor | None = None
+    encoder_lengths: torch.Tensor | None = None
+    ctc_logits: torch.Tensor | None = None
+
+
+@dataclass
+class SpeechLLMOutput(CausalLMOutputWithPast):  # type: ignore[misc]
+    """Output of the decoder, with the audio features where the audio was encoded."""
+
+    audio_features: AudioFeatures | None = None
+
+
+def conv_lengths(
+    lengths: torch.Tensor | int, kernels: list[int] | tuple[int, ...], strides: Any
+) -> Any:
+    """How many outputs a stack of convolutions without padding gives; int or long tensor."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        lengths = (lengths - kernel) // stride + 1
+    return lengths
+
+
+class SpeechLLMConnector(nn.Module):
+    """SpeechLLM's CNN connector: three convolutions without padding, a ReLU before each.
+
+    Halves the frame rate. Source: skit-ai/SpeechLLM `model/connector.py` at f44d361.
+    """
+
+    def __init__(self, config: SpeechLLMConfig) -> None:
+        super().__init__()
+        width_in, width_out = config.audio_config.hidden_size, config.text_config.hidden_size
+        kernel = config.connector_kernel_size
+        self.kernels = (kernel, kernel, kernel)
+        self.strides = (1, config.connector_stride, 1)
+        self.conv_in = nn.Conv1d(width_in, width_out // 2, kernel)
+        self.conv_down = nn.Conv1d(width_out // 2, width_out, kernel, config.connector_stride)
+        self.conv_out = nn.Conv1d(width_out, width_out, kernel)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, encoder width) to (batch, positions, decoder width)."""
+        hidden = hidden.transpose(1, 2)
+        for conv in (self.conv_in, self.conv_down, self.conv_out):
+            hidden = conv(torch.relu(hidden))
+        return hidden.transpose(1, 2)
+
+    def output_lengths(self, frames: Any) -> Any:
+        """Positions for a number of frames, an int or a long tensor."""
+        return conv_lengths(frames, self.kernels, self.strides)
+
+
+class SpeechLLMPreTrainedModel(PreTrainedModel):
+    config_class = SpeechLLMConfig
+    base_model_prefix = "model"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HubertEncoderLayer", "WavLMEncoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+
+class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixin):
+    """The whole model; `audio_token_id` in `input_ids` marks the audio positions."""
+
+    def __init__(self, config: SpeechLLMConfig) -> None:
+        super().__init__(config)
+        self.audio_tower = AutoModel.from_config(config.audio_config)
+        use_sdpa(self.audio_tower)
+        self.multi_modal_projector = SpeechLLMConnector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        vocabulary = config.text_config.vocab_size
+        self.ctc_head = (
+            nn.Linear(config.audio_config.hidden_size, vocabulary) if config.ctc_head else None
+        )
+        self.ctc_feedback = (
+            nn.Linear(vocabulary, config.audio_config.hidden_size, bias=False)
+            if config.ctc_conditioning
+            else None
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        decoder: nn.Module = self.language_model.get_decoder()
+        return decoder
+
+    def num_encoder_frames(self, samples: Any) -> Any:
+        """Encoder frames for a number of 16 kHz samples, an int or a long tensor."""
+        audio = self.config.audio_config
+        return conv_lengths(samples, audio.conv_kernel, audio.conv_stride)
+
+    def get_audio_features(
+        self, input_values: torch.Tensor, audio_attention_mask: torch.Tensor | None = None
+    ) -> AudioFeatures:
+        """Encodes waveforms into rows for the decoder.
+
+        Args:
+            input_values: (batch, samples) float, normalised by the processor.
+            audio_attention_mask: (batch, samples) long, 1 where samples are real; padding on
+                the right. None: all are.
+
+        Raises:
+            ValueError: a waveform is too short for a single audio position.
+        """
+        samples = input_values.shape[1]
+        if audio_attention_mask is None:
+            lengths = torch.full((len(input_values),), samples, device=input_values.device)
+            mask = None
+        else:
+            lengths = audio_attention_mask.long().sum(-1)
+            # The reference encodes without a mask, and where nothing is padded none is needed.
+            mask = audio_attention_mask if bool((lengths < samples).any()) else None
+        frames = self.num_encoder_frames(lengths)
+        positions = self.multi_modal_projector.output_lengths(frames)
+        if int(positions.min()) < 1:
+            raise ValueError(
+                f"a waveform of {int(lengths.min())} samples is too short for the encoder"
+            )
+        hidden = self.audio_tower(
+            input_values.to(self._audio_dtype()), attention_mask=mask
+        ).last_hidden_state
+        ctc_logits = self.ctc_head(hidden) if self.ctc_head is not None else None
+        seen = hidden
+        if self.ctc_feedback is not None and ctc_logits is not None:
+            seen = hidden + self.ctc_feedback(ctc_logits.softmax(-1).to(hidden.dtype))
+        return AudioFeatures(
+            embeds=self.multi_modal_projector(seen),
+            lengths=positions,
+            encoder_hidden=hidden,
+            encoder_lengths=frames,
+            ctc_logits=ctc_logits,
+        )
+
+    def _audio_dtype(self) -> torch.dtype:
+        # A quantised or LoRA-wrapped tower has no single dtype; the front-end convolution's counts.
+        dtype: torch.dtype = self.audio_tower.feature_extractor.conv_layers[0].conv.weight.dtype
+        return dtype
+
+    def merge_inputs(
+        self, input_ids: torch.Tensor, audio_embeds: torch.Tensor, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeds ids and puts audio rows where `audio_token_id` stands.
+
+        Args:
+            input_ids: (batch, tokens).
+            audio_embeds: (batch, n, width) and `lengths` (batch,) as from `get_audio_features`.
+
+        Returns:
+            (batch, tokens, width).
+
+        Raises:
+            ValueError: a row has more or fewer audio positions than its audio has.
+        """
+        places = input_ids == self.config.audio_token_id
+        counts = places.sum(-1)
+        if not torch.equal(counts, lengths.to(counts.device)):
+            raise ValueError(
+                f"input_ids have {counts.tolist()} audio positions, the audio has "
+                f"{lengths.tolist()}"
+            )
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
+        real = torch.arange(audio_embeds.shape[1], device=audio_embeds.device) < lengths[:, None]
+        return embeds.masked_scatter(places[..., None], audio_embeds[real].to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> SpeechLLMOutput:
+        """Logits of the decoder.
+
+        Args:
+            input_ids: (batch, tokens), left padded; `audio_token_id` at audio positions.
+            attention_mask: (batch, tokens).
+            input_values: (batch, samples), `audio_attention_mask` (batch, samples): the audio,
+                needed where `input_ids` have audio positions (the first step of `generate`).
+            inputs_embeds: (batch, tokens, width) in place of all of these.
+            labels: (batch, tokens) ids, -100 where no loss is wanted.
+
+        Raises:
+            ValueError: audio positions and audio do not fit each other.
+        """
+        features = None
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("either input_ids or inputs_embeds is needed")
+            if input_values is not None:
+                features = self.get_audio_features(input_values, audio_attention_mask)
+                inputs_embeds = self.merge_inputs(input_ids, features.embeds, features.lengths)
+            elif bool((input_ids == self.config.audio_token_id).any()):
+                raise ValueError("input_ids have audio positions, but there is no audio")
+            else:
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        return SpeechLLMOutput(
+            loss=outputs.loss,
+            logits=outputs.logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            audio_features=features,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        is_first_iteration: bool | None = False,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        # The audio is in the cache after the first step; encoding it again would be wrong there.
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["input_values"] = input_values
+            inputs["audio_attention_mask"] = audio_attention_mask
+        return inputs
+
+    def generate_meta(
+        self,
+        audio_path: str | Path | None = None,
+        audio_tensor: torch.Tensor | np.ndarray | None = None,
+        instruction: str | None = None,
+        max_new_tokens: int = 2000,
+        return_special_tokens: bool = False,
+    ) -> SpeakerMeta | str:
+        """Analyses one clip, with the signature of the published checkpoints' own class.
+
+        Args:
+            audio_path: a file of any rate.
+            audio_tensor: (samples,) or (1, samples) at 16 kHz, in place of `audio_path`.
+            instruction: the prompt's instruction; the fields that it names in square brackets
+                are asked for. None: all six.
+            max_new_tokens: most tokens of the transcript.
+            return_special_tokens: return the decoder's raw text in place of `SpeakerMeta`.
+
+        Raises:
+            SpeechMetaError: no audio or both kinds were given, or it cannot be used.
+        """
+        from speechmeta.models.speechllm.compat import generate_meta
+
+        return generate_meta(
+            self, audio_path, audio_tensor, instruction, max_new_tokens, return_special_tokens
+        )
+
+
+__all__ = [
+    "AudioFeatures",
+    "SpeechLLMConnector",
+    "SpeechLLMForConditionalGeneration",
+    "SpeechLLMPreTrainedModel",
+]
