@@ -1,0 +1,99 @@
+"""Fixtures for all tests: where shared recordings lie, the bundled model, the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+if TYPE_CHECKING:
+    from speechmeta.analyze import Analyzer
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "speechmeta" / "checkpoints" / "bundled"
+
+# The model runs on whatever the machine has; tests compare numbers, so they all see the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test reaches for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with recordings and recorded reference results, beside the repository."""
+    path = Path(os.environ.get("SPEECHMETA_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no shared recordings at {path}; SPEECHMETA_SHARED names another place")
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundled_dir() -> Path:
+    """The bundled checkpoint's folder."""
+    if not (BUNDLED / "config.json").is_file():
+        pytest.skip("the bundled checkpoint is not there")
+    return BUNDLED
+
+
+@pytest.fixture(scope="session")
+def bundled_model(bundled_dir: Path) -> tuple[Any, Any]:
+    """(model, processor) of the bundled checkpoint on the CPU in float32."""
+    from speechmeta.models.speechllm import load_model
+
+    return load_model(bundled_dir, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def bundled_analyzer(bundled_dir: Path) -> Analyzer:
+    """An Analyzer with the bundled checkpoint on the CPU in float32."""
+    from speechmeta.analyze import Analyzer
+
+    return Analyzer(device="cpu", dtype="float32")
+
+
+@dataclass(frozen=True)
+class CliResult:
+    """What a command gave back."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+RunCli = Callable[..., CliResult]
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCli:
+    """Runs `speechmeta ARGS...` in this process, through the same `main` as the command."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*args: str | Path) -> CliResult:
+        from speechmeta.cli import main
+
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return CliResult(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def sine() -> Callable[..., npt.NDArray[np.float32]]:
+    """`sine(seconds, rate, frequency=440, level=0.25)`: a tone, shape (samples,)."""
+
+    def make(
+        seconds: float, rate: int, frequency: float = 440.0, level: float = 0.25
+    ) -> npt.NDArray[np.float32]:
+        times = np.arange(round(seconds * rate)) / rate
+        return (level * np.sin(2 * np.pi * frequency * times)).astype(np.float32)
+
+    return make
