@@ -1,0 +1,41 @@
+"""One writer per output format: a `CallReport` goes in, a whole file comes out or none."""
+
+from __future__ import annotations
+
+from speechmeta.errors import UsageError
+from speechmeta.writers.base import TextWriter, Writer
+from speechmeta.writers.html import HtmlWriter
+from speechmeta.writers.parquet import ParquetWriter
+from speechmeta.writers.structured import JsonLinesWriter, JsonWriter
+from speechmeta.writers.subtitles import SrtWriter, TxtWriter, VttWriter
+from speechmeta.writers.tabular import CsvWriter, TsvWriter
+
+__all__ = ["WRITERS", "HtmlWriter", "TextWriter", "Writer", "get_writer"]
+
+WRITERS: dict[str, Writer] = {
+    writer.name: writer
+    for writer in (
+        JsonWriter(),
+        JsonLinesWriter(),
+        CsvWriter(),
+        TsvWriter(),
+        SrtWriter(),
+        VttWriter(),
+        TxtWriter(),
+        ParquetWriter(),
+        HtmlWriter(),
+    )
+}
+"""Every writer by its format's name, which is also the file's extension."""
+
+
+def get_writer(name: str) -> Writer:
+    """Returns the writer of a format, such as `json`; a leading dot and case do not matter.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+    found = WRITERS.get(name.strip().lower().removeprefix("."))
+    if found is None:
+        raise UsageError(f"unknown output format {name!r}", f"choose from {', '.join(WRITERS)}")
+    return found

@@ -1,0 +1,193 @@
+"""One self-contained page per call: lanes of turns over the waveform, speakers, measures.
+
+The page is one file with its styles and script inside. Its content policy forbids
+every request, so it looks the same from a disk without network.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from typing import IO, Any
+
+from speechmeta.errors import AudioError
+from speechmeta.schema import CallReport
+from speechmeta.version import __version__
+from speechmeta.writers.base import TextWriter
+from speechmeta.writers.files import atomic_file
+from speechmeta.writers.html_parts import (
+    clock,
+    conversation_card,
+    lanes_of,
+    legend,
+    plural,
+    speaker_card,
+    tiles,
+    transcript,
+)
+from speechmeta.writers.html_timeline import timeline
+from speechmeta.writers.markup import Markup, el, joined
+from speechmeta.writers.peaks import Peaks, peaks_of
+from speechmeta.writers.structured import document
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+class HtmlWriter(TextWriter):
+    """Writes the page of one call."""
+
+    name = "html"
+
+    def text(self, report: CallReport) -> str:
+        """The page, with the waveform if the report's audio file can still be read."""
+        return self.page(report, _peaks_from_disk(report))
+
+    def dump(self, report: CallReport, file: IO[bytes]) -> None:
+        file.write(self.text(report).encode("utf-8"))
+
+    def write_with_peaks(
+        self,
+        report: CallReport,
+        path: str | os.PathLike[str],
+        peaks: Peaks | None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Like `write`, with the waveform's outline given instead of read from the audio again."""
+        with atomic_file(path, overwrite=overwrite) as file:
+            file.write(self.page(report, peaks).encode("utf-8"))
+
+    def page(self, report: CallReport, peaks: Peaks | None = None) -> str:
+        """The whole page; without `peaks` the lanes show turns only."""
+        data = document(report)
+        title = os.path.basename(data["audio"]["path"] or "") or "Call"
+        lanes = lanes_of(data)
+        body = el(
+            "main",
+            None,
+            _header(data, title),
+            _warnings(data["warnings"]),
+            tiles(data),
+            el(
+                "section",
+                {"class": "card", "aria-label": "Timeline"},
+                el(
+                    "div",
+                    {"class": "head"},
+                    el("h2", None, "Timeline"),
+                    legend(data),
+                    _zoom(),
+                ),
+                timeline(data, lanes, peaks),
+            ),
+            el(
+                "section",
+                {"class": "columns", "aria-label": "Speakers and conversation"},
+                *(speaker_card(data, speaker) for speaker in data["speakers"]),
+                conversation_card(data),
+            ),
+            el(
+                "section",
+                {"class": "card"},
+                el("div", {"class": "head"}, el("h2", None, "Turns")),
+                transcript(data),
+            ),
+            _footer(data),
+        )
+        return (
+            "<!DOCTYPE html>\n"
+            + el(
+                "html",
+                {"lang": "en"},
+                el(
+                    "head",
+                    None,
+                    el("meta", {"charset": "utf-8"}),
+                    el("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
+                    el(
+                        "meta",
+                        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+                    ),
+                    el("title", None, f"{title} - speechmeta"),
+                    el("style", None, _asset("report.css")),
+                ),
+                el(
+                    "body",
+                    None,
+                    body,
+                    el("div", {"id": "tip", "role": "tooltip", "hidden": ""}),
+                    el("script", None, _asset("report.js")),
+                ),
+            )
+            + "\n"
+        )
+
+
+def _asset(name: str) -> Markup:
+    return Markup("\n" + resources.files(__package__).joinpath(name).read_text("utf-8"))
+
+
+def _peaks_from_disk(report: CallReport) -> Peaks | None:
+    path = report.audio.path
+    if path is None or not os.path.isfile(path):
+        return None
+    # Here, not above: writers of text need no decoder.
+    from speechmeta.audio import probe_audio, stream_audio
+
+    try:
+        return peaks_of(stream_audio(path), probe_audio(path).sample_rate)
+    except AudioError:
+        # The report is complete without the drawing; the file has changed since.
+        return None
+
+
+def _header(data: dict[str, Any], title: str) -> Markup:
+    audio = data["audio"]
+    facts = [
+        clock(audio["duration"]),
+        plural(audio["channels"], "channel"),
+        f"{audio['sample_rate'] / 1000:g} kHz",
+    ]
+    if audio["codec"]:
+        facts.append(audio["codec"])
+    if audio["path"] and audio["path"] != title:
+        facts.append(audio["path"])
+    line = el("p", {"class": "sub"}, " \N{MIDDLE DOT} ".join(facts))
+    return el("header", None, el("h1", None, title), line)
+
+
+def _warnings(warnings: list[str]) -> Markup | None:
+    if not warnings:
+        return None
+    items = joined(*(el("li", None, text) for text in warnings))
+    return el("section", {"class": "card warnings", "role": "note"}, el("ul", None, items))
+
+
+def _zoom() -> Markup:
+    buttons = (
+        ("out", "\N{MINUS SIGN}", "Zoom out"),
+        ("fit", "Fit", "Whole call"),
+        ("in", "+", "Zoom in"),
+    )
+    return el(
+        "div",
+        {"class": "zoom"},
+        *(
+            el("button", {"type": "button", "data-zoom": action, "aria-label": label}, text)
+            for action, text, label in buttons
+        ),
+    )
+
+
+def _footer(data: dict[str, Any]) -> Markup:
+    model, coverage = data["model"], data["coverage"]
+    return el(
+        "footer",
+        None,
+        f"speechmeta {__version__}, schema {data['schema_version']}. "
+        f"Model {model['name']} ({model['architecture']}) on {model['device']}, {model['dtype']}. "
+        f"Over all channels {coverage['speech_seconds']:.1f} s speech, "
+        f"{coverage['non_speech_seconds']:.1f} s without, "
+        f"{coverage['skipped_seconds']:.1f} s skipped. "
+        "Gender, age, accent and emotion are estimates from the voice and can be wrong.",
+    )

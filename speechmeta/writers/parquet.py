@@ -1,0 +1,61 @@
+"""Parquet: one row a turn, for one report or for a whole folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import IO, Any
+
+from speechmeta.schema import CallReport
+from speechmeta.writers.base import Writer
+from speechmeta.writers.structured import document
+from speechmeta.writers.tabular import COLUMNS, rows
+
+ROWS_PER_GROUP = 16_384
+
+
+def turn_schema() -> Any:
+    """The `pyarrow.Schema` of the table of turns; every column may be null."""
+    import pyarrow as pa
+
+    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
+    return pa.schema([pa.field(name, kinds[kind]) for name, kind in COLUMNS.items()])
+
+
+def write_turns(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
+    """Writes the turns of many `analyze` documents as one table; returns the number of rows.
+
+    Documents are taken one by one, so memory does not grow with their number.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = turn_schema()
+    total = 0
+    pending: list[dict[str, Any]] = []
+    with pq.ParquetWriter(file, schema, compression="zstd") as table:
+        for data in documents:
+            pending.extend(rows(data))
+            if len(pending) >= ROWS_PER_GROUP:
+                table.write_table(pa.Table.from_pylist(pending, schema=schema))
+                total += len(pending)
+                pending = []
+        if pending:
+            table.write_table(pa.Table.from_pylist(pending, schema=schema))
+    return total + len(pending)
+
+
+class ParquetWriter(Writer):
+    """The turns as a table; the rest of the document is JSON in the metadata `speechmeta`."""
+
+    name = "parquet"
+
+    def dump(self, report: CallReport, file: IO[bytes]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = document(report)
+        rest = {name: value for name, value in data.items() if name != "turns"}
+        schema = turn_schema().with_metadata({"speechmeta": json.dumps(rest)})
+        table = pa.Table.from_pylist(rows(data), schema=schema)
+        pq.write_table(table, file, compression="zstd")

@@ -1,0 +1,89 @@
+"""One row a turn: the columns of csv, tsv and parquet, and the two text tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from speechmeta.schema import LABEL_FIELDS, CallReport
+from speechmeta.writers.base import TextWriter
+from speechmeta.writers.structured import document
+
+COLUMNS: dict[str, type] = {
+    "path": str,
+    "turn": int,
+    "start": float,
+    "end": float,
+    "channel": int,
+    "speaker": str,
+    "SpeechActivity": bool,
+    "SpeechActivity_confidence": float,
+    "Transcript": str,
+    **{
+        name: kind
+        for label in LABEL_FIELDS
+        for name, kind in ((label, str), (f"{label}_confidence", float))
+    },
+    "loudness_db": float,
+    "flags": str,
+}
+"""Column names and types, the same for every report: a field not asked for is an empty column."""
+
+
+def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of one `analyze` document as flat rows; absent values are None.
+
+    `turn` counts from 0 in the document's order; `flags` are joined by spaces.
+    """
+    found = []
+    for number, turn in enumerate(data["turns"]):
+        confidence = turn.get("confidence", {})
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row.update({name: turn[name] for name in COLUMNS if name in turn})
+        row.update(
+            {
+                f"{name}_confidence": confidence[name]
+                for name in ("SpeechActivity", *LABEL_FIELDS)
+                if name in confidence
+            }
+        )
+        row["path"] = data["audio"]["path"]
+        row["turn"] = number
+        row["flags"] = " ".join(turn.get("flags", [])) or None
+        found.append(row)
+    return found
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+class CsvWriter(TextWriter):
+    """Comma-separated, quoted as RFC 4180 asks, with a header."""
+
+    name = "csv"
+
+    def text(self, report: CallReport) -> str:
+        buffer = io.StringIO()
+        table = csv.writer(buffer, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for row in rows(document(report)):
+            table.writerow([_cell(value) for value in row.values()])
+        return buffer.getvalue()
+
+
+class TsvWriter(TextWriter):
+    """Tab-separated without quoting: whitespace inside a value becomes one space."""
+
+    name = "tsv"
+
+    def text(self, report: CallReport) -> str:
+        lines = ["\t".join(COLUMNS)]
+        for row in rows(document(report)):
+            lines.append("\t".join(" ".join(_cell(value).split()) for value in row.values()))
+        return "\n".join(lines) + "\n"
