@@ -6,7 +6,7 @@ Knows nothing of audio or models, and imports neither torch nor transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import (
@@ -25,12 +25,12 @@ from speechmeta.errors import UsageError
 SCHEMA_VERSION = "1.0"
 
 
-class Gender(str, Enum):
+class Gender(StrEnum):
     FEMALE = "Female"
     MALE = "Male"
 
 
-class Age(str, Enum):
+class Age(StrEnum):
     """Young is under 30, Middle-Age 30 to 59, Senior from 60 years."""
 
     YOUNG = "Young"
@@ -38,7 +38,7 @@ class Age(str, Enum):
     SENIOR = "Senior"
 
 
-class Accent(str, Enum):
+class Accent(StrEnum):
     AFRICA = "Africa"
     AMERICA = "America"
     CELTIC = "Celtic"
@@ -48,7 +48,7 @@ class Accent(str, Enum):
     SOUTH_EAST_ASIA = "South-East-Asia"
 
 
-class Emotion(str, Enum):
+class Emotion(StrEnum):
     HAPPY = "Happy"
     SAD = "Sad"
     ANGER = "Anger"

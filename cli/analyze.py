@@ -1,0 +1,256 @@
+"""`speechmeta analyze`: files in, a table, JSON or files out."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechmeta.errors import SpeechMetaError, UsageError
+
+from . import options
+from .console import TRACEBACK_VARIABLE, out_console, print_error, print_note, progress
+
+if TYPE_CHECKING:
+    from speechmeta.schema import CallReport
+    from speechmeta.writers import Writer
+
+Outcome = tuple[str, "CallReport | SpeechMetaError"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("analyze")(analyze)
+
+
+def analyze(
+    files: Annotated[
+        list[str], typer.Argument(help="Audio files of any format.", metavar="FILE...")
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="JSON on stdout and nothing else there: one document, or a line for each "
+            "of several files.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Write files into this folder instead of to the terminal.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--output-format",
+            "-f",
+            help="Formats of these files, separated by commas. Default: json.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace files that are there already.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    fields: options.Fields = None,
+    min_confidence: options.MinConfidence = None,
+    quiet: options.Quiet = False,
+    channels: options.ChannelsOption = options.Channels.AUTO,
+    roles: options.Roles = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
+    batch_size: options.BatchSize = 8,
+    local_files_only: options.LocalFilesOnly = False,
+) -> int:
+    """Say of each recording who speaks when, what is said, and how the voices sound."""
+    from speechmeta.schema import check_fields
+
+    asked = check_fields(fields)
+    names = options.split_names(roles)
+    outputs = _plan_outputs(files, output_dir, output_format, overwrite)
+    from speechmeta.analyze import Analyzer
+
+    analyzer = Analyzer(
+        model,
+        device=device,
+        dtype=compute_type.value,
+        batch_size=batch_size,
+        local_files_only=local_files_only,
+    )
+
+    def one(path: str) -> CallReport:
+        report = analyzer.analyze_call(
+            path,
+            fields=asked,
+            channels=channels.value,
+            roles=names,
+            min_confidence=min_confidence,
+        )
+        for writer, target in outputs.get(path, []):
+            writer.write(report, target, overwrite=overwrite)
+        return report
+
+    codes = []
+    for path, outcome in _analyze_each(files, one, quiet):
+        if isinstance(outcome, SpeechMetaError):
+            print_error(outcome.message, outcome.hint)
+            codes.append(outcome.exit_code if len(files) == 1 else 1)
+        elif not quiet:
+            for warning in outcome.warnings:
+                print_note(f"warning: {warning}")
+            for _, target in outputs.get(path, []):
+                print_note(f"wrote {target}")
+        if as_json:
+            _print_json(path, outcome, several=len(files) > 1)
+        elif output_dir is None and not isinstance(outcome, SpeechMetaError):
+            _print_table(outcome, asked)
+    return max(codes, default=0)
+
+
+def _analyze_each(
+    files: Sequence[str], analyze_one: Callable[[str], CallReport], quiet: bool
+) -> Iterator[Outcome]:
+    """Each file's report or error, as soon as it is known; no error ends the others."""
+    with progress(len(files), quiet) as advance:
+        for path in files:
+            advance(os.path.basename(path))
+            outcome: CallReport | SpeechMetaError
+            try:
+                outcome = analyze_one(path)
+            except SpeechMetaError as error:
+                outcome = error
+            except Exception as error:
+                if os.environ.get(TRACEBACK_VARIABLE):
+                    traceback.print_exc()
+                outcome = SpeechMetaError(
+                    f"{path} failed with {type(error).__name__}: {error}",
+                    f"this is a fault of speechmeta; {TRACEBACK_VARIABLE}=1 shows where",
+                )
+            advance(step=1)
+            yield path, outcome
+
+
+def _plan_outputs(
+    files: Sequence[str], folder: Path | None, formats: str | None, overwrite: bool
+) -> dict[str, list[tuple[Writer, Path]]]:
+    """What is to be written for each file, checked before anything is analysed.
+
+    Raises:
+        UsageError: an unknown format, a format without a folder, or two files with one
+            output. OutputError: the folder cannot be made.
+    """
+    if folder is None:
+        if formats is not None or overwrite:
+            raise UsageError(
+                "--output-format and --overwrite need --output-dir", "add -o FOLDER, or use --json"
+            )
+        return {}
+    from speechmeta.errors import OutputError
+    from speechmeta.writers import get_writer
+
+    writers = [get_writer(name) for name in (formats or "json").split(",")]
+    stems: dict[str, str] = {}
+    for path in dict.fromkeys(files):
+        stem = Path(path).stem
+        if stem in stems:
+            raise UsageError(
+                f"{stems[stem]} and {path} would be written to the same file",
+                "analyse them in two calls with different folders",
+            )
+        stems[stem] = path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made: {error.strerror}", "choose another folder"
+        ) from error
+    return {
+        path: [(writer, folder / f"{stem}{writer.extension}") for writer in writers]
+        for stem, path in stems.items()
+    }
+
+
+def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool) -> None:
+    from speechmeta.writers import get_writer
+    from speechmeta.writers.base import TextWriter
+
+    if not isinstance(outcome, SpeechMetaError):
+        writer = get_writer("jsonl" if several else "json")
+        assert isinstance(writer, TextWriter)
+        print(writer.text(outcome), end="", flush=True)
+    elif several:
+        print(json.dumps(error_record(path, outcome), ensure_ascii=False), flush=True)
+
+
+def error_record(path: str, error: SpeechMetaError) -> dict[str, Any]:
+    """What stands in the place of a file's document when it failed."""
+    return {
+        "audio": {"path": os.fsencode(path).decode("utf-8", "backslashreplace")},
+        "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint},
+    }
+
+
+def _print_table(report: CallReport, fields: Sequence[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    audio = report.audio
+    title = (
+        f"{audio.path}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
+        f"{audio.channels} channel{'s' if audio.channels != 1 else ''}"
+        f"{f', {audio.codec}' if audio.codec else ''}; model {report.model.name}"
+    )
+    table = Table(title=Text(title), title_justify="left", expand=False)
+    table.add_column("time", no_wrap=True)
+    table.add_column("speaker", no_wrap=True)
+    shown = [field for field in fields if field != "SpeechActivity" or len(fields) == 1]
+    for field in shown:
+        if field == "Transcript":
+            table.add_column(field, ratio=1, min_width=20, overflow="fold")
+        else:
+            table.add_column(field, no_wrap=True)
+    for turn in report.turns:
+        cells = [Text(f"{_clock(turn.start)} - {_clock(turn.end)}"), Text(turn.speaker)]
+        cells += [_cell(field, turn.meta.value(field), turn) for field in shown]
+        table.add_row(*cells)
+    out_console().print(table)
+
+
+def _cell(field: str, value: bool | str | None, turn: Any) -> Any:
+    from rich.text import Text
+
+    if field == "SpeechActivity":
+        return Text("speech" if value else "no speech")
+    if field == "Transcript":
+        silent = turn.meta.speech_activity is False
+        text = Text("(no speech)", style="dim") if silent else Text(str(value or ""))
+        return text.append(f" [{', '.join(turn.flags)}]", style="yellow") if turn.flags else text
+    if value is None:
+        return Text("-", style="dim")
+    confidence = turn.confidence.get(field)
+    text = Text(str(value))
+    return text if confidence is None else text.append(f" {confidence:.0%}", style="dim")
+
+
+def _clock(seconds: float) -> str:
+    """h:mm:ss.s, without hours where there are none."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

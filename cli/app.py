@@ -1,0 +1,116 @@
+"""The typer application: which commands there are, how errors end, what is silenced.
+
+Every command lives in its own module with `register(app)`. These modules import nothing
+heavy at import time, so that `speechmeta --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from speechmeta.errors import SpeechMetaError
+from speechmeta.version import __version__
+
+from . import analyze, models, schema
+from .console import TRACEBACK_VARIABLE, print_error
+
+COMMANDS = (analyze, models, schema)
+"""Modules with `register(app)`, in the order of the help."""
+
+app = typer.Typer(
+    name="speechmeta",
+    help=(
+        "For every turn of every call: is it speech, what was said, and how the voice sounds. "
+        "As JSON that is always valid."
+    ),
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # whisper's command line spells options with underscores: --batch_size.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"speechmeta {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+for _module in COMMANDS:
+    _module.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    0: all fine. 1: some inputs failed, each with a line on stderr. 2: usage.
+    130: interrupted.
+    """
+    _silence_libraries()
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(app)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            code = command.main(argv, prog_name="speechmeta", standalone_mode=False)
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SpeechMetaError as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print_error(error.message, error.hint)
+        return error.exit_code
+    except typer.TyperException as error:
+        # What typer itself finds wrong: unknown options, missing arguments.
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "speechmeta"
+        print_error(error.format_message(), f"see {path} --help")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _silence_libraries() -> None:
+    """Keeps transformers' and the hub's notes off the terminal; what the user set stays."""
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("transformers", "huggingface_hub", "accelerate", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,67 @@
+"""What goes to the terminal: errors as one line, tables on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TRACEBACK_VARIABLE = "SPEECHMETA_TRACEBACK"
+"""Environment variable that shows where an error came from."""
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """One line on stderr: what is wrong and what to do."""
+    text = " ".join(message.split()).rstrip(".")
+    print(f"speechmeta: {text}{f'; {hint}' if hint else ''}", file=sys.stderr, flush=True)
+
+
+def print_note(message: str) -> None:
+    """One line on stderr for what a user should know."""
+    print(f"speechmeta: {message}", file=sys.stderr, flush=True)
+
+
+def out_console() -> Console:
+    """The console for results in readable form."""
+    from rich.console import Console
+
+    # Without a terminal rich assumes 80 columns, too few for a transcript in a file.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(file=sys.stdout, width=width, soft_wrap=False, highlight=False)
+
+
+class Advance(Protocol):
+    """Tells the progress bar that one more is done, or what is being worked on."""
+
+    def __call__(self, description: str = "", step: int = 0) -> None: ...
+
+
+@contextmanager
+def progress(total: int, quiet: bool) -> Iterator[Advance]:
+    """A progress bar on stderr; none when quiet or when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda description="", step=0: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(description: str = "", step: int = 0) -> None:
+            if description:
+                bar.update(task, description=description)
+            bar.advance(task, step)
+
+        yield advance

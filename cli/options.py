@@ -1,0 +1,144 @@
+"""Options that several commands share, so that they are spelt and explained once.
+
+def command(model: options.Model = None, device: options.DeviceOption = "auto") -> None: ...
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from speechmeta.errors import UsageError
+
+
+class ComputeType(StrEnum):
+    """Number format of the weights; auto is float32 on the CPU, bfloat16 or float16 on GPUs."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Channels(StrEnum):
+    """What is done with several channels."""
+
+    AUTO = "auto"
+    MONO = "mono"
+    SPLIT = "split"
+
+
+def check_device(value: str) -> str:
+    """auto, cpu, mps, cuda or cuda:N.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise UsageError(f"unknown device {value!r}", "choose from auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+MODEL_PANEL = "Model"
+AUDIO_PANEL = "Audio"
+OUTPUT_PANEL = "Output"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Checkpoint: a folder or a hub id such as skit-ai/speechllm-2B. "
+        "Without it the bundled checkpoint, offline.",
+        show_default=False,
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or mps.", callback=check_device, rich_help_panel=MODEL_PANEL
+    ),
+]
+ComputeTypeOption = Annotated[
+    ComputeType,
+    typer.Option("--compute-type", help="Number format.", rich_help_panel=MODEL_PANEL),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Turns that are decoded together.", rich_help_panel=MODEL_PANEL),
+]
+LocalFilesOnly = Annotated[
+    bool,
+    typer.Option(
+        "--local-files-only",
+        help="Never reach for the network; use only what is on this machine.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        help="Fields to fill, separated by commas: SpeechActivity, Transcript, Gender, Age, "
+        "Accent, Emotion. Without it all six.",
+        show_default=False,
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Labels less probable than this become null.",
+        show_default=False,
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+ChannelsOption = Annotated[
+    Channels,
+    typer.Option(
+        "--channels",
+        help="mono mixes the channels, split takes each for one speaker, auto splits when "
+        "they differ.",
+        rich_help_panel=AUDIO_PANEL,
+    ),
+]
+Roles = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the speakers by channel, such as agent,customer.",
+        show_default=False,
+        rich_help_panel=AUDIO_PANEL,
+    ),
+]
+Vad = Annotated[
+    bool,
+    typer.Option(
+        "--vad/--no-vad",
+        help="Find the turns by voice activity, or take each channel as one turn.",
+        rich_help_panel=AUDIO_PANEL,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no notes; errors stay.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+
+
+def split_names(value: str | None) -> tuple[str, ...] | None:
+    """`agent, customer` as a tuple; None stays None.
+
+    Raises:
+        UsageError: a name is empty.
+    """
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names):
+        raise UsageError(f"an empty name in {value!r}", "separate names by single commas")
+    return names
