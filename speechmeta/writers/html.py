@@ -132,10 +132,11 @@ def _peaks_from_disk(report: CallReport) -> Peaks | None:
     if path is None or not os.path.isfile(path):
         return None
     # Here, not above: writers of text need no decoder.
-    from speechmeta.audio import probe_audio, stream_audio
+    from speechmeta.audio import stream_audio
 
     try:
-        return peaks_of(stream_audio(path), probe_audio(path).sample_rate)
+        with stream_audio(path) as blocks:
+            return peaks_of(blocks, blocks.sample_rate)
     except AudioError:
         # The report is complete without the drawing; the file has changed since.
         return None
