@@ -1,0 +1,90 @@
+"""The options of decoding, in one object that every engine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from speechmeta.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How records are decoded.
+
+    Attributes:
+        batch_size: most records that are decoded together; halved when memory runs out.
+        bucket_ratio: waveforms are encoded together while the shortest has at least this
+            share of the longest one's samples; the rest would be padding.
+        encoder_seconds: most seconds of audio, padding included, in one encoder pass.
+        max_tokens_per_second: the transcript's budget in tokens per second of audio.
+        min_budget: the smallest budget, in tokens, for short clips.
+        max_transcript_tokens: the largest budget, in tokens; None leaves it to the length
+            of the audio and to the decoder's context.
+        loop_max_period: repetitions of up to so many tokens are looked for.
+        loop_repeats: so many repetitions in a row make a loop ...
+        loop_min_tokens: ... when they are at least so many tokens together.
+        label_temperature: by field name; probabilities of labels are raised to the power
+            of 1 / temperature and normalised again (calibration). 1 where it is not given.
+        tree_nodes: most tokens of one forward pass that scores several fields, the later
+            ones under every option of the earlier ones. 0: one field a pass.
+        transcript_search: `greedy` takes the decoder's best token at each step; `ctc` takes
+            candidates from the CTC head's beam and scores them with the decoder in one pass.
+        ctc_beam: candidates of the CTC search.
+        ctc_weight: weight of the CTC head's log probability against the decoder's, 0 to 1.
+        length_bonus: added to a candidate's score per token.
+        compile_step: run the decode step through `torch.compile` with static shapes. The
+            first records wait for the compiler.
+        driven_transcript: token ids that replace the choices in the transcript, which is
+            closed after them. For measurements on weights that do not stop by themselves.
+    """
+
+    batch_size: int = 8
+    bucket_ratio: float = 0.8
+    encoder_seconds: float = 240.0
+    max_tokens_per_second: float = 16.0
+    min_budget: int = 16
+    max_transcript_tokens: int | None = None
+    loop_max_period: int = 16
+    loop_repeats: int = 4
+    loop_min_tokens: int = 12
+    label_temperature: Mapping[str, float] = field(default_factory=dict)
+    tree_nodes: int = 64
+    transcript_search: Literal["greedy", "ctc"] = "greedy"
+    ctc_beam: int = 8
+    ctc_weight: float = 0.5
+    length_bonus: float = 0.0
+    compile_step: bool = False
+    driven_transcript: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        positive = (
+            "batch_size",
+            "bucket_ratio",
+            "encoder_seconds",
+            "max_tokens_per_second",
+            "min_budget",
+            "loop_max_period",
+            "ctc_beam",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}", "it has to be above 0")
+        if self.loop_repeats < 2:
+            raise UsageError(f"loop_repeats is {self.loop_repeats}", "it has to be at least 2")
+        if any(not value > 0 for value in self.label_temperature.values()):
+            raise UsageError("a label_temperature is not above 0", "1 leaves probabilities as is")
+        if not 0 <= self.ctc_weight <= 1:
+            raise UsageError(f"ctc_weight is {self.ctc_weight}", "it has to be from 0 to 1")
+        if self.transcript_search not in ("greedy", "ctc"):
+            raise UsageError(
+                f"transcript_search is {self.transcript_search!r}", "choose greedy or ctc"
+            )
+
+    def budget(self, seconds: float) -> int:
+        """Most tokens of the transcript of so many seconds of audio."""
+        tokens = max(self.min_budget, int(seconds * self.max_tokens_per_second) + 1)
+        if self.max_transcript_tokens is not None:
+            tokens = min(tokens, max(1, self.max_transcript_tokens))
+        return tokens

@@ -1,0 +1,134 @@
+"""A tokenizer seen as bytes: what each token adds to the text, and canonical tokenization.
+
+Reads the tokenizer and never changes it. Knows two shapes: Llama's (`▁` for the space,
+`<0xAB>` for bytes without an entry of their own) and GPT-2's byte-level alphabet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from typing import Any
+
+from outlines_core import Vocabulary  # type: ignore[import-untyped]
+
+from speechmeta.errors import ModelError
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# Text that may stand before a continuation so that the tokenizer does not take it for the
+# start of a text, where many add a space.
+_ANCHORS = ("\n", "\x07", "|", "0")
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (openai/gpt-2 `encoder.py`)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    table.update({chr(256 + offset): byte for offset, byte in enumerate(others)})
+    return table
+
+
+def _kinds(part: Any) -> set[str]:
+    """The type names anywhere in a part of a tokenizer's JSON."""
+    if isinstance(part, dict):
+        own = {part["type"]} if isinstance(part.get("type"), str) else set()
+        return own.union(*(_kinds(value) for value in part.values()))
+    if isinstance(part, list):
+        return set().union(*(_kinds(value) for value in part))
+    return set()
+
+
+class TokenTable:
+    """The bytes of every token of a tokenizer.
+
+    Args:
+        tokenizer: a transformers tokenizer with a `tokenizers` backend.
+
+    Raises:
+        ModelError: the tokenizer is of another kind.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ModelError(
+                f"{type(tokenizer).__name__} has no tokenizers backend",
+                "save the checkpoint with a fast tokenizer (tokenizer.json)",
+            )
+        self._tokenizer = tokenizer
+        self._backend = backend
+        added = tokenizer.added_tokens_decoder
+        entries = {
+            index: token for token, index in tokenizer.get_vocab().items() if index not in added
+        }
+        byte_level = "ByteLevel" in _kinds(json.loads(backend.to_str()).get("decoder"))
+        alphabet = _byte_level_alphabet() if byte_level else {}
+        size = max(entries, default=-1) + 1
+        self.bytes: list[bytes | None] = [None] * size
+        for index, token in entries.items():
+            if byte_level:
+                if all(char in alphabet for char in token):
+                    self.bytes[index] = bytes(alphabet[char] for char in token)
+            elif match := _BYTE_TOKEN.fullmatch(token):
+                self.bytes[index] = bytes([int(match[1], 16)])
+            else:
+                self.bytes[index] = token.replace("▁", " ").encode()
+        eos = tokenizer.eos_token_id
+        self.eos_token_id: int = size if eos is None else int(eos)
+        if self.eos_token_id < size:
+            self.bytes[self.eos_token_id] = None
+
+    def text_of(self, tokens: list[int]) -> bytes:
+        """The bytes that a sequence of tokens writes; special tokens write none."""
+        return b"".join(self.bytes[token] or b"" for token in tokens)
+
+    @cached_property
+    def outlines_vocabulary(self) -> Vocabulary:
+        """The vocabulary for `outlines_core.Index`, without special and added tokens."""
+        table: dict[str | bytes, list[int]] = {}
+        for index, piece in enumerate(self.bytes):
+            if piece:
+                table.setdefault(piece, []).append(index)
+        return Vocabulary(self.eos_token_id, table)
+
+    @cached_property
+    def start(self) -> str:
+        """What the tokenizer puts before a text: a space in Llama's shape, else nothing."""
+        return self.text_of(self._encode('{"')).decode().removesuffix('{"')
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def encode_start(self, text: str) -> list[int]:
+        """Canonical tokens of a text by itself; their bytes are `start` + text."""
+        tokens = self._encode(text)
+        if self.text_of(tokens) != (self.start + text).encode():
+            raise ModelError(
+                f"the tokenizer does not give {text!r} back", "its checkpoint cannot be decoded"
+            )
+        return tokens
+
+    def encode(self, text: str) -> list[int]:
+        """Canonical tokens of a text that goes on after another token.
+
+        In byte-pair encoding this is what tokenizing the whole text gives, wherever that has
+        a token boundary here.
+        """
+        if not text:
+            return []
+        wanted = text.encode()
+        if not self.start:
+            tokens = self._encode(text)
+            if self.text_of(tokens) == wanted:
+                return tokens
+        for anchor in _ANCHORS:
+            before = self._encode(anchor)
+            tokens = self._encode(anchor + text)
+            if tokens[: len(before)] == before and self.text_of(tokens[len(before) :]) == wanted:
+                return tokens[len(before) :]
+        raise ModelError(
+            f"the tokenizer does not give {text!r} back", "its checkpoint cannot be decoded"
+        )
