@@ -14,7 +14,14 @@ import typer
 from speechmeta.errors import SpeechMetaError, UsageError
 
 from . import options
-from .console import TRACEBACK_VARIABLE, out_console, print_error, print_note, progress
+from .console import (
+    TRACEBACK_VARIABLE,
+    describe_fault,
+    out_console,
+    print_error,
+    print_note,
+    progress,
+)
 
 if TYPE_CHECKING:
     from speechmeta.schema import CallReport
@@ -139,10 +146,7 @@ def _analyze_each(
             except Exception as error:
                 if os.environ.get(TRACEBACK_VARIABLE):
                     traceback.print_exc()
-                outcome = SpeechMetaError(
-                    f"{path} failed with {type(error).__name__}: {error}",
-                    f"this is a fault of speechmeta; {TRACEBACK_VARIABLE}=1 shows where",
-                )
+                outcome = SpeechMetaError(*describe_fault(error, path))
             advance(step=1)
             yield path, outcome
 

@@ -19,7 +19,7 @@ from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
 from . import analyze, models, schema
-from .console import TRACEBACK_VARIABLE, print_error
+from .console import TRACEBACK_VARIABLE, describe_fault, print_error
 
 COMMANDS = (analyze, models, schema)
 """Modules with `register(app)`, in the order of the help."""
@@ -90,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What typer itself finds wrong: unknown options, missing arguments.
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "speechmeta"
-        print_error(error.format_message(), f"see {path} --help")
+        message = error.format_message().replace("Value error, ", "")
+        print_error(message, f"see {path} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
@@ -98,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (`| head`) has enough. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print_error(*describe_fault(error))
         return 1
 
 

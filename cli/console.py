@@ -21,6 +21,14 @@ def print_error(message: str, hint: str = "") -> None:
     print(f"speechmeta: {text}{f'; {hint}' if hint else ''}", file=sys.stderr, flush=True)
 
 
+def describe_fault(error: Exception, doing: str = "") -> tuple[str, str]:
+    """Message and hint for an error that nobody foresaw."""
+    return (
+        f"{doing or 'this'} failed with {type(error).__name__}: {error}",
+        f"this is a fault of speechmeta; {TRACEBACK_VARIABLE}=1 shows where",
+    )
+
+
 def print_note(message: str) -> None:
     """One line on stderr for what a user should know."""
     print(f"speechmeta: {message}", file=sys.stderr, flush=True)

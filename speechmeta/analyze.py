@@ -110,7 +110,8 @@ class Analyzer:
             self.engine = engine
             self.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
             return
-        from speechmeta.decoding.engine import DecodeOptions, Engine
+        from speechmeta.decoding.engine import Engine
+        from speechmeta.decoding.options import DecodeOptions
         from speechmeta.models.speechllm import load_model
 
         loaded, processor = load_model(

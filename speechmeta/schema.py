@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from speechmeta.errors import UsageError
 
@@ -94,12 +97,43 @@ def check_fields(fields: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in FIELDS if name in asked)
 
 
-def _label(field: str) -> Any:
-    return Field(
-        default=None,
-        alias=field,
-        json_schema_extra={"enum": [*DEFAULT_LABEL_SETS[field], None]},
-    )
+def meta_properties(label_sets: LabelSets = DEFAULT_LABEL_SETS) -> dict[str, Any]:
+    """The six fields as properties of a JSON Schema, for a checkpoint's label sets."""
+    return {
+        "SpeechActivity": {"type": "boolean", "description": "Whether anyone speaks."},
+        "Transcript": {
+            "type": "string",
+            "description": "What is said; empty where SpeechActivity is false.",
+        },
+        **{
+            field: {
+                "type": ["string", "null"],
+                "enum": [*label_sets[field], None],
+                "description": "null where nobody speaks, or where the model is not sure enough.",
+            }
+            for field in LABEL_FIELDS
+        },
+    }
+
+
+NOTHING_WITHOUT_SPEECH: dict[str, Any] = {
+    "if": {"properties": {"SpeechActivity": {"const": False}}, "required": ["SpeechActivity"]},
+    "then": {
+        "properties": {
+            "Transcript": {"const": ""},
+            **{field: {"const": None} for field in LABEL_FIELDS},
+        }
+    },
+}
+"""JSON Schema of the rule that `SpeakerMeta` checks."""
+
+
+def _without_serializer(core_schema: CoreSchema) -> CoreSchema:
+    """The schema whose JSON Schema shows the fields: a serializer function would hide them."""
+    plain: Any = {key: value for key, value in core_schema.items() if key != "serialization"}
+    if "schema" in plain and plain["type"] != "model":
+        plain["schema"] = _without_serializer(plain["schema"])
+    return cast(CoreSchema, plain)
 
 
 class SpeakerMeta(BaseModel):
@@ -119,10 +153,10 @@ class SpeakerMeta(BaseModel):
 
     speech_activity: bool | None = Field(default=None, alias="SpeechActivity", strict=True)
     transcript: str | None = Field(default=None, alias="Transcript")
-    gender: str | None = _label("Gender")
-    age: str | None = _label("Age")
-    accent: str | None = _label("Accent")
-    emotion: str | None = _label("Emotion")
+    gender: str | None = Field(default=None, alias="Gender")
+    age: str | None = Field(default=None, alias="Age")
+    accent: str | None = Field(default=None, alias="Accent")
+    emotion: str | None = Field(default=None, alias="Emotion")
 
     confidence: dict[str, float] = Field(default_factory=dict, exclude=True)
     """Probability of the most probable value of each label field, also of one that
@@ -148,6 +182,16 @@ class SpeakerMeta(BaseModel):
             if self.transcript or any(label is not None for label in labels):
                 raise ValueError("without speech the transcript is empty and labels are null")
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        result = handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
+        result["properties"] = meta_properties()
+        result["description"] = "What was heard; a field that was not asked for is absent."
+        result.update(NOTHING_WITHOUT_SPEECH)
+        return result
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -194,6 +238,19 @@ class Turn(BaseModel):
     """RMS level in dB relative to full scale."""
     words: list[Word] | None = None
     flags: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        result = handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
+        own = result["properties"]
+        head = {name: own.pop(name) for name in ("start", "end", "channel", "speaker")}
+        del own["meta"]
+        result["properties"] = {**head, **meta_properties(), **own}
+        result["required"] = [*head, "confidence"]
+        result.update(NOTHING_WITHOUT_SPEECH)
+        return result
 
     @model_validator(mode="before")
     @classmethod
