@@ -85,7 +85,7 @@ class Audio:
     @property
     def info(self) -> AudioInfo:
         return AudioInfo(
-            path=self.path,
+            path=_printable(self.path),
             duration=self.duration,
             sample_rate=self.sample_rate,
             channels=self.channels,
@@ -174,7 +174,7 @@ def probe_audio(source: AudioSource) -> AudioInfo:
         reader, path = _open(source, stack)
         duration = reader.declared
         return AudioInfo(
-            path=path,
+            path=_printable(path),
             duration=reader.count_seconds() if duration is None else duration,
             sample_rate=reader.sample_rate,
             channels=reader.channels,
@@ -320,6 +320,11 @@ def _open(source: AudioSource, stack: ExitStack) -> tuple[MediaReader, str | Non
     return reader, path
 
 
+def _printable(path: str | None) -> str | None:
+    """File names are bytes, JSON is Unicode: what is not UTF-8 becomes `\\xNN`."""
+    return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _open_path(path: str) -> IO[bytes]:
     if "://" in path and not Path(path).exists():
         raise AudioError(f"{path} is an address, not a file", "download it first")
@@ -345,7 +350,7 @@ def _as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, i
                 f"the given tuple has {len(source)} items", "give (waveform, sample_rate)"
             )
         return source
-    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         if sample_rate is None:
             raise AudioError(
                 "a waveform was given without its sample rate", "give (waveform, sample_rate)"
@@ -359,6 +364,11 @@ def _as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, i
         )
     _refuse_rate(sample_rate)
     return None
+
+
+def _is_tensor(source: object) -> bool:
+    # Told apart without importing torch.
+    return hasattr(source, "detach") and hasattr(source, "is_floating_point")
 
 
 def _refuse_rate(sample_rate: int | None) -> None:
@@ -378,8 +388,8 @@ def _check_rate(rate: Any) -> int:
 
 def _from_array(waveform: Waveform, sample_rate: int) -> Audio:
     rate = _check_rate(sample_rate)
-    if hasattr(waveform, "detach"):  # a torch tensor, told apart without importing torch
-        tensor = waveform.detach().cpu()
+    if _is_tensor(waveform):
+        tensor = cast("torch.Tensor", waveform).detach().cpu()
         waveform = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
     data: npt.NDArray[Any] = np.asarray(waveform)
     if data.ndim not in (1, 2):

@@ -79,6 +79,9 @@ class MediaReader:
         if self._size == 0:
             raise AudioError(f"{name} is empty (0 bytes)", "check how the file was made or copied")
         self._head = self._peek(0, 12) if self._seekable else b""
+        if self._is_text():
+            # Before FFmpeg sees it: it renders text as video and waits for what playlists name.
+            raise AudioError(f"{name} is a text file, not audio", CONVERT_HINT)
         self._container = self._open()
         try:
             self._stream = self._choose_stream()
@@ -167,8 +170,6 @@ class MediaReader:
                 self._rewind()
                 container = self._try_open({"sample_rate": "8000"})
         except (av.error.FFmpegError, EOFError) as error:
-            if self._is_text():
-                raise AudioError(f"{self.name} is a text file, not audio", CONVERT_HINT) from error
             raise AudioError(
                 f"{self.name} is not audio, or its beginning is damaged", CONVERT_HINT
             ) from error
@@ -187,8 +188,6 @@ class MediaReader:
         tracks = self._container.streams.audio
         best = cast("AvAudioStream | None", self._container.streams.best("audio"))
         if best is None or best.codec_context is None:
-            if self._is_text():
-                raise AudioError(f"{self.name} is a text file, not audio", CONVERT_HINT)
             if tracks:
                 raise AudioError(
                     f"{self.name} has an audio track that cannot be decoded", CONVERT_HINT
@@ -265,7 +264,8 @@ class MediaReader:
     def _is_text(self) -> bool:
         if not self._seekable:
             return False
-        head = self._peek(0, 1024)
+        # More than the 1024 bytes of a NIST SPHERE header, which is text before the samples.
+        head = self._peek(0, 8192)
         try:
             text = head.decode("utf-8")
         except UnicodeDecodeError as error:
