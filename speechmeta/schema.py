@@ -293,7 +293,10 @@ class LabelEstimate(BaseModel):
 
 
 class SpeakerSummary(BaseModel):
-    """One speaker of a call; labels pooled over its turns, weighted by duration."""
+    """One speaker of a call; labels pooled over its turns, weighted by duration.
+
+    Seconds unless the name says otherwise; definitions in docs/conversation.md.
+    """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -306,11 +309,31 @@ class SpeakerSummary(BaseModel):
     age: LabelEstimate | None = Field(default=None, alias="Age")
     accent: LabelEstimate | None = Field(default=None, alias="Accent")
     emotion: dict[str, float] = Field(default_factory=dict, alias="Emotion")
+    talk_share: float | None = None
+    silence_seconds: float | None = None
+    overlap_seconds: float | None = None
+    interruptions: int | None = None
+    longest_monologue_seconds: float | None = None
+    response_latency_seconds: float | None = None
+    loudness_db: float | None = None
+    emotion_by_quarter: list[dict[str, float]] = Field(default_factory=list)
 
 
 class Interruption(BaseModel):
+    """Somebody began to talk while another went on talking."""
+
     at: float
     by: str
+    of: str | None = None
+    overlap_seconds: float | None = None
+
+
+class Monologue(BaseModel):
+    """The longest stretch in which one speaker had the floor."""
+
+    speaker: str
+    start: float
+    end: float
 
 
 class Conversation(BaseModel):
@@ -321,6 +344,10 @@ class Conversation(BaseModel):
     overlap_seconds: float = 0.0
     interruptions: list[Interruption] = Field(default_factory=list)
     emotion_by_quarter: list[dict[str, float]] = Field(default_factory=list)
+    longest_monologue: Monologue | None = None
+    response_latency_seconds: float | None = None
+    words_per_minute: float | None = None
+    loudness_db: float | None = None
 
 
 class Coverage(BaseModel):
