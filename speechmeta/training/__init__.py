@@ -1,0 +1,1 @@
+"""Training of SpeechLLM checkpoints: manifests, audio cache, augmentation, the loop."""

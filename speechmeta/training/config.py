@@ -1,0 +1,113 @@
+"""What a training run is made of, read from YAML or TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speechmeta.errors import UsageError
+from speechmeta.training.augment import AugmentOptions
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataConfig(_Section):
+    """The recordings.
+
+    Attributes:
+        manifests: JSONL files to train on.
+        text: gzipped or plain `side<TAB>utterance` files for the tokenizer's vocabulary.
+        cache: folder for the decoded audio.
+        weights: how often a source is drawn, by its `dataset` name; 1 where not named.
+        max_seconds: longer clips are cut at random and lose their transcript for that time.
+        generated_non_speech: share of clips, relative to the recorded ones, that are made up
+            without speech.
+        commercial_only: leave out sources that forbid commercial use.
+    """
+
+    manifests: list[Path]
+    text: list[Path] = Field(default_factory=list)
+    cache: Path = Path("runs/cache")
+    weights: dict[str, float] = Field(default_factory=dict)
+    max_seconds: float = 16.0
+    generated_non_speech: float = 0.02
+    commercial_only: bool = False
+
+
+class ModelConfig(_Section):
+    """The checkpoint from scratch: sizes in transformers' terms."""
+
+    vocab_size: int = 768
+    encoder: dict[str, Any] = Field(default_factory=dict)
+    decoder: dict[str, Any] = Field(default_factory=dict)
+    margin_seconds: float = 0.32
+    initial: Path | None = None
+    """A checkpoint of ours to start from in place of random weights."""
+
+
+class OptimConfig(_Section):
+    """The loop.
+
+    Attributes:
+        minutes: time limit; the learning rate follows whatever is further along, the time or
+            the steps, so that a run of a fixed time ends with a learning rate of zero.
+        batch_seconds: padded audio in one batch.
+        label_loss, ctc_loss: weights beside the transcript's loss of 1.
+        label_balance: labels weigh by their frequency to the power of minus this.
+        token_noise: share of transcript tokens that the decoder sees replaced at random, so
+            that it listens instead of trusting what was said before.
+    """
+
+    max_steps: int = 10_000
+    minutes: float | None = None
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    decay_share: float = 0.6
+    batch_seconds: float = 140.0
+    accumulation: int = 1
+    label_loss: float = 0.5
+    ctc_loss: float = 1.0
+    label_balance: float = 0.5
+    token_noise: float = 0.1
+    weight_decay: float = 0.02
+    save_minutes: float = 10.0
+    seed: int = 0
+    bf16: bool = True
+    workers: int = 1
+
+
+class TrainConfig(_Section):
+    output: Path
+    data: DataConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    augment: AugmentOptions = Field(default_factory=AugmentOptions)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Reads a training config; its relative paths are relative to the working folder.
+
+    Raises:
+        UsageError: the file is missing or not readable, or a key or value is not known.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return TrainConfig.model_validate(data)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is not valid {path.suffix}: {error}", "mend the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(
+            f"{path}: {place}: {first['msg']}",
+            "see docs/training.md for the keys",
+        ) from error

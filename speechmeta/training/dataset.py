@@ -1,0 +1,265 @@
+"""From clips to batches: which text a clip teaches, and which of its tokens count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.data import Dataset, Sampler
+
+from speechmeta.audio import SAMPLE_RATE
+from speechmeta.models.speechllm import SpeechLLMProcessor
+from speechmeta.schema import LABEL_FIELDS
+from speechmeta.training.augment import augment, non_speech
+from speechmeta.training.cache import AudioCache
+from speechmeta.training.config import TrainConfig
+from speechmeta.training.manifest import Clip
+from speechmeta.training.text import normalize_transcript
+
+TRANSCRIPT, LABEL, FORCED = 1, 2, 3
+"""What a target token is: part of the transcript, a label, or text that the grammar forces."""
+
+_DROP_LABEL = 0.1
+_MIN_SECONDS = 0.15
+
+
+@dataclass
+class Example:
+    """One clip as it is trained on, augmented.
+
+    Attributes:
+        wave: (samples,) float32 at 16 kHz.
+        answer: token ids of the answer and the end token.
+        kinds: per answer token one of TRANSCRIPT, LABEL, FORCED.
+        weights: per answer token the weight of its loss.
+        ctc: token ids of the transcript, or None where it is not known.
+    """
+
+    wave: np.ndarray
+    answer: list[int]
+    kinds: list[int]
+    weights: list[float]
+    ctc: list[int] | None
+
+
+class ClipDataset(Dataset[Example]):
+    """Clips, each drawn with fresh augmentation; ids beyond the clips are made-up non-speech."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        cache: AudioCache,
+        processor: SpeechLLMProcessor,
+        config: TrainConfig,
+        train: bool = True,
+    ) -> None:
+        self.clips, self.cache, self.processor = clips, cache, processor
+        self.config, self.train = config, train
+        self.layout = processor.layout
+        self.transcripts = [
+            normalize_transcript(clip.transcript) if clip.transcript else None for clip in clips
+        ]
+        self.noises = [
+            partial(cache.__getitem__, index)
+            for index, clip in enumerate(clips)
+            if not clip.speech and cache.seconds(index) > 1
+        ]
+        self.label_weights = self._label_weights()
+        recorded = len(clips)
+        self.generated = int(recorded * config.data.generated_non_speech) if train else 0
+        self._generator: np.random.Generator | None = None
+
+    def _label_weights(self) -> dict[tuple[str, str], float]:
+        weights = {}
+        for field in LABEL_FIELDS:
+            counts = Counter(clip.labels[field] for clip in self.clips if field in clip.labels)
+            mean = sum(counts.values()) / max(len(counts), 1)
+            for label, count in counts.items():
+                weight = (mean / count) ** self.config.optim.label_balance
+                weights[field, label] = min(max(weight, 0.25), 4.0)
+        return weights
+
+    def __len__(self) -> int:
+        return len(self.clips) + self.generated
+
+    def seconds(self, index: int) -> float:
+        """Duration of what an id gives, before changes of speed."""
+        if index >= len(self.clips):
+            return 3.0
+        return min(self.cache.seconds(index), self.config.data.max_seconds)
+
+    def weight(self, index: int) -> float:
+        """How often an id is drawn in one epoch on average; 0 for clips without use."""
+        if index >= len(self.clips):
+            return 1.0
+        if self.cache.seconds(index) < _MIN_SECONDS:
+            return 0.0
+        return self.config.data.weights.get(self.clips[index].dataset, 1.0)
+
+    def _rng(self) -> np.random.Generator:
+        if self._generator is None:
+            # Worker processes get different torch seeds; NumPy's would all be the same.
+            self._generator = np.random.default_rng(torch.initial_seed() % 2**63)
+        return self._generator
+
+    def __getitem__(self, index: int) -> Example:
+        rng = self._rng()
+        if index >= len(self.clips):
+            wave = non_speech(rng, float(rng.uniform(0.5, 6.0)))
+            if rng.random() < 0.3:
+                wave = augment(wave, rng, self.config.augment, [])
+            return self._example(wave, {"SpeechActivity": "False"}, None)
+        clip, wave = self.clips[index], self.cache[index]
+        transcript = self.transcripts[index]
+        limit = int(self.config.data.max_seconds * SAMPLE_RATE)
+        if len(wave) > limit:
+            count = int(limit * rng.uniform(0.4, 0.8)) if self.train else limit
+            start = int(rng.integers(len(wave) - count)) if self.train else 0
+            wave, transcript = wave[start : start + count], None
+        if self.train:
+            wave = augment(wave, rng, self.config.augment, self.noises if clip.speech else [])
+        if not clip.speech:
+            return self._example(wave, {"SpeechActivity": "False"}, None)
+        values = {"SpeechActivity": "True"}
+        for field, label in clip.labels.items():
+            if not self.train or rng.random() >= _DROP_LABEL:
+                values[field] = label
+        return self._example(wave, values, transcript)
+
+    def _example(
+        self, wave: np.ndarray, values: dict[str, str], transcript: str | None
+    ) -> Example:
+        layout, tokenizer = self.layout, self.processor.tokenizer
+        ctc = [] if values["SpeechActivity"] == "False" else None
+        if transcript:
+            values = {**values, "Transcript": layout.transcript_lead + transcript}
+        answer: list[int] = []
+        kinds: list[int] = []
+        weights: list[float] = []
+
+        def add(text: str, kind: int, weight: float) -> list[int]:
+            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            answer.extend(ids)
+            kinds.extend([kind] * len(ids))
+            weights.extend([weight] * len(ids))
+            return ids
+
+        fields = layout.arrange(values)
+        for place, field in enumerate(fields):
+            # The quote that ends a transcript is the model's own decision to stop.
+            after_transcript = place > 0 and fields[place - 1] == "Transcript"
+            kind = TRANSCRIPT if after_transcript else FORCED
+            add(layout.before_value(fields, place), kind, 1.0)
+            if field == "Transcript":
+                ctc = add(values[field], TRANSCRIPT, 1.0)
+            else:
+                add(values[field], LABEL, self.label_weights.get((field, values[field]), 1.0))
+        add(layout.after_last, TRANSCRIPT if fields[-1] == "Transcript" else FORCED, 1.0)
+        answer.append(tokenizer.eos_token_id)
+        kinds.append(FORCED)
+        weights.append(1.0)
+        return Example(wave, answer, kinds, weights, ctc)
+
+
+class Collator:
+    """Pads examples into one batch of tensors."""
+
+    def __init__(
+        self, processor: SpeechLLMProcessor, token_noise: float, vocab_size: int, blank: int
+    ) -> None:
+        self.processor, self.token_noise = processor, token_noise
+        self.vocab_size, self.blank = vocab_size, blank
+        self.before, self.after = processor.prompt_ids()
+
+    def __call__(self, examples: list[Example]) -> dict[str, Any]:
+        batch = self.processor.prepare_audio([example.wave for example in examples])
+        samples = batch["input_values"].shape[1]
+        spare = int(_grid(samples / SAMPLE_RATE) * SAMPLE_RATE) - samples
+        batch = {name: functional.pad(tensor, (0, spare)) for name, tensor in batch.items()}
+        rows, answers = [], []
+        for example in examples:
+            places = self.processor.num_audio_tokens(len(example.wave))
+            prompt = [*self.before, *[self.processor.audio_token_id] * places, *self.after]
+            seen = torch.tensor(example.answer)
+            if self.token_noise:
+                spoken = torch.tensor(example.kinds) == TRANSCRIPT
+                noisy = spoken & (torch.rand(len(seen)) < self.token_noise)
+                # Ids under 260 are special tokens and bytes, which never stand in a transcript.
+                seen[noisy] = torch.randint(260, self.vocab_size, (int(noisy.sum()),))
+            rows.append(torch.cat([torch.tensor(prompt), seen]))
+            answers.append((len(prompt), example))
+        width = -(-max(map(len, rows)) // 32) * 32
+        input_ids = torch.full((len(rows), width), self.blank)
+        attention = torch.zeros_like(input_ids)
+        labels = torch.full((len(rows), width), -100)
+        kinds = torch.zeros((len(rows), width), dtype=torch.long)
+        weights = torch.zeros((len(rows), width))
+        for number, (row, (start, example)) in enumerate(zip(rows, answers, strict=True)):
+            # Padding goes right: a causal decoder never sees it, and positions need no care.
+            input_ids[number, : len(row)] = row
+            attention[number, : len(row)] = 1
+            stop = start + len(example.answer)
+            labels[number, start:stop] = torch.tensor(example.answer)
+            kinds[number, start:stop] = torch.tensor(example.kinds)
+            weights[number, start:stop] = torch.tensor(example.weights)
+        targets = [example.ctc for example in examples]
+        return {
+            "input_values": batch["input_values"],
+            "audio_attention_mask": batch["audio_attention_mask"],
+            "input_ids": input_ids,
+            "attention_mask": attention,
+            "labels": labels,
+            "kinds": kinds,
+            "weights": weights,
+            "ctc_targets": torch.tensor([t for ids in targets for t in ids or []]).long(),
+            "ctc_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in targets]),
+        }
+
+
+def _grid(seconds: float) -> float:
+    """A duration rounded up to steps of half a second, from 8 seconds on of one second."""
+    step = 0.5 if seconds < 8 else 1.0
+    return max(step, float(np.ceil(seconds / step)) * step)
+
+
+class SecondsSampler(Sampler[list[int]]):
+    """Batches of about equally long clips with a bound on padded seconds, in random order."""
+
+    def __init__(self, dataset: ClipDataset, batch_seconds: float, seed: int) -> None:
+        self.dataset, self.batch_seconds, self.seed = dataset, batch_seconds, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        chosen: list[tuple[float, int]] = []
+        for index in range(len(self.dataset)):
+            weight = self.dataset.weight(index)
+            times = int(weight) + (rng.random() < weight % 1)
+            chosen.extend([(self.dataset.seconds(index), index)] * times)
+        # Few distinct shapes: CPU kernels are compiled anew for every one that is new.
+        bins: dict[float, list[int]] = {}
+        for length, index in chosen:
+            bins.setdefault(_grid(length), []).append(index)
+        batches = []
+        for length, members in sorted(bins.items()):
+            size = max(1, int(self.batch_seconds / length))
+            shuffled = [members[place] for place in rng.permutation(len(members))]
+            batches += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+        order = rng.permutation(len(batches))
+        return iter([batches[number] for number in order])
+
+    def __len__(self) -> int:
+        total = sum(
+            self.dataset.weight(index) * max(self.dataset.seconds(index), 0.5)
+            for index in range(len(self.dataset))
+        )
+        return max(1, int(total / self.batch_seconds * 1.05))

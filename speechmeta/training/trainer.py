@@ -1,0 +1,390 @@
+"""The training loop: transformers' `Trainer` with SpeechLLM's losses, batches and schedule."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import (
+    LlamaConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    set_seed,
+)
+
+from speechmeta.audio import SAMPLE_RATE
+from speechmeta.decoding.layout import COMPACT_LAYOUT
+from speechmeta.errors import DatasetError
+from speechmeta.models.speechllm import (
+    SpeechLLMConfig,
+    SpeechLLMForConditionalGeneration,
+    SpeechLLMProcessor,
+)
+from speechmeta.schema import DEFAULT_LABEL_SETS
+from speechmeta.training.cache import AudioCache
+from speechmeta.training.config import TrainConfig
+from speechmeta.training.dataset import (
+    LABEL,
+    TRANSCRIPT,
+    ClipDataset,
+    Collator,
+    SecondsSampler,
+)
+from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.training.optimizer import build_optimizer, trapezoid
+from speechmeta.training.synthesize import dialogue_sentences
+from speechmeta.training.text import normalize_transcript, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+_FORCED_LOSS = 0.02
+_PROGRESS_FILE = "progress.json"
+
+_ENCODER_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 384,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "conv_dim": (256, 256, 256),
+    "conv_kernel": (400, 3, 3),
+    "conv_stride": (160, 2, 2),
+    "num_feat_extract_layers": 3,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "num_conv_pos_embeddings": 64,
+    "mask_time_prob": 0.15,
+    "mask_time_length": 5,
+    "mask_feature_prob": 0.05,
+    "mask_feature_min_masks": 0,
+    "mask_feature_length": 24,
+    # Dropout costs a quarter of a training step on a CPU, and a run of few epochs underfits.
+    "layerdrop": 0.0,
+    "hidden_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+}
+_DECODER_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 768,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+
+
+def start_as_filterbank(model: SpeechLLMForConditionalGeneration) -> None:
+    """Sets the encoder's first convolution to windowed sinusoids at mel-spaced frequencies.
+
+    Sine and cosine take turns over the channels; training goes on from there. Only for first
+    kernels of at least 10 ms, shorter ones cannot hold a filterbank.
+    """
+    conv = model.audio_tower.feature_extractor.conv_layers[0].conv
+    channels, _, kernel = conv.weight.shape
+    if kernel < SAMPLE_RATE // 100:
+        return
+    mel = np.linspace(2595 * math.log10(1 + 60 / 700), 2595 * math.log10(1 + 7600 / 700), channels)
+    frequency = 700 * (10 ** (mel / 2595) - 1)
+    time_axis = np.arange(kernel) / SAMPLE_RATE
+    phase = np.where(np.arange(channels) % 2, np.pi / 2, 0.0)
+    bank = np.sin(2 * np.pi * frequency[:, None] * time_axis + phase[:, None]) * np.hanning(kernel)
+    bank /= np.sqrt((bank**2).sum(1, keepdims=True))
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor(bank[:, None, :], dtype=conv.weight.dtype))
+
+
+def build(
+    config: TrainConfig, clips: list[Clip]
+) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
+    """A model from scratch with its own tokenizer, or from `config.model.initial`."""
+    if config.model.initial is not None:
+        return (
+            SpeechLLMForConditionalGeneration.from_pretrained(
+                config.model.initial, dtype=torch.float32
+            ),
+            SpeechLLMProcessor.from_pretrained(config.model.initial),
+        )
+    texts = [
+        text for clip in clips if clip.transcript and (text := normalize_transcript(clip.transcript))
+    ]
+    for path in config.data.text:
+        texts += dialogue_sentences(path)[:20_000]
+    tokenizer = train_tokenizer(texts, config.model.vocab_size, COMPACT_LAYOUT, DEFAULT_LABEL_SETS)
+    decoder = LlamaConfig(
+        **{
+            **_DECODER_DEFAULTS,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            **config.model.decoder,
+        }
+    )
+    encoder = WavLMConfig(**{**_ENCODER_DEFAULTS, **config.model.encoder})
+    model_config = SpeechLLMConfig(
+        audio_config=encoder,
+        text_config=decoder,
+        layout=COMPACT_LAYOUT.to_dict(),
+        ctc_head=True,
+        ctc_conditioning=True,
+    )
+    model = SpeechLLMForConditionalGeneration(model_config)
+    start_as_filterbank(model)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    margin = int(config.model.margin_seconds * SAMPLE_RATE)
+    return model, SpeechLLMProcessor.for_config(model_config, extractor, tokenizer, margin)
+
+
+class SpeechLLMTrainer(Trainer):  # type: ignore[misc]
+    """`Trainer` with the loss of transcripts, labels and CTC, and batches by seconds."""
+
+    def __init__(self, train_config: TrainConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = train_config
+        self.started = time.monotonic()
+        self.elapsed_before = 0.0
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.elapsed_before + time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """The share of the run that is done, by time or by steps, whichever is further."""
+        optim = self.config.optim
+        by_steps = self.state.global_step / optim.max_steps
+        by_time = self.elapsed / (optim.minutes * 60) if optim.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optim = self.config.optim
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, optim.learning_rate, optim.weight_decay)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        optim = self.config.optim
+        if self.lr_scheduler is None:
+            factor = trapezoid(self.progress, optim.warmup_steps, optim.decay_share)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        optim = self.config.optim
+        sampler = SecondsSampler(self.train_dataset, optim.batch_seconds, optim.seed)
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=optim.workers,
+            prefetch_factor=4 if optim.workers else None,
+            persistent_workers=optim.workers > 0,
+        )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        inputs = dict(inputs)
+        extra = {
+            name: inputs.pop(name)
+            for name in ("labels", "kinds", "weights", "ctc_targets", "ctc_lengths")
+        }
+        outputs = model(**inputs, use_cache=False)
+        losses = text_losses(outputs.logits, extra)
+        losses["ctc"] = ctc_loss(outputs.audio_features, extra, self.model.config)
+        optim = self.config.optim
+        total = (
+            losses["transcript"]
+            + optim.label_loss * losses["label"]
+            + optim.ctc_loss * losses["ctc"]
+            + _FORCED_LOSS * losses["forced"]
+        )
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        self._count += 1
+        return (total, outputs) if return_outputs else total
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self._count:
+            logs = {**logs, **{f"loss_{n}": v / self._count for n, v in self._sums.items()}}
+            logs["progress"] = round(self.progress(), 4)
+            self._sums, self._count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+
+def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weighted mean cross entropies of transcript, label and forced tokens.
+
+    Args:
+        logits: (batch, tokens, vocabulary).
+        batch: `labels`, `kinds` and `weights`, (batch, tokens), as the collator makes them.
+    """
+    targets, kinds, weights = (
+        batch[name][:, 1:].reshape(-1) for name in ("labels", "kinds", "weights")
+    )
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
+    counted = targets != -100
+    losses = functional.cross_entropy(flat[counted].float(), targets[counted], reduction="none")
+    losses = losses * weights[counted]
+    kinds = kinds[counted]
+    result = {}
+    for name, chosen in (
+        ("transcript", kinds == TRANSCRIPT),
+        ("label", kinds == LABEL),
+        ("forced", kinds > LABEL),
+    ):
+        result[name] = losses[chosen].sum() / chosen.sum().clamp(min=1)
+    return result
+
+
+def ctc_loss(features: Any, batch: dict[str, torch.Tensor], config: Any) -> torch.Tensor:
+    """Mean CTC loss per target token over the clips whose transcript is known."""
+    lengths = batch["ctc_lengths"]
+    known = lengths > 0
+    if not bool(known.any()):
+        return features.ctc_logits.sum() * 0.0
+    # Clips without speech have an empty target, which teaches nothing but blanks.
+    log_probs = features.ctc_logits[known].float().log_softmax(-1).transpose(0, 1)
+    loss = functional.ctc_loss(
+        log_probs,
+        batch["ctc_targets"],
+        features.encoder_lengths[known],
+        lengths[known],
+        blank=config.text_config.pad_token_id,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return loss / lengths[known].sum()
+
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """Stops at the time limit, saves by the minute, and remembers the time across resumes."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.trainer: SpeechLLMTrainer | None = None
+        self.saved = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer is None:
+            return
+        if self.trainer.progress() >= 1.0:
+            control.should_training_stop = True
+            control.should_save = True
+        if time.monotonic() - self.saved > self.config.optim.save_minutes * 60:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = time.monotonic()
+        if self.trainer is not None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            elapsed = {"elapsed_seconds": self.trainer.elapsed}
+            (folder / _PROGRESS_FILE).write_text(json.dumps(elapsed))
+
+
+def read_clips(config: TrainConfig) -> list[Clip]:
+    """All clips of the manifests, without the non-commercial ones where so configured."""
+    clips = [clip for path in config.data.manifests for clip in read_manifest(path)]
+    if config.data.commercial_only:
+        clips = [clip for clip in clips if clip.commercial]
+    if not clips:
+        raise DatasetError("the manifests hold no clips", "check data.manifests")
+    return clips
+
+
+def train(config: TrainConfig, resume: bool = False) -> Path:
+    """Trains a checkpoint and writes it, in float32, to `config.output / "final"`.
+
+    Args:
+        resume: go on from the newest checkpoint in `config.output`.
+
+    Raises:
+        SpeechMetaError: the config or the data cannot be used.
+    """
+    set_seed(config.optim.seed)
+    clips = read_clips(config)
+    cache = AudioCache(clips, config.data.cache)
+    model, processor = build(config, clips)
+    dataset = ClipDataset(clips, cache, processor, config)
+    optim = config.optim
+    clock = _Clock(config)
+    trainer = SpeechLLMTrainer(
+        config,
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(config.output),
+            max_steps=optim.max_steps,
+            gradient_accumulation_steps=optim.accumulation,
+            max_grad_norm=1.0,
+            bf16=optim.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=20,
+            save_strategy="no",
+            save_total_limit=2,
+            report_to=[],
+            seed=optim.seed,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        ),
+        train_dataset=dataset,
+        data_collator=Collator(
+            processor,
+            optim.token_noise,
+            config_vocab(model),
+            model.config.text_config.pad_token_id,
+        ),
+        callbacks=[clock],
+    )
+    clock.trainer = trainer
+    config.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = None
+    if resume:
+        found = sorted(
+            config.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+        )
+        if not found:
+            raise DatasetError(f"nothing to resume in {config.output}", "start without --resume")
+        checkpoint = str(found[-1])
+        progress = json.loads((found[-1] / _PROGRESS_FILE).read_text())
+        trainer.elapsed_before = progress["elapsed_seconds"]
+    trainer.train(resume_from_checkpoint=checkpoint)
+    final = config.output / "final"
+    model.save_pretrained(final)
+    processor.save_pretrained(final)
+    summary = {
+        "steps": trainer.state.global_step,
+        "minutes": round(trainer.elapsed / 60, 1),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "hours_of_audio": round(sum(map(cache.seconds, range(len(cache)))) / 3600, 2),
+    }
+    (final / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    logger.info("trained: %s", summary)
+    return final
+
+
+def config_vocab(model: SpeechLLMForConditionalGeneration) -> int:
+    """Size of the decoder's vocabulary."""
+    return int(model.config.text_config.vocab_size)
