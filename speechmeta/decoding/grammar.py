@@ -24,7 +24,7 @@ from speechmeta.schema import LabelSets
 # Transcripts are not escaped: checkpoints learnt them as they are spoken. Without quotes,
 # backslashes and control characters the text is a valid JSON string as it stands. The class
 # is over Unicode scalar values, so bytes that are no UTF-8 never match.
-_FORBIDDEN = '"\\\x00-\x1f\x7f-\x9f\u2028\u2029'
+_FORBIDDEN = r'"\\\x00-\x1f\x7f-\x9f\u2028\u2029'
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
 
 CLOSED = -1
