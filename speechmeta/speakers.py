@@ -1,0 +1,289 @@
+"""Speaker embeddings: a vector for each clip, close for one voice and far for two.
+
+By default they come from the checkpoint's own encoder; a speaker verification model of the
+hub can be named in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from speechmeta.container import FloatArray
+from speechmeta.errors import ModelError
+
+Matrix = npt.NDArray[np.float64]
+
+SAMPLE_RATE = 16_000
+
+ENCODER = "encoder"
+"""The name of the default: the encoder of the checkpoint that analyses the call."""
+
+PROJECTION_FILE = "speaker_projection.safetensors"
+"""A trained projection beside a checkpoint's weights."""
+
+ENCODER_DISTANCE = 0.35
+"""Cosine distance between two voices from the bare encoder's embeddings."""
+
+VERIFICATION_DISTANCE = 0.14
+"""The model card of microsoft/wavlm-base-plus-sv takes a cosine similarity of 0.86 for the
+same speaker."""
+
+
+class Embedder(Protocol):
+    """Anything that gives voices a place in space.
+
+    Attributes:
+        distance: the cosine distance from which two clusters are two speakers.
+    """
+
+    distance: float
+
+    def embed(self, clips: Sequence[FloatArray]) -> Matrix:
+        """Unit vectors (clips, size) of mono clips (samples,) at 16 kHz."""
+        ...
+
+
+@dataclass(frozen=True)
+class SpeakerProjection:
+    """A linear map, trained on many speakers, under which voices differ and words do not.
+
+    Attributes:
+        mean: (size,) subtracted first.
+        matrix: (size, smaller).
+        distance: cosine distance between two speakers after it.
+        layer: hidden state of the encoder that it was trained on.
+    """
+
+    mean: Matrix
+    matrix: Matrix
+    distance: float
+    layer: int
+
+    def apply(self, vectors: Matrix) -> Matrix:
+        """(n, size) to unit vectors (n, smaller)."""
+        return unit((vectors - self.mean) @ self.matrix)
+
+    def save(self, folder: Path) -> None:
+        """Writes `speaker_projection.safetensors` into a checkpoint's folder."""
+        from safetensors.numpy import save_file
+
+        save_file(
+            {
+                "mean": self.mean.astype(np.float32),
+                "matrix": np.ascontiguousarray(self.matrix, dtype=np.float32),
+            },
+            str(folder / PROJECTION_FILE),
+            metadata={"distance": repr(float(self.distance)), "layer": str(self.layer)},
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeakerProjection | None:
+        """Reads it from a checkpoint's folder; None where there is none.
+
+        Raises:
+            ModelError: the file is there, but not what it should be.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        file = folder / PROJECTION_FILE
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(str(file), "numpy") as opened:
+                notes = opened.metadata()
+                return cls(
+                    mean=opened.get_tensor("mean").astype(np.float64),
+                    matrix=opened.get_tensor("matrix").astype(np.float64),
+                    distance=float(notes["distance"]),
+                    layer=int(notes["layer"]),
+                )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{file} is no speaker projection: {error}",
+                "make it again with speechmeta.training.speakers, or delete it",
+            ) from error
+
+
+class EncoderEmbedder:
+    """Mean and standard deviation over time of a hidden state of a SpeechLLM's encoder.
+
+    Args:
+        model: a `SpeechLLMForConditionalGeneration`. processor: its processor.
+        layer: which hidden state, 0 before the first layer, -1 the last.
+        projection: applied to the pooled vectors; its layer counts, if given.
+        batch_seconds: padded audio that is encoded together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        layer: int | None = None,
+        projection: SpeakerProjection | None = None,
+        batch_seconds: float = 60.0,
+    ) -> None:
+        layers = model.config.audio_config.num_hidden_layers
+        # Voices are told apart best below the middle; the last layers know words.
+        chosen = projection.layer if projection else max(1, layers // 3) if layer is None else layer
+        self.layer = chosen if chosen >= 0 else layers + 1 + chosen
+        if not 0 <= self.layer <= layers:
+            raise ModelError(
+                f"the encoder has {layers} layers, the speaker projection wants number {chosen}",
+                "it was made for another checkpoint",
+            )
+        self.projection = projection
+        self.distance = projection.distance if projection else ENCODER_DISTANCE
+        self._model, self._processor = model, processor
+        self._batch_seconds = batch_seconds
+
+    def embed(self, clips: Sequence[FloatArray]) -> Matrix:
+        """Unit vectors (clips, size)."""
+        pooled = self.pool(clips)
+        return self.projection.apply(pooled) if self.projection else unit(pooled)
+
+    def pool(self, clips: Sequence[FloatArray]) -> Matrix:
+        """Means and standard deviations (clips, 2 * width), before any projection."""
+        rows: list[FloatArray] = []
+        for part in _batches(clips, self._batch_seconds):
+            rows.extend(self._pool(part))
+        return np.stack(rows).astype(np.float64)
+
+    @torch.inference_mode()
+    def _pool(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
+        inputs = self._processor.prepare_audio(clips)
+        tower = self._model.audio_tower
+        weight = next(tower.parameters())
+        mask = inputs["audio_attention_mask"].to(weight.device)
+        values = inputs["input_values"].to(weight.device, weight.dtype)
+        states = tower(values, attention_mask=mask, output_hidden_states=True).hidden_states
+        hidden = states[self.layer].float()
+        frames = self._model.num_encoder_frames(mask.sum(-1))
+        real = torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
+        # The processor's silent margin is the same for all and says nothing.
+        stride = int(np.prod(self._model.config.audio_config.conv_stride))
+        margin = self._processor.margin_samples // stride
+        if margin:
+            inner = real.clone()
+            inner[:, :margin] = False
+            ends = torch.clamp(frames - margin, min=0)[:, None]
+            inner &= torch.arange(hidden.shape[1], device=hidden.device) < ends
+            real = torch.where(inner.any(-1, keepdim=True), inner, real)
+        count = real.sum(-1, keepdim=True).clamp(min=1)
+        weights = real[..., None].float()
+        mean = (hidden * weights).sum(1) / count
+        variance = ((hidden - mean[:, None]).square() * weights).sum(1) / count
+        return list(torch.cat([mean, variance.sqrt()], dim=1).cpu().numpy())
+
+
+class VerificationEmbedder:
+    """X-vectors of a speaker verification model in transformers' `AutoModelForAudioXVector`
+    layout, such as `microsoft/wavlm-base-plus-sv`.
+
+    Args:
+        name: a hub id or a folder.
+        device: as PyTorch names it.
+        local_files_only: never reach for the network.
+
+    Raises:
+        ModelError: it cannot be found, reached or read, or is of another kind.
+    """
+
+    distance = VERIFICATION_DISTANCE
+
+    def __init__(
+        self,
+        name: str,
+        device: str | torch.device = "cpu",
+        local_files_only: bool = False,
+        batch_seconds: float = 60.0,
+    ) -> None:
+        from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+        try:
+            self._extractor: Any = AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
+                name, local_files_only=local_files_only
+            )
+            self._model, found = AutoModelForAudioXVector.from_pretrained(
+                name, local_files_only=local_files_only, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(
+                f"the speaker model {name} cannot be loaded: {reason}",
+                "name a folder or a hub id of a WavLMForXVector, or leave --speaker-model out",
+            ) from error
+        missing = sorted(found["missing_keys"])
+        # Only the training loss needs it.
+        missing = [key for key in missing if not key.startswith("objective.")]
+        if missing:
+            raise ModelError(
+                f"the speaker model {name} lacks {', '.join(missing[:3])}",
+                "name a checkpoint that was trained for speaker verification",
+            )
+        self._model.eval().to(device)
+        self._batch_seconds = batch_seconds
+
+    def embed(self, clips: Sequence[FloatArray]) -> Matrix:
+        """Unit vectors (clips, size)."""
+        rows: list[FloatArray] = []
+        for part in _batches(clips, self._batch_seconds):
+            rows.extend(self._embed(part))
+        return unit(np.stack(rows).astype(np.float64))
+
+    @torch.inference_mode()
+    def _embed(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
+        inputs = self._extractor(
+            list(clips),
+            sampling_rate=SAMPLE_RATE,
+            padding=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self._model.device)
+        return list(self._model(**inputs).embeddings.float().cpu().numpy())
+
+
+def load_embedder(
+    name: str | None, model: Any, processor: Any, local_files_only: bool = False
+) -> Embedder:
+    """The embedder by its name on the command line.
+
+    Args:
+        name: None or `encoder` for the encoder of `model`; else a hub id or folder of a
+            speaker verification model.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if name not in (None, ENCODER):
+        return VerificationEmbedder(str(name), model.device, local_files_only)
+    folder = Path(str(getattr(model.config, "name_or_path", "") or ""))
+    projection = SpeakerProjection.load(folder) if folder.is_dir() else None
+    return EncoderEmbedder(model, processor, projection=projection)
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """Rows of length one; a row of zeros stays."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: Matrix = vectors / np.where(norms > 0, norms, 1.0)
+    return result
+
+
+def _batches(clips: Sequence[FloatArray], seconds: float) -> list[list[FloatArray]]:
+    """Clips in order, together no longer than `seconds` when padded to the longest."""
+    parts: list[list[FloatArray]] = []
+    for clip in clips:
+        if parts:
+            longest = max(len(clip), *(len(other) for other in parts[-1]))
+            if longest * (len(parts[-1]) + 1) <= seconds * SAMPLE_RATE:
+                parts[-1].append(clip)
+                continue
+        parts.append([clip])
+    return parts
