@@ -1,0 +1,218 @@
+"""`evaluate`: a data set and a system in, a report out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from speechmeta.errors import UsageError
+from speechmeta.version import __version__
+
+from .output import OutputPaths, write_report
+from .published import published_table
+from .readers import read_dataset
+from .run import Journal, Progress, RunOptions, run
+from .score import score_records
+from .systems import label_sets_of
+from .types import AnyPredictor, Dataset
+
+KIND = "speechmeta-eval"
+SCHEMA_VERSION = "1.0"
+FREE_RUNNING = "free-running"
+
+
+def evaluate(
+    dataset: str | Dataset,
+    data: str | Path | None = None,
+    split: str | None = None,
+    *,
+    model: str | Path | None = None,
+    predictor: AnyPredictor | None = None,
+    fields: Sequence[str] | None = None,
+    min_confidence: float | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    limit: int | None = None,
+    classes: int | None = None,
+    normalizer: str = "whisper-english",
+    spelling_map: str | Path | None = None,
+    ignore_abstained: bool = False,
+    teacher_forced: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 8,
+    local_files_only: bool = False,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Runs a system over a data set and measures it.
+
+    Args:
+        dataset: the reader's name (`speechmeta.eval.readers.DATASETS`), or a read `Dataset`.
+        data, split, limit, classes: as for `read_dataset`.
+        model: a checkpoint's folder or hub id; None for the bundled one.
+        predictor: a system of another kind, in place of `model`.
+        fields: the fields to ask the model for; None for all six.
+        min_confidence: labels less probable than this become null.
+        output: a folder for report.json, report.md, report.html and records.jsonl, or a
+            `.json` file whose siblings take its name. None writes nothing.
+        resume: go on with the records of an interrupted run of the same kind in `output`.
+        normalizer, spelling_map: as for `load_normalizer`.
+        ignore_abstained: leave null labels out of the accuracies instead of counting them
+            wrong.
+        teacher_forced: the published table's protocol, a diagnostic.
+        device, dtype, batch_size, local_files_only: as for `Analyzer`.
+        progress: called after every clip.
+        command: the command line, for the report.
+
+    Returns:
+        the report, JSON-ready. `wer` and `cer` are fractions, None without references;
+        `labels` has the measures by field; `errors` counts failed clips, which are in every
+        denominator.
+
+    Raises:
+        UsageError: options that do not go together.
+        DatasetError, ModelError, OutputError: what the names say.
+    """
+    if isinstance(dataset, Dataset):
+        if data is not None or split is not None or classes is not None or limit is not None:
+            raise UsageError(
+                "data, split, classes and limit were given along with a finished data set",
+                "choose when reading it",
+            )
+    else:
+        if data is None:
+            raise UsageError("no data was given", "give the folder or manifest as data")
+        dataset = read_dataset(dataset, data, split, classes=classes, limit=limit)
+    if predictor is not None and (model is not None or teacher_forced or fields is not None):
+        raise UsageError(
+            "a predictor was given along with options of a model", "give one or the other"
+        )
+    if resume and output is None:
+        raise UsageError("there is nothing to resume without an output", "give -o")
+    if teacher_forced and (fields is not None or min_confidence is not None or ignore_abstained):
+        raise UsageError(
+            "the teacher-forced protocol has no fields, min_confidence or ignore_abstained",
+            "leave them out",
+        )
+    options = RunOptions(batch_size=batch_size, batch_seconds=20.0 * batch_size)
+    paths = None if output is None else OutputPaths.of(output)
+    from .normalizers import load_normalizer
+
+    # Before the run: a wrong name should not cost hours.
+    text_normalizer = load_normalizer(normalizer, spelling_map)
+    if predictor is None:
+        predictor = _load(
+            model, device, dtype, batch_size, local_files_only, fields, min_confidence,
+            teacher_forced,
+        )  # fmt: skip
+    system = predictor.describe()
+    decoding = FREE_RUNNING
+    if teacher_forced:
+        from .teacher_forced import DECODING
+
+        decoding = DECODING
+    journal = None
+    if paths is not None:
+        journal = Journal(paths.records, _identity(dataset, system, decoding), resume=resume)
+    started = datetime.now(UTC)
+    records = run(dataset, predictor, journal, options, progress)
+    report: dict[str, Any] = {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "decoding": decoding,
+        "dataset": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "split": dataset.split,
+            "notes": list(dataset.notes),
+            "label_maps": dict(dataset.mapping),
+        },
+        "system": system,
+        "command": command,
+        "created": started.isoformat(timespec="seconds"),
+        "wall_seconds": (datetime.now(UTC) - started).total_seconds(),
+        "batch_size": batch_size,
+        "versions": versions(),
+    }
+    if teacher_forced:
+        from .teacher_forced import score_teacher_forced
+
+        report.update(score_teacher_forced(records))
+    else:
+        maps = getattr(predictor, "label_maps", None)
+        if maps is not None:
+            system["label_maps"] = maps()
+        report["ignore_abstained"] = ignore_abstained
+        report.update(
+            score_records(
+                records,
+                text_normalizer,
+                fields=system["fields"],
+                label_sets=label_sets_of(system),
+                classes=dataset.classes,
+                folds=dataset.folds,
+                ignore_abstained=ignore_abstained,
+            )
+        )
+    report["published"] = published_table()
+    # The long columns come last, where a reader of the file meets the numbers first.
+    if "clips" in report:
+        report["clips"] = report.pop("clips")
+    if paths is not None:
+        write_report(report, records, text_normalizer, paths)
+    return report
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    names = ("torch", "transformers", "jiwer", "scikit-learn", "numpy")
+    return {
+        "speechmeta": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def _load(
+    model: str | Path | None,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    local_files_only: bool,
+    fields: Sequence[str] | None,
+    min_confidence: float | None,
+    teacher_forced: bool,
+) -> AnyPredictor:
+    if teacher_forced:
+        from speechmeta.models.speechllm import load_model
+
+        from .teacher_forced import TeacherForcedPredictor
+
+        loaded, processor = load_model(
+            model, device=device, dtype=dtype, local_files_only=local_files_only
+        )
+        return TeacherForcedPredictor(loaded, processor, "bundled" if model is None else str(model))
+    from speechmeta.analyze import Analyzer
+
+    from .systems import AnalyzerPredictor
+
+    analyzer = Analyzer(model, device, dtype, batch_size, local_files_only)
+    return AnalyzerPredictor(analyzer, fields, min_confidence)
+
+
+def _identity(dataset: Dataset, system: Mapping[str, Any], decoding: str) -> dict[str, Any]:
+    # What has to be the same for the records of an interrupted run to be taken over.
+    keys = ("name", "architecture", "dtype", "fields", "min_confidence")
+    return {
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "split": dataset.split,
+        "classes": {key: list(value) for key, value in dataset.classes.items()},
+        "decoding": decoding,
+        "system": {key: system[key] for key in keys if key in system},
+    }
