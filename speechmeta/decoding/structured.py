@@ -1,0 +1,260 @@
+"""Answers of a wanted form: pydantic classes, JSON Schemas and regular expressions.
+
+The form becomes a regular expression, outlines compiles it against the tokenizer, and
+outlines' logits processor masks every step. On top of it lies a guard: near the end of the
+token budget only those tokens stay possible from which the form can still be completed, so
+that an answer is never cut in the middle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from outlines.backends.outlines_core import OutlinesCoreLogitsProcessor
+from outlines_core import Guide, Index
+from outlines_core.json_schema import build_regex_from_schema
+from pydantic import BaseModel, ValidationError
+
+from speechmeta.decoding.vocabulary import TokenTable
+from speechmeta.errors import DecodingError, UsageError
+
+OutputType: TypeAlias = type[BaseModel] | dict[str, Any] | str
+"""A pydantic class, a JSON Schema, or a regular expression."""
+
+
+@dataclass
+class Grammar:
+    """A compiled form; holds no state of a request and may be used by many.
+
+    Attributes:
+        regex: the whole answer matches it.
+        index: outlines' automaton over the tokenizer's vocabulary.
+        parse: text to value; raises DecodingError where the value breaks a rule that a regular
+            expression cannot express (a number's range, a validator).
+        eos: the end token of the vocabulary.
+    """
+
+    regex: str
+    index: Index
+    parse: Callable[[str], Any]
+    eos: int
+
+    @cached_property
+    def transitions(self) -> dict[int, dict[int, int]]:
+        """For every state the token ids that are possible, and the state each leads to."""
+        found: dict[int, dict[int, int]] = self.index.get_transitions()
+        return found
+
+    @cached_property
+    def distances(self) -> dict[int, int]:
+        """For every state the fewest tokens to a complete answer."""
+        before: dict[int, set[int]] = {}
+        for state, edges in self.transitions.items():
+            for target in set(edges.values()):
+                before.setdefault(target, set()).add(state)
+        reached = dict.fromkeys(self.index.get_final_states(), 0)
+        border = list(reached)
+        while border:
+            here = border.pop(0)
+            for state in before.get(here, ()):
+                if state not in reached:
+                    reached[state] = reached[here] + 1
+                    border.append(state)
+        return reached
+
+    @property
+    def fewest_tokens(self) -> int:
+        """The shortest complete answer in tokens."""
+        return self.distances[self.index.get_initial_state()]
+
+
+def compile_output(output_type: OutputType, table: TokenTable) -> Grammar:
+    """Compiles a form against a tokenizer.
+
+    Raises:
+        UsageError: the form is none of the three kinds, or outlines does not support it, or
+            the tokenizer cannot write it.
+    """
+    regex, parse = _regex_and_parser(output_type)
+    try:
+        index = Index(regex, table.outlines_vocabulary)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UsageError(
+            f"the output type cannot be compiled: {error}",
+            "it has to be within reach of a regular expression; simplify it",
+        ) from error
+    grammar = Grammar(regex, index, parse, table.eos_token_id)
+    if index.get_initial_state() not in grammar.distances:
+        raise UsageError(
+            "no text fits the output type",
+            "the tokenizer cannot write it, or it contradicts itself",
+        )
+    return grammar
+
+
+def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], Any]]:
+    if isinstance(output_type, str):
+        try:
+            pattern = re.compile(output_type, re.DOTALL)
+        except re.error as error:
+            raise UsageError(
+                f"output_type is no regular expression: {error}", "a string is taken for one"
+            ) from error
+        return output_type, lambda text: _matched(pattern, text)
+    if isinstance(output_type, type) and issubclass(output_type, BaseModel):
+        model = output_type
+        schema = model.model_json_schema()
+        return _schema_regex(schema), lambda text: _model(model, text)
+    if isinstance(output_type, dict):
+        import jsonschema
+
+        try:
+            validator = jsonschema.validators.validator_for(output_type)
+            validator.check_schema(output_type)
+        except jsonschema.SchemaError as error:
+            raise UsageError(
+                f"output_type is no JSON Schema: {error.message}", "see https://json-schema.org"
+            ) from error
+        return _schema_regex(output_type), lambda text: _instance(validator(output_type), text)
+    raise UsageError(
+        f"output_type is {type(output_type).__name__}",
+        "give a pydantic class, a JSON Schema as dict, or a regular expression as string",
+    )
+
+
+def _schema_regex(schema: dict[str, Any]) -> str:
+    try:
+        regex: str = build_regex_from_schema(json.dumps(schema))
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise UsageError(
+            f"outlines does not support this JSON Schema: {error}", "simplify it"
+        ) from error
+    return regex
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise DecodingError(f"the answer {text!r} does not match the regular expression")
+    return text
+
+
+def _model(model: type[BaseModel], text: str) -> BaseModel:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DecodingError(
+            f"the answer {text!r} breaks a rule of {model.__name__}: {place}: {first['msg']}",
+            "only rules that a regular expression can express are enforced while decoding",
+        ) from error
+
+
+def _instance(validator: Any, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DecodingError(f"the answer {text!r} is not JSON: {error}") from error
+    fault = next(validator.iter_errors(value), None)
+    if fault is not None:
+        raise DecodingError(
+            f"the answer {text!r} breaks a rule of the schema: {fault.message}",
+            "only rules that a regular expression can express are enforced while decoding",
+        )
+    return value
+
+
+@dataclass
+class Constraint:
+    """A grammar's state over the rows of one request.
+
+    Args:
+        grammar: what every row has to match.
+        rows: how many rows there are.
+        budget: most tokens of a row.
+
+    Raises:
+        DecodingError: the budget is smaller than the shortest complete answer.
+    """
+
+    grammar: Grammar
+    rows: int
+    budget: int
+    forced: list[bool] = field(init=False)
+    """Whether the budget's end had a say in a row."""
+
+    def __post_init__(self) -> None:
+        needed = self.grammar.fewest_tokens
+        if needed > self.budget:
+            raise DecodingError(
+                f"the output type needs at least {needed} tokens, the budget is {self.budget}",
+                f"raise max_new_tokens to {needed} or more",
+            )
+        self.forced = [False] * self.rows
+        self._guides = [Guide(self.grammar.index) for _ in range(self.rows)]
+        # One processor for each request: outlines' keeps state between calls.
+        self._processor = OutlinesCoreLogitsProcessor(self.grammar.index, "torch")
+        self._processor.reset()
+        self._farthest = max(self.grammar.distances.values())
+        self._used = 0
+
+    def mask(self, logits: torch.Tensor, last: Sequence[int]) -> torch.Tensor:
+        """Sets what may not come next to -inf.
+
+        Args:
+            logits: (rows, vocabulary) float32; changed in place.
+            last: each row's last token; empty at the first step.
+        """
+        ids = torch.tensor([[token] for token in last] or [[0]] * self.rows)
+        logits = self._processor(ids, logits)
+        left = self.budget - self._used
+        if left <= self._farthest:
+            for row, guide in enumerate(self._guides):
+                self._guard(logits[row], guide.get_state(), left, row)
+        return logits
+
+    def _guard(self, logits: torch.Tensor, state: int, left: int, row: int) -> None:
+        """Closes ways that are too long for what is `left`, this token included."""
+        distances = self.grammar.distances
+        late = [
+            token
+            for token, target in self.grammar.transitions.get(state, {}).items()
+            if token != self.grammar.eos and distances.get(target, left) > left - 1
+        ]
+        if late:
+            logits[torch.tensor(late, device=logits.device)] = -torch.inf
+            self.forced[row] = True
+
+    def advance(self, tokens: Sequence[int | None]) -> list[bool]:
+        """Takes each row's token, None where a row has ended; says which rows are complete.
+
+        A row is complete after an end token, or where nothing but an end token could follow.
+        """
+        self._used += 1
+        done = []
+        for guide, token in zip(self._guides, tokens, strict=True):
+            if token is None or token == self.grammar.eos:
+                done.append(True)
+                continue
+            try:
+                guide.advance(token_id=token, return_tokens=False)
+            except ValueError as error:
+                raise DecodingError(
+                    "the model's scores are not numbers", "try dtype=float32 or bfloat16"
+                ) from error
+            edges = self.grammar.transitions.get(guide.get_state(), {})
+            done.append(all(following == self.grammar.eos for following in edges))
+        return done
+
+    def complete(self, row: int) -> bool:
+        """Whether the row's text is a whole answer."""
+        return bool(self._guides[row].is_finished())
+
+
+__all__ = ["Constraint", "Grammar", "OutputType", "compile_output"]
