@@ -1,8 +1,8 @@
 """Measuring systems on speech data sets: readers, label tables, measures, reports.
 
-    from speechmeta.eval import evaluate
-    report = evaluate("manifest", "dev.jsonl", model="path/to/checkpoint")
-    print(report["wer"], report["labels"]["Gender"]["uar"])
+from speechmeta.eval import evaluate
+report = evaluate("manifest", "dev.jsonl", model="path/to/checkpoint")
+print(report["wer"], report["labels"]["Gender"]["uar"])
 """
 
 from __future__ import annotations

@@ -106,7 +106,9 @@ def wrong_fields(record: Record) -> list[str]:
     return [
         field
         for field, value in record.reference.items()
-        if field != "Transcript" and field in record.prediction and record.prediction[field] != value
+        if field != "Transcript"
+        and field in record.prediction
+        and record.prediction[field] != value
     ]
 
 

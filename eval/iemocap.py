@@ -62,7 +62,14 @@ def read_iemocap(path: Path, split: str | None, classes: int) -> Dataset:
     )
     mapping = {**mapper.report(), **codes.report()}
     return Dataset(
-        "iemocap", str(path), chosen, clips, mapping, notes, {"Emotion": CLASSES[classes]}, "session"
+        "iemocap",
+        str(path),
+        chosen,
+        clips,
+        mapping,
+        notes,
+        {"Emotion": CLASSES[classes]},
+        "session",
     )
 
 

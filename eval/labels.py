@@ -43,7 +43,9 @@ def load_table(field: str) -> tuple[Row, ...]:
     Raises:
         DatasetError: a row is not as it should be.
     """
-    text = resources.files(__package__).joinpath("tables", f"{field.lower()}.tsv").read_text("utf-8")
+    text = (
+        resources.files(__package__).joinpath("tables", f"{field.lower()}.tsv").read_text("utf-8")
+    )
     return parse_table(field, text.splitlines())
 
 

@@ -52,8 +52,8 @@ class LabelCase:
         """The most probable class and its probability."""
         if not self.probabilities:
             return None
-        label = max(self.probabilities, key=lambda name: self.probabilities[name])  # type: ignore[index]
-        return label, float(self.probabilities[label])
+        label, probability = max(self.probabilities.items(), key=lambda item: item[1])
+        return label, float(probability)
 
 
 def score_labels(

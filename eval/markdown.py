@@ -30,9 +30,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     failures = report["failures"]
     if failures:
         lines += ["", f"## Failed clips ({len(failures)})", ""]
-        lines += [
-            f"- `{item['id']}`: {_text(item['error'])}" for item in failures[:FAILURES_SHOWN]
-        ]
+        lines += [f"- `{item['id']}`: {_text(item['error'])}" for item in failures[:FAILURES_SHOWN]]
         if len(failures) > FAILURES_SHOWN:
             lines.append(f"- and {len(failures) - FAILURES_SHOWN} more in the JSON")
     lines += _table(published(report))

@@ -64,7 +64,7 @@ def load_normalizer(
             + (
                 f"with a spelling map of {len(spellings)} words (SHA-256 {digest})"
                 if spellings
-                else "which ships no British-to-American spelling map: spellings are left as they are"
+                else "which ships no British-to-American spelling map: spellings stay as they are"
             ),
             function=EnglishTextNormalizer(spellings),
         )

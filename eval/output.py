@@ -89,6 +89,15 @@ def load_report(path: str | Path) -> dict[str, Any]:
     return report
 
 
+def write_json(data: Mapping[str, Any], path: Path) -> None:
+    """Writes any JSON-ready dict.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _write(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,6 @@ def published_table() -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
         "rows": [
-            {"checkpoint": name, **dict(zip(COLUMNS, values, strict=True))}
-            for name, values in ROWS
+            {"checkpoint": name, **dict(zip(COLUMNS, values, strict=True))} for name, values in ROWS
         ],
     }

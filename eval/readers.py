@@ -126,10 +126,14 @@ def read_table(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, 
     Raises:
         DatasetError: the file cannot be read.
     """
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, restval="")
+            reader = csv.DictReader(
+                file,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+                restval="",
+            )
             for row in reader:
                 yield reader.line_num, {key: row[key] or "" for key in row if key is not None}
     except (OSError, UnicodeDecodeError, csv.Error) as error:

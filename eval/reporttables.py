@@ -8,7 +8,10 @@ from typing import Any
 
 from .published import COLUMNS
 
-NOTHING = "–"
+NOTHING = "n/a"
+
+VALUES_SHOWN = 12
+"""How many unmapped values of a label a table lists; the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
 
@@ -94,9 +97,7 @@ def detail_tables(report: Mapping[str, Any]) -> list[Table]:
     tables += [_confusion(name, item) for name, item in report.get("labels", {}).items()]
     if isinstance(report.get("labels"), Mapping):
         tables += [
-            _per_class(name, item)
-            for name, item in report["labels"].items()
-            if "per_class" in item
+            _per_class(name, item) for name, item in report["labels"].items() if "per_class" in item
         ]
     tables = [table for table in tables if table.rows]
     mapping = _mapping(report["dataset"]["label_maps"])
@@ -246,9 +247,7 @@ def _slices(title: str, slices: Mapping[str, Any], note: str = "") -> Table:
         accuracies = []
         for field in fields:
             cell = item["accuracy"].get(field)
-            accuracies.append(
-                f"{percent(cell['accuracy'])} ({cell['n']})" if cell else NOTHING
-            )
+            accuracies.append(f"{percent(cell['accuracy'])} ({cell['n']})" if cell else NOTHING)
         rows.append(
             (
                 name,
@@ -316,8 +315,10 @@ def _mapping(maps: Mapping[str, Any]) -> Table:
         for outcome in ("no_class", "conflicting", "unknown"):
             listed = item[outcome]
             if listed:
-                shown = ", ".join(f"{value} ({count})" for value, count in list(listed.items())[:12])
-                more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
+                first = list(listed.items())[:VALUES_SHOWN]
+                shown = ", ".join(f"{value} ({count})" for value, count in first)
+                left = len(listed) - len(first)
+                more = f" and {left} more" if left else ""
                 rows.append(
                     (field, outcome.replace("_", " "), str(sum(listed.values())), shown + more)
                 )

@@ -270,7 +270,9 @@ def _predict(predictor: AnyPredictor, batch: Sequence[_Loaded]) -> list[Record]:
         # A system under test may raise anything. Its batch mates have to be found out.
         if len(batch) > 1:
             return [record for item in batch for record in _predict(predictor, [item])]
-        text = str(error) if isinstance(error, SpeechMetaError) else f"{type(error).__name__}: {error}"
+        text = str(error)
+        if not isinstance(error, SpeechMetaError):
+            text = f"{type(error).__name__}: {text}"
         predictions = [Prediction(error=" ".join(text.split()))]
     spent = time.perf_counter() - start
     lengths = [item.audio.duration if item.audio else item.clip.duration for item in batch]

@@ -80,7 +80,7 @@ def score_records(
     report: dict[str, Any] = {
         "n": len(records),
         "errors": len(failures),
-        "speakers": len({record.unit for record in records}),
+        "speakers": _speakers(records),
         "audio_seconds": audio,
         **_text_report(scored, normalizer, intervals),
         "labels": {},
@@ -95,9 +95,7 @@ def score_records(
         if field not in fields:
             continue
         names = list(classes.get(field) or label_sets.get(field) or DEFAULT_LABEL_SETS[field])
-        result = score_labels(
-            label_cases(records, field), names, ignore_abstained=ignore_abstained
-        )
+        result = score_labels(label_cases(records, field), names, ignore_abstained=ignore_abstained)
         if result is not None:
             report["labels"][field] = result
     report["groups"] = _groups(scored, fields, intervals)
@@ -213,7 +211,8 @@ def _text_report(
     empty = [
         s
         for s in scored
-        if s.words is None and s.record.reference.get("Transcript") is not None
+        if s.words is None
+        and s.record.reference.get("Transcript") is not None
         and not s.reference_text
     ]
     silent = [
@@ -289,7 +288,7 @@ def _summary(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) -
     summary: dict[str, Any] = {
         "n": len(scored),
         "errors": sum(s.record.error is not None for s in scored),
-        "speakers": len({s.record.unit for s in scored}),
+        "speakers": _speakers([s.record for s in scored]),
         "audio_seconds": sum(s.record.duration or 0.0 for s in scored),
         "wer": total(counts).rate,
         "wer_interval": _rate_interval([u for u, _ in counted], counts) if intervals else None,
@@ -313,6 +312,10 @@ def _summary(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) -
                 "n": len(cases),
             }
     return summary
+
+
+def _speakers(records: Sequence[Record]) -> int:
+    return len({record.unit for record in records if record.speaker is not None})
 
 
 def _gaps(groups: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,12 +358,12 @@ def _folds(
             )
         }
     for field in classes:
-        scores = [fold[field] for fold in result["folds"].values() if field in fold]
-        if scores:
+        parts = [fold[field] for fold in result["folds"].values() if field in fold]
+        if parts:
             result["mean"][field] = {
                 key: {
-                    "mean": fmean(item[key] for item in scores),
-                    "sd": stdev([item[key] for item in scores]) if len(scores) > 1 else None,
+                    "mean": fmean(item[key] for item in parts),
+                    "sd": stdev([item[key] for item in parts]) if len(parts) > 1 else None,
                 }
                 for key in ("accuracy", "uar", "macro_f1")
             }

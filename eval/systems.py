@@ -50,9 +50,7 @@ class AnalyzerPredictor:
         }
 
     def predict(self, audios: Sequence[Audio]) -> list[Prediction]:
-        results = self.analyzer.generate_meta_batch(
-            list(audios), self.fields, self.min_confidence
-        )
+        results = self.analyzer.generate_meta_batch(list(audios), self.fields, self.min_confidence)
         predictions = []
         for result in results:
             if isinstance(result, SpeechMetaError):

@@ -1,0 +1,318 @@
+"""`speechmeta eval`: a system measured on a data set, and two reports compared."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechmeta.errors import UsageError
+
+from . import options
+from .console import out_console, print_note, progress
+
+if TYPE_CHECKING:
+    from speechmeta.eval.types import AnyPredictor, Record
+
+DATA_PANEL = "Data"
+SYSTEM_PANEL = "Other systems"
+MEASURE_PANEL = "Measures"
+
+
+class DatasetName(StrEnum):
+    """The readers of `speechmeta.eval.readers`; spelt here so that the help needs no import."""
+
+    LIBRISPEECH = "librispeech"
+    COMMONVOICE = "commonvoice"
+    IEMOCAP = "iemocap"
+    MSWC = "mswc"
+    MANIFEST = "manifest"
+
+
+HELP = {
+    DatasetName.LIBRISPEECH: "LibriSpeech as it unpacks; splits such as test-clean (the default).",
+    DatasetName.COMMONVOICE: "Common Voice, Corpus 4 to 20 and later; splits are its TSV files.",
+    DatasetName.IEMOCAP: "IEMOCAP; splits session1 to session5 (the folds) or all (the default).",
+    DatasetName.MSWC: "Multilingual Spoken Words, English; splits train, dev, test.",
+    DatasetName.MANIFEST: "A JSONL manifest with audio or audio_filepath and references.",
+}
+
+
+class NormalizerName(StrEnum):
+    WHISPER_ENGLISH = "whisper-english"
+    WHISPER_BASIC = "whisper-basic"
+    LOWER = "lower"
+    NONE = "none"
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(
+        no_args_is_help=True,
+        help="Measure a system on a data set in its official layout, or compare two reports.",
+    )
+    for name, text in HELP.items():
+        group.command(name.value, help=text)(_command(name))
+    group.command("compare")(compare)
+    app.add_typer(group, name="eval")
+
+
+def _command(name: DatasetName) -> Callable[..., None]:
+    def evaluate_dataset(
+        data: Annotated[
+            Path,
+            typer.Option(
+                help="The data set's folder; for manifest the .jsonl file.",
+                rich_help_panel=DATA_PANEL,
+            ),
+        ],
+        split: Annotated[
+            str | None,
+            typer.Option(help="The split.", show_default=False, rich_help_panel=DATA_PANEL),
+        ] = None,
+        limit: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                help="Only the first so many clips.",
+                show_default=False,
+                rich_help_panel=DATA_PANEL,
+            ),
+        ] = None,
+        classes: Annotated[
+            int | None,
+            typer.Option(
+                help="iemocap: the 4-class protocol (the default), or 5 with Frustrated.",
+                show_default=False,
+                rich_help_panel=DATA_PANEL,
+            ),
+        ] = None,
+        output: Annotated[
+            Path | None,
+            typer.Option(
+                "--output",
+                "--output-dir",
+                "-o",
+                help="A folder for report.json, report.md, report.html and records.jsonl, or a "
+                ".json file that the others are put beside.",
+                show_default=False,
+                rich_help_panel=options.OUTPUT_PANEL,
+            ),
+        ] = None,
+        resume: Annotated[
+            bool,
+            typer.Option(
+                "--resume",
+                help="Go on with the interrupted run in -o; failed clips are tried again.",
+                rich_help_panel=options.OUTPUT_PANEL,
+            ),
+        ] = False,
+        as_json: Annotated[
+            bool,
+            typer.Option(
+                "--json",
+                help="The report as JSON on stdout and nothing else there.",
+                rich_help_panel=options.OUTPUT_PANEL,
+            ),
+        ] = False,
+        fields: options.Fields = None,
+        min_confidence: options.MinConfidence = None,
+        quiet: options.Quiet = False,
+        normalizer: Annotated[
+            NormalizerName,
+            typer.Option(
+                help="What both texts go through before words are compared.",
+                rich_help_panel=MEASURE_PANEL,
+            ),
+        ] = NormalizerName.WHISPER_ENGLISH,
+        spelling_map: Annotated[
+            Path | None,
+            typer.Option(
+                help="JSON of British to American spellings for whisper-english.",
+                show_default=False,
+                rich_help_panel=MEASURE_PANEL,
+            ),
+        ] = None,
+        ignore_abstained: Annotated[
+            bool,
+            typer.Option(
+                "--ignore-abstained",
+                help="Leave null labels out of the accuracies instead of counting them wrong.",
+                rich_help_panel=MEASURE_PANEL,
+            ),
+        ] = False,
+        teacher_forced: Annotated[
+            bool,
+            typer.Option(
+                "--teacher-forced",
+                help="A diagnostic: the published table's protocol, argmax after the gold prefix. "
+                "Not what the model does in use.",
+                rich_help_panel=MEASURE_PANEL,
+            ),
+        ] = False,
+        asr: Annotated[
+            str | None,
+            typer.Option(
+                help="Measure this transformers speech recognition model instead.",
+                show_default=False,
+                rich_help_panel=SYSTEM_PANEL,
+            ),
+        ] = None,
+        classifier: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="FIELD=MODEL: a transformers audio classifier for a label. May be repeated, "
+                "and goes with --asr.",
+                show_default=False,
+                rich_help_panel=SYSTEM_PANEL,
+            ),
+        ] = None,
+        predictions: Annotated[
+            Path | None,
+            typer.Option(
+                help="Measure these predictions of another system: JSON lines with id or audio, "
+                "and pred_text, gender, ...",
+                show_default=False,
+                rich_help_panel=SYSTEM_PANEL,
+            ),
+        ] = None,
+        model: options.Model = None,
+        device: options.Device = "auto",
+        compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
+        batch_size: options.BatchSize = 8,
+        local_files_only: options.LocalFilesOnly = False,
+    ) -> None:
+        from speechmeta.eval import evaluate, read_dataset
+
+        dataset = read_dataset(name.value, data, split, classes=classes, limit=limit)
+        predictor = _other_system(asr, classifier or [], predictions, device, model)
+        with progress(len(dataset.clips), quiet) as advance:
+
+            def show(done: int, total: int, record: Record) -> None:
+                advance(record.id, 1)
+                if record.error is not None and not quiet:
+                    print_note(f"{record.id}: {record.error}")
+
+            report = evaluate(
+                dataset,
+                model=model,
+                predictor=predictor,
+                fields=options.split_names(fields),
+                min_confidence=min_confidence,
+                output=output,
+                resume=resume,
+                normalizer=normalizer.value,
+                spelling_map=spelling_map,
+                ignore_abstained=ignore_abstained,
+                teacher_forced=teacher_forced,
+                device=device,
+                dtype=compute_type.value,
+                batch_size=batch_size,
+                local_files_only=local_files_only,
+                progress=show,
+                command=shlex.join(["speechmeta", *sys.argv[1:]]),
+            )
+        _show(report, as_json)
+        if output is not None and not quiet:
+            print_note(f"written to {output}")
+        if report["errors"]:
+            raise typer.Exit(1)
+
+    return evaluate_dataset
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A report's JSON.", metavar="A.json")],
+    second: Annotated[Path, typer.Argument(help="Another, on the same clips.", metavar="B.json")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout and nothing else there.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the JSON here.", show_default=False),
+    ] = None,
+) -> None:
+    """Paired differences of two reports, B minus A, with intervals and p values."""
+    from speechmeta.eval.compare import compare_reports, comparison_tables
+    from speechmeta.eval.output import load_report, write_json
+
+    comparison = compare_reports(load_report(first), load_report(second))
+    if output is not None:
+        write_json(comparison, output)
+    if as_json:
+        print(json.dumps(comparison, indent=2, ensure_ascii=False))
+        return
+    console = out_console()
+    console.print(f"A: {comparison['a']}\nB: {comparison['b']}", markup=False)
+    _print_tables(console, comparison_tables(comparison))
+    for note in comparison["notes"]:
+        console.print(note, markup=False, style="dim")
+
+
+def _other_system(
+    asr: str | None,
+    classifiers: list[str],
+    predictions: Path | None,
+    device: str,
+    model: str | None,
+) -> AnyPredictor | None:
+    wanted = [
+        name
+        for name, given in (
+            ("--model", model),
+            ("--predictions", predictions),
+            ("--asr or --classifier", asr or classifiers),
+        )
+        if given
+    ]
+    if len(wanted) > 1:
+        raise UsageError(f"{' and '.join(wanted)} name different systems", "give one of them")
+    if predictions is not None:
+        from speechmeta.eval.systems import FilePredictor
+
+        return FilePredictor(predictions)
+    if asr is None and not classifiers:
+        return None
+    from speechmeta.eval.systems import PipelinePredictor
+
+    by_field: dict[str, str] = {}
+    for item in classifiers:
+        field, separator, name = item.partition("=")
+        if not (separator and field and name):
+            raise UsageError(f"--classifier {item!r} is not FIELD=MODEL", "such as Emotion=MODEL")
+        by_field[field] = name
+    return PipelinePredictor(asr, by_field, device)
+
+
+def _show(report: Mapping[str, Any], as_json: bool) -> None:
+    from speechmeta.eval.output import report_json
+    from speechmeta.eval.reporttables import detail_tables, facts, published, summary_tables
+
+    if as_json:
+        print(report_json(report), end="")
+        return
+    console = out_console()
+    for name, value in facts(report):
+        console.print(f"{name}: {value}", markup=False)
+    _print_tables(console, [*summary_tables(report), *detail_tables(report), published(report)])
+
+
+def _print_tables(console: Any, tables: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    for table in tables:
+        shown = Table(title=Text(table.title), title_justify="left")
+        for i, head in enumerate(table.header):
+            shown.add_column(Text(head), justify="right" if i else "left")
+        for row in table.rows:
+            shown.add_row(*(Text(cell) for cell in row))
+        console.print()
+        console.print(shown)
+        if table.note:
+            console.print(Text(table.note, style="dim"))
