@@ -1,0 +1,250 @@
+"""Finding the recordings of a folder: by content, at any depth, in a stable order.
+
+Extensions lie, so the first bytes decide. A file that only its extension calls audio is
+taken too: an empty or broken `call.wav` has to end as an error record, not in silence.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from speechmeta.errors import UsageError
+from speechmeta.writers.files import TEMPORARY_PREFIX, printable
+
+HEAD_BYTES = 4096
+
+_NAMES = (
+    "aac ac3 aif aifc aiff amr ape au avi awb caf flac gsm m4a m4b mka mkv mov mp2 mp3 mp4 mpga "
+    "oga ogg opus snd sph tta voc w64 wav wave webm wma wv 3gp"
+)
+EXTENSIONS = frozenset(_NAMES.split())
+
+_SIGNATURES = (
+    b"fLaC",
+    b"OggS",
+    b"ID3",
+    b".snd",
+    b"caff",
+    b"#!AMR",
+    b"MAC ",
+    b"wvPk",
+    b"TTA1",
+    b"FLV\x01",
+    b"NIST_1A",
+    b"Creative Voice File",
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: wma
+    b"riff\x2e\x91\xcf\x11",  # Sony Wave64
+)
+_CHUNKED = {
+    b"RIFF": (b"WAVE", b"AVI "),
+    b"RIFX": (b"WAVE",),
+    b"RF64": (b"WAVE",),
+    b"BW64": (b"WAVE",),
+    b"FORM": (b"AIFF", b"AIFC"),
+}
+_IMAGE_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"crx "})
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
+
+_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_MP3_KBITS = {
+    (True, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 1): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 3): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 1): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file that a run will analyse.
+
+    Attributes:
+        relative: its path below the root, as the bytes that the system keeps.
+        size: in bytes.
+    """
+
+    relative: bytes
+    size: int
+
+
+@dataclass
+class Discovery:
+    """What a walk saw beside the files that it yielded.
+
+    Attributes:
+        ignored: files that are no audio by content nor by name.
+        excluded: files that the globs left out.
+        notes: folders that could not be read, loops of links, files of special kinds.
+    """
+
+    ignored: int = 0
+    excluded: int = 0
+    notes: list[str] | None = None
+
+    def note(self, text: str) -> None:
+        self.notes = [*(self.notes or []), text]
+
+
+def find_audio(
+    root: str | os.PathLike[str],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    skip: Sequence[str | os.PathLike[str]] = (),
+    seen: Discovery | None = None,
+) -> Iterator[FoundFile]:
+    """Yields the recordings below `root`, sorted by the bytes of their paths within a folder.
+
+    Links are followed; a folder that was walked already, as in a loop, is not walked again.
+
+    Args:
+        include: globs; with any, only files that match one are taken.
+        exclude: globs of files and folders to leave out. A glob without `/` is matched
+            against names, one with `/` against the path below the root; `*` matches `/` too.
+        skip: folders that are left out, such as the output's.
+        seen: counts of what was left out.
+
+    Raises:
+        UsageError: `root` is not a folder.
+    """
+    if not os.path.isdir(root):
+        raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
+    seen = seen if seen is not None else Discovery()
+    base = os.fsencode(root)
+    wanted, unwanted = _Globs(include), _Globs(exclude)
+    visited = {_identity(os.fsencode(folder)) for folder in skip if os.path.isdir(folder)}
+    # Folders still to walk, last first: a stack keeps the order and bounds the depth.
+    stack = [b""]
+    while stack:
+        folder = stack.pop()
+        path = os.path.join(base, folder) if folder else base
+        try:
+            identity = _identity(path)
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            seen.note(f"{printable(path)}: {os.strerror(error.errno or 0)}")
+            continue
+        if identity in visited:
+            # The output folder and a second way to the same folder end here.
+            continue
+        visited.add(identity)
+        below = []
+        for entry in entries:
+            relative = os.path.join(folder, entry.name) if folder else entry.name
+            if unwanted.match(relative):
+                seen.excluded += 1
+            elif os.path.isdir(entry.path):
+                below.append(relative)
+            else:
+                found = _candidate(base, relative, wanted, seen)
+                if found is not None:
+                    yield found
+        stack.extend(reversed(below))
+
+
+def _candidate(base: bytes, relative: bytes, wanted: _Globs, seen: Discovery) -> FoundFile | None:
+    name = os.path.basename(relative)
+    if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
+        return None
+    if wanted and not wanted.match(relative):
+        seen.excluded += 1
+        return None
+    path = os.path.join(base, relative)
+    extension = os.path.splitext(name)[1][1:].lower()
+    named_audio = extension.decode("ascii", "replace") in EXTENSIONS
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe would wait for ever.
+            seen.note(f"{printable(path)}: not a regular file")
+            return None
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        # A link to nowhere or a file that may not be read: its record will say so.
+        if named_audio:
+            return FoundFile(relative, 0)
+        seen.ignored += 1
+        return None
+    if head.startswith(_APPLE_DOUBLE) or not (named_audio or looks_like_audio(head)):
+        seen.ignored += 1
+        return None
+    return FoundFile(relative, status.st_size)
+
+
+def _identity(path: bytes) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def looks_like_audio(head: bytes) -> bool:
+    """Whether the first bytes of a file (up to `HEAD_BYTES`) are those of an audio container."""
+    if head.startswith(_SIGNATURES):
+        return True
+    if head[8:12] in _CHUNKED.get(head[:4], ()):
+        return True
+    if head[4:8] == b"ftyp":
+        return head[8:12] not in _IMAGE_BRANDS
+    return _is_mpeg_audio(head) or _is_adts(head)
+
+
+def _is_mpeg_audio(head: bytes) -> bool:
+    # A sync word alone is in many files; the next frame has to begin where this one ends.
+    length = _mpeg_frame(head)
+    if length is None:
+        return False
+    return length + 4 > len(head) or _mpeg_frame(head[length:]) is not None
+
+
+def _mpeg_frame(head: bytes) -> int | None:
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    kbits, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version == 1 or layer == 0 or kbits in (0, 15) or rate == 3:
+        return None
+    bits = _MP3_KBITS[version == 3, layer][kbits - 1] * 1000
+    hertz = _MP3_RATES[version][rate]
+    if layer == 3:
+        return (12 * bits // hertz + padding) * 4
+    samples = 1152 if layer == 2 or version == 3 else 576
+    return samples // 8 * bits // hertz + padding
+
+
+def _is_adts(head: bytes) -> bool:
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return False
+    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    following = head[length : length + 2]
+    return length > 7 and (len(following) < 2 or following[0] == 0xFF)
+
+
+class _Globs:
+    """Glob patterns over paths that need not be UTF-8."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._names = [_compiled(text) for text in patterns if "/" not in text.rstrip("/")]
+        self._paths = [_compiled(text) for text in patterns if "/" in text.rstrip("/")]
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._paths)
+
+    def match(self, relative: bytes) -> bool:
+        path = os.fsdecode(relative).replace(os.sep, "/")
+        name = path.rsplit("/", 1)[-1]
+        return any(glob.match(name) for glob in self._names) or any(
+            glob.match(path) for glob in self._paths
+        )
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    if not pattern.strip("/"):
+        raise UsageError(f"{pattern!r} is not a glob", "give one such as '*.wav' or 'old/*'")
+    return re.compile(fnmatch.translate(pattern.strip("/")))

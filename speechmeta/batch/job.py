@@ -1,0 +1,243 @@
+"""What a folder run does with one file: prepare in a worker, decode in batches, assemble.
+
+The run itself knows nothing of calls or models beyond these protocols.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.errors import AudioError, SpeechMetaError
+from speechmeta.schema import CallReport, ModelInfo
+from speechmeta.writers.files import output_error, printable
+from speechmeta.writers.peaks import Peaks
+
+Waveform = npt.NDArray[np.float32]
+Spill = Callable[[Waveform], None]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What assembling a report needs to know of the model.
+
+    Attributes:
+        label_sets: the values that each label can take.
+    """
+
+    info: ModelInfo
+    label_sets: Mapping[str, Sequence[str]]
+
+
+class Job(Protocol):
+    """How a recording becomes a report. Picklable: `prepare` runs in other processes."""
+
+    def warm_up(self) -> None:
+        """Called once in every process that will prepare files."""
+        ...
+
+    def prepare(self, path: str, spill: Spill) -> Any:
+        """Decodes a file and finds its turns.
+
+        Gives each turn's waveform, (samples,) at 16 kHz, to `spill`, in order, and returns
+        everything else that `assemble` needs, without waveforms, picklable.
+
+        Raises:
+            AudioError: the file cannot be used.
+        """
+        ...
+
+    def assemble(self, prepared: Any, records: Sequence[Any], model: ModelFacts) -> CallReport:
+        """Makes the report from what `prepare` returned and one record a turn.
+
+        Raises:
+            SpeechMetaError: a record is an error, so that the call has none.
+        """
+        ...
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
+        """One record, or one `SpeechMetaError`, for each waveform."""
+        ...
+
+
+class ModelSource(Protocol):
+    """Where a model comes from. Picklable if it is to be loaded in other processes."""
+
+    def load(self) -> Model: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a worker hands back for one file.
+
+    Attributes:
+        state: of `Job.prepare`.
+        lengths: samples of each turn in the spill file, one after the other as float32.
+        peaks: outline of the waveform, if it was asked for.
+    """
+
+    state: Any
+    lengths: tuple[int, ...]
+    peaks: Peaks | None
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Runs `Job.prepare` in a worker process; a payload is (path as bytes, spill path)."""
+
+    job: Job
+    with_peaks: bool
+
+    def start(self) -> None:
+        self.job.warm_up()
+
+    def run(self, payload: tuple[bytes, str]) -> Prepared:
+        """Prepares one file; the spill file is written only if it has turns.
+
+        Raises:
+            AudioError: it cannot be used, or it changed while it was read.
+            OutputError: there is no room for the turns' waveforms.
+        """
+        raw, spill_path = payload
+        path = os.fsdecode(raw)
+        before = _state(path)
+        with SpillFile(spill_path) as spill:
+            state = self.job.prepare(path, spill)
+        peaks = _outline(path) if self.with_peaks else None
+        if _state(path) != before:
+            raise AudioError(
+                f"{printable(path)} changed while it was read",
+                "wait until it is complete, then --resume --retry-failed",
+            )
+        return Prepared(state, tuple(spill.lengths), peaks)
+
+
+class SpillFile:
+    """Takes waveforms, (samples,) float32 each, one after the other into a file.
+
+    Raises:
+        OutputError: there is no room for them; never mistaken for a fault of the recording.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lengths: list[int] = []
+        try:
+            self._file = open(path, "wb")  # noqa: SIM115
+        except OSError as error:
+            raise output_error(error, path) from error
+
+    def __call__(self, waveform: Waveform) -> None:
+        samples = np.ascontiguousarray(waveform, dtype=np.float32)
+        try:
+            self._file.write(samples.data)
+            self._file.flush()
+        except OSError as error:
+            raise output_error(error, self.path) from error
+        self.lengths.append(len(samples))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Everything was flushed, or its failure was raised.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise AudioError(f"cannot read {printable(path)}: {reason}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _outline(path: str) -> Peaks | None:
+    from speechmeta.audio import stream_audio
+    from speechmeta.writers.peaks import peaks_of
+
+    try:
+        with stream_audio(path) as blocks:
+            return peaks_of(blocks, blocks.sample_rate)
+    except AudioError:
+        # The turns were found; a call is not lost for want of a drawing.
+        return None
+
+
+@dataclass(frozen=True)
+class SpilledTurn:
+    """Where one turn's waveform lies: `offset` and `length` in samples of the spill file."""
+
+    call: int
+    index: int
+    spill: str
+    offset: int
+    length: int
+
+    def read(self) -> Waveform:
+        return np.fromfile(self.spill, np.float32, self.length, offset=4 * self.offset)
+
+
+class ModelTask:
+    """Loads a model and decodes batches; a payload is a list of `SpilledTurn`.
+
+    Args:
+        source: where the model comes from.
+        threads: of torch in this process; None leaves them as they are.
+    """
+
+    def __init__(self, source: ModelSource, threads: int | None = None) -> None:
+        self._source = source
+        self._threads = threads
+        self._model: Model | None = None
+
+    def start(self) -> ModelFacts:
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+        self._model = self._source.load()
+        return self._model.facts
+
+    def run(self, payload: Sequence[SpilledTurn]) -> list[Any]:
+        if self._model is None:
+            raise RuntimeError("the task was not started")
+        return list(self._model.decode([turn.read() for turn in payload]))
+
+
+def spill_path(folder: Path, call: int) -> str:
+    """Where the turns of one call are spilled to."""
+    return str(folder / f"{call}.f32")
+
+
+def error_record(path: str, error: SpeechMetaError | tuple[str, str]) -> dict[str, Any]:
+    """The line of `results.jsonl` for a file that failed."""
+    if isinstance(error, SpeechMetaError):
+        kind, message, hint = type(error).__name__, error.message, error.hint
+    else:
+        kind, message, hint = error[0], " ".join(error[1].split()), ""
+    # Messages may quote names that are not UTF-8.
+    texts = {"type": kind, "message": printable(message), "hint": printable(hint)}
+    return {"audio": {"path": path}, "error": texts}

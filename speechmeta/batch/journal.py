@@ -1,0 +1,262 @@
+"""The journal of a folder run: which files there are and what became of each.
+
+SQLite, one transaction a file, so that whatever moment a run dies at, every file is either
+finished or missing. A lock beside it keeps a second run off the same output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from speechmeta.batch.discovery import FoundFile
+from speechmeta.errors import OutputError, UsageError
+from speechmeta.writers.files import printable
+
+STATE_FOLDER = ".speechmeta"
+"""Below the output folder: the journal, the lock, and what turns are spilled to."""
+
+_VERSION = "1"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    id INTEGER PRIMARY KEY,
+    path BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'missing' CHECK (state IN ('missing', 'done', 'failed')),
+    audio_seconds REAL,
+    document TEXT
+);
+CREATE INDEX IF NOT EXISTS by_state ON files (state);
+"""
+
+State = Literal["missing", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the journal: `id` is its own, `relative` its path below the root, `size` bytes."""
+
+    id: int
+    relative: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Files by state."""
+
+    missing: int
+    done: int
+    failed: int
+
+    @property
+    def total(self) -> int:
+        return self.missing + self.done + self.failed
+
+
+class Journal:
+    """The files of one run and their results, on disk.
+
+    Args:
+        output: the run's output folder.
+
+    Raises:
+        OutputError: the journal cannot be opened or written.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.path = journal_path(output)
+        with _reported(self.path):
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            # FULL: a finished file stays finished over a loss of power as well.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._db.close()
+
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Keeps the run's settings, or compares them with those of the run that is resumed.
+
+        Raises:
+            UsageError: a setting differs, so that results would not belong together.
+        """
+        wanted = {"journal": _VERSION, **{k: json.dumps(v) for k, v in settings.items()}}
+        with _reported(self.path):
+            kept = dict(self._db.execute("SELECT name, value FROM about"))
+            if not kept:
+                with self._transaction():
+                    self._db.executemany("INSERT INTO about VALUES (?, ?)", list(wanted.items()))
+                return
+        for name in sorted(wanted.keys() | kept.keys()):
+            before, now = kept.get(name), wanted.get(name)
+            if before != now:
+                raise UsageError(
+                    f"{name} was {before} in the run to be resumed and is {now} now",
+                    "resume with the same settings, or use --overwrite",
+                )
+
+    def add(self, files: Iterable[FoundFile]) -> None:
+        """Adds files that are not in the journal yet, as missing."""
+        with _reported(self.path), self._transaction():
+            self._db.executemany(
+                "INSERT INTO files (path, size) VALUES (?, ?) "
+                "ON CONFLICT (path) DO UPDATE SET size = excluded.size WHERE state = 'missing'",
+                ((file.relative, file.size) for file in files),
+            )
+
+    def retry_failed(self) -> None:
+        """Makes every failed file missing again."""
+        with _reported(self.path), self._transaction():
+            self._db.execute(
+                "UPDATE files SET state = 'missing', document = NULL WHERE state = 'failed'"
+            )
+
+    def finish(
+        self, entry: Entry, state: State, document: str, audio_seconds: float | None = None
+    ) -> None:
+        """Records one file's result, a line of JSON, for good."""
+        with _reported(self.path), self._transaction():
+            self._db.execute(
+                "UPDATE files SET state = ?, document = ?, audio_seconds = ? WHERE id = ?",
+                (state, document, audio_seconds, entry.id),
+            )
+
+    def missing(self) -> Iterator[Entry]:
+        """The files without a result, in the order of their paths; may be finished meanwhile."""
+        yield from self._pages(
+            "SELECT id, path, size FROM files WHERE state = 'missing' AND path > ?"
+            " ORDER BY path LIMIT 1000",
+            lambda row: Entry(row[0], row[1], row[2]),
+            path_column=1,
+        )
+
+    def documents(self, state: State | None = None) -> Iterator[str]:
+        """The results, one line of JSON each, in the order of their paths."""
+        only = f" AND state = '{state}'" if state else ""
+        yield from self._pages(
+            f"SELECT document, path FROM files WHERE document IS NOT NULL{only} AND path > ?"
+            " ORDER BY path LIMIT 200",
+            lambda row: row[0],
+            path_column=1,
+        )
+
+    def _pages(self, query: str, make: Any, path_column: int) -> Iterator[Any]:
+        # Page by page: an open cursor would pin the write-ahead log.
+        last = b""
+        while True:
+            with _reported(self.path):
+                page = self._db.execute(query, (last,)).fetchall()
+            if not page:
+                return
+            yield from map(make, page)
+            last = page[-1][path_column]
+
+    def counts(self) -> Counts:
+        with _reported(self.path):
+            found = dict(self._db.execute("SELECT state, count(*) FROM files GROUP BY state"))
+        return Counts(found.get("missing", 0), found.get("done", 0), found.get("failed", 0))
+
+    def totals(self) -> tuple[int, float]:
+        """(bytes of the missing files, seconds of audio of the finished ones)."""
+        with _reported(self.path):
+            row = self._db.execute(
+                "SELECT coalesce(sum(size) FILTER (WHERE state = 'missing'), 0),"
+                " coalesce(sum(audio_seconds), 0.0) FROM files"
+            ).fetchone()
+        return int(row[0]), float(row[1])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def journal_path(output: Path) -> Path:
+    """Where the journal of an output folder lies."""
+    return output / STATE_FOLDER / "journal.sqlite"
+
+
+def remove_journal(output: Path) -> None:
+    """Forgets a run: removes its journal, as `--overwrite` asks."""
+    path = journal_path(output)
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = "full" in str(error)
+        hint = "the disk is full: free some space, then --resume" if full else ""
+        raise OutputError(f"cannot write {printable(path)}: {error}", hint) from error
+
+
+@contextmanager
+def run_lock(output: Path) -> Iterator[None]:
+    """Holds the output folder for this process; the system lets go when the process dies.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    path = output / STATE_FOLDER / "lock"
+    with open(path, "a+b") as file:
+        if not _try_lock(file):
+            file.seek(0)
+            owner = file.read(64).decode("ascii", "replace").strip()
+            raise UsageError(
+                f"another run is writing to {printable(output)}"
+                + (f" (process {owner})" if owner else ""),
+                "wait for it to end, or choose another output folder",
+            )
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n".encode("ascii"))
+        file.flush()
+        yield
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    if os.name == "nt":
+        import msvcrt
+
+        try:
+            # A byte beyond the text, so that others can read who holds the lock.
+            file.seek(1 << 20)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,338 @@
+"""A folder run: find the files, keep the journal, write what every file became.
+
+    run_folder("calls", "results", job, source, FolderOptions(formats=("html",)))
+
+The engine that analyses the files is `local.LocalEngine` or `ray.RayEngine`; everything
+that makes a run safe to kill is here and the same for both.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from speechmeta.batch.discovery import Discovery, find_audio
+from speechmeta.batch.job import Job, ModelSource, error_record
+from speechmeta.batch.journal import (
+    STATE_FOLDER,
+    Counts,
+    Entry,
+    Journal,
+    journal_path,
+    remove_journal,
+    run_lock,
+)
+from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
+from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.schema import CallReport
+from speechmeta.writers import HtmlWriter, get_writer
+from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
+from speechmeta.writers.parquet import write_turns
+from speechmeta.writers.peaks import Peaks
+from speechmeta.writers.structured import compact, document
+
+RESULTS = "results.jsonl"
+TURNS = "turns.parquet"
+CALLS = "calls"
+"""Below the output folder: one file a call and format, in the tree of the recordings."""
+
+NAME_BYTES = 240
+"""Longest name of an output file; file systems take 255 bytes."""
+
+_RUN_OVER = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""What a single file cannot be blamed for."""
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What a folder run does.
+
+    Attributes:
+        include, exclude: globs, see `discovery.find_audio`.
+        formats: names of writers; each call gets one file of each below `OUT/calls`.
+        parquet: also write `OUT/turns.parquet`, all turns of all calls.
+        resume: go on with the run that the output folder holds, if it holds one.
+        retry_failed: with `resume`, analyse failed files again.
+        overwrite: forget the run that the output folder holds.
+        engine: `local` or `ray`.
+        use: how the machine is used.
+        settings: what results depend on, such as the model's name and the fields; a run
+            can only be resumed with the same.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    parquet: bool = False
+    resume: bool = False
+    retry_failed: bool = False
+    overwrite: bool = False
+    engine: Literal["local", "ray"] = "local"
+    use: EngineOptions = field(default_factory=EngineOptions)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        total, done, failed: files, including those that a resumed run had finished.
+        audio_seconds: of the files finished by this run.
+        bytes_done, bytes_total: of the files that this run has to do.
+        seconds: since the first file was begun.
+        path: of the file that ended last, printable; empty at the beginning.
+        error: why it failed, or empty.
+    """
+
+    total: int
+    done: int
+    failed: int
+    audio_seconds: float
+    bytes_done: int
+    bytes_total: int
+    seconds: float
+    path: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What a run came to; counts are of the whole journal, `audio_seconds` of this run alone."""
+
+    counts: Counts
+    found: Discovery
+    audio_seconds: float
+    seconds: float
+    results: Path
+
+
+class Engine(Protocol):
+    """Turns files into outcomes, in any order, each file once."""
+
+    def run(self, entries: Iterator[Entry], root: bytes) -> Iterator[Outcome]: ...
+
+
+def run_folder(
+    root: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    job: Job,
+    source: ModelSource,
+    options: FolderOptions | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    make_engine: Callable[[Job, ModelSource, EngineOptions, Path], Engine] | None = None,
+) -> FolderResult:
+    """Analyses every recording below `root` and writes the results below `output`.
+
+    A file that fails becomes an error record and does not stop the run. The run may be
+    killed at any moment: `resume` then does exactly the files that are missing.
+
+    Args:
+        make_engine: builds another engine than the one `options` names.
+
+    Raises:
+        UsageError: `root` is no folder, the output holds another run's results, another
+            run is writing there, or settings differ from those of the run to resume.
+        OutputError: results cannot be written, such as on a full disk.
+        ModelError: the model cannot be loaded.
+    """
+    options = options or FolderOptions()
+    for name in options.formats:
+        get_writer(name)
+    if not os.path.isdir(root):
+        raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
+    out = Path(output)
+    _make_folder(out / STATE_FOLDER)
+    with run_lock(out):
+        _claim(out, options)
+        spill = _spill_folder(out)
+        try:
+            with Journal(out) as journal:
+                folder = printable(os.path.realpath(root))
+                journal.agree(
+                    {"folder": folder, "formats": list(options.formats), **options.settings}
+                )
+                if options.retry_failed:
+                    journal.retry_failed()
+                found = Discovery()
+                journal.add(find_audio(root, options.include, options.exclude, (out,), found))
+                engine = (make_engine or _engine_of(options))(job, source, _use(options), spill)
+                run = _Run(Path(root), out, journal, options, progress)
+                run.work(engine)
+                _write_results(journal, out, options)
+                return FolderResult(
+                    journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS
+                )
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
+
+
+def _use(options: FolderOptions) -> EngineOptions:
+    return replace(options.use, peaks="html" in options.formats)
+
+
+def _engine_of(options: FolderOptions) -> Callable[[Job, ModelSource, EngineOptions, Path], Engine]:
+    if options.engine == "ray":
+        from speechmeta.batch.ray import RayEngine
+
+        return RayEngine
+    return LocalEngine
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(error, path) from error
+
+
+def _claim(out: Path, options: FolderOptions) -> None:
+    """Clears what a killed or unwanted run left, or refuses to touch results that are not ours."""
+    if options.overwrite:
+        remove_journal(out)
+        for name in (RESULTS, TURNS):
+            (out / name).unlink(missing_ok=True)
+    elif not options.resume or not journal_path(out).exists():
+        ours = (journal_path(out), out / RESULTS, out / TURNS, out / CALLS)
+        if any(path.exists() for path in ours):
+            raise UsageError(
+                f"{printable(out)} holds the results of another run",
+                "--resume goes on with it, --overwrite replaces it",
+            )
+    # Only after a kill is there anything; the lock says that nobody else is writing.
+    for leftover in (out / STATE_FOLDER).glob("spill-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    remove_temporary(out)
+
+
+def _spill_folder(out: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="spill-", dir=out / STATE_FOLDER))
+    except OSError as error:
+        raise output_error(error, out / STATE_FOLDER) from error
+
+
+class _Run:
+    """One pass over the missing files."""
+
+    def __init__(
+        self,
+        root: Path,
+        out: Path,
+        journal: Journal,
+        options: FolderOptions,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._root = root
+        self._out = out
+        self._journal = journal
+        self._options = options
+        self._progress = progress
+        self._begun = time.monotonic()
+        self._counts = journal.counts()
+        self._done, self._failed = self._counts.done, self._counts.failed
+        self._bytes = 0
+        self._bytes_total, _ = journal.totals()
+        self.audio_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def work(self, engine: Engine) -> None:
+        """Takes every missing file through the engine and commits what comes out."""
+        self._tell()
+        if not self._counts.missing:
+            return
+        outcomes = engine.run(self._journal.missing(), os.fsencode(self._root))
+        for outcome in outcomes:
+            self._commit(outcome)
+
+    def _commit(self, outcome: Outcome) -> None:
+        entry = outcome.entry
+        path = printable(os.path.join(os.fsencode(self._root), entry.relative))
+        error = outcome.error
+        if outcome.report is not None:
+            try:
+                seconds = self._write(entry, outcome.report, outcome.peaks, path)
+            except SpeechMetaError as refused:
+                cause = refused.__cause__
+                if isinstance(cause, OSError) and cause.errno in _RUN_OVER:
+                    raise
+                error = refused
+        if error is None:
+            self._done += 1
+            self.audio_seconds += seconds
+            message = ""
+        else:
+            record = error_record(path, error)
+            message = record["error"]["message"]
+            self._journal.finish(entry, "failed", compact(record))
+            self._failed += 1
+        self._bytes += entry.size
+        self._tell(path, message)
+
+    def _write(self, entry: Entry, report: CallReport, peaks: Peaks | None, path: str) -> float:
+        """Writes one call's files, then the journal: a kill between leaves the file missing."""
+        audio = report.audio.model_copy(update={"path": path})
+        report = report.model_copy(update={"audio": audio})
+        for name in self._options.formats:
+            writer = get_writer(name)
+            target = output_path(self._out, entry.relative, writer.extension)
+            _make_folder(target.parent)
+            # The folder is this run's own, and a killed run may have written the file already.
+            if isinstance(writer, HtmlWriter):
+                writer.write_with_peaks(report, target, peaks, overwrite=True)
+            else:
+                writer.write(report, target, overwrite=True)
+        line = compact(document(report))
+        self._journal.finish(entry, "done", line, report.audio.duration)
+        return report.audio.duration
+
+    def _tell(self, path: str = "", error: str = "") -> None:
+        if self._progress is not None:
+            self._progress(
+                Progress(
+                    total=self._counts.total,
+                    done=self._done,
+                    failed=self._failed,
+                    audio_seconds=self.audio_seconds,
+                    bytes_done=self._bytes,
+                    bytes_total=self._bytes_total,
+                    seconds=self.seconds,
+                    path=path,
+                    error=error,
+                )
+            )
+
+
+def output_path(out: Path, relative: bytes, extension: str) -> Path:
+    """Where a call's file of one format goes: `OUT/calls/sub/name.wav.json`.
+
+    The recording's own extension stays, as `a.wav` and `a.mp3` may lie side by side; a name
+    that would be too long for the file system is cut and told apart by a hash.
+    """
+    folder, name = os.path.split(relative)
+    tail = extension.encode("ascii")
+    if len(name) + len(tail) > NAME_BYTES:
+        digest = hashlib.sha256(name).hexdigest()[:16].encode("ascii")
+        name = name[: NAME_BYTES - len(tail) - len(digest) - 1] + b"-" + digest
+    return out / CALLS / os.fsdecode(os.path.join(folder, name + tail))
+
+
+def _write_results(journal: Journal, out: Path, options: FolderOptions) -> None:
+    with atomic_file(out / RESULTS, overwrite=True) as file:
+        for line in journal.documents():
+            file.write(line.encode("utf-8") + b"\n")
+    if options.parquet:
+        with atomic_file(out / TURNS, overwrite=True) as file:
+            write_turns((json.loads(line) for line in journal.documents("done")), file)

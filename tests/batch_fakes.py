@@ -1,0 +1,146 @@
+"""A job and a model for tests of folder runs: fast, deterministic, and ill-behaved on demand.
+
+A fake recording is a WAVE header followed by JSON: `turns` are the lengths in samples of its
+turns, `value` what their samples are, `do` what happens while it is prepared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechmeta.batch.job import ModelFacts, Spill, Waveform
+from speechmeta.errors import AudioError, DecodingError, ModelError, SpeechMetaError
+from speechmeta.schema import (
+    AudioInfo,
+    CallReport,
+    Coverage,
+    ModelInfo,
+    SpeakerMeta,
+    Turn,
+)
+
+HEAD = b"RIFF\x00\x00\x00\x00WAVE"
+FACTS = ModelFacts(ModelInfo(name="fake", architecture="fake", device="cpu", dtype="float32"), {})
+
+
+def fake_call(path: Path | bytes, turns: Sequence[int] = (800, 1600), **more: Any) -> None:
+    """Writes a fake recording."""
+    name = os.fsdecode(path)
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    with open(name, "wb") as file:
+        file.write(HEAD + json.dumps({"turns": list(turns), **more}).encode())
+
+
+@dataclass(frozen=True)
+class FakeJob:
+    """Prepares fake recordings; `delay` in seconds slows every file down."""
+
+    delay: float = 0.0
+
+    def warm_up(self) -> None:
+        pass
+
+    def prepare(self, path: str, spill: Spill) -> Any:
+        with open(path, "rb") as file:
+            data = file.read()
+        if not data.startswith(HEAD):
+            raise AudioError(f"{path} is not audio", "give a recording")
+        spec = json.loads(data[len(HEAD) :])
+        time.sleep(self.delay)
+        todo = spec.get("do", "")
+        if todo == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif todo == "hang":
+            while True:
+                time.sleep(60)
+        elif todo == "bug":
+            raise KeyError("a bug")
+        elif todo == "grow":
+            with open(path, "ab") as file:
+                file.write(b" ")
+        elif todo == "crash once":
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(f"{path}.seen", os.O_CREAT | os.O_EXCL))
+                os.kill(os.getpid(), signal.SIGKILL)
+        for index, length in enumerate(spec["turns"]):
+            # Every turn's samples tell whose they are.
+            spill(np.full(length, spec.get("value", 1.0) + index / 100, np.float32))
+        return {"path": path, "lengths": spec["turns"]}
+
+    def assemble(self, prepared: Any, records: Sequence[Any], model: ModelFacts) -> CallReport:
+        turns = []
+        at = 0.0
+        for length, record in zip(prepared["lengths"], records, strict=True):
+            if isinstance(record, SpeechMetaError):
+                raise record
+            seconds = length / 16000
+            meta = SpeakerMeta.model_validate({"SpeechActivity": True, "Transcript": record})
+            turns.append(
+                Turn(start=at, end=at + seconds, channel=0, speaker="speaker_0", meta=meta)
+            )
+            at += seconds
+        return CallReport(
+            audio=AudioInfo(path=prepared["path"], duration=at, sample_rate=16000, channels=1),
+            model=model.info,
+            turns=turns,
+            coverage=Coverage(speech_seconds=at, non_speech_seconds=0.0, skipped_seconds=0.0),
+        )
+
+
+class FakeModel:
+    """Says a turn's length and sample value; a value of 666 breaks the whole batch."""
+
+    facts = FACTS
+
+    def __init__(self, log: Path | None, die: bool, delay: float) -> None:
+        self._log = log
+        self._die = die
+        self._delay = delay
+
+    def decode(self, waveforms: Sequence[Waveform]) -> list[str | SpeechMetaError]:
+        time.sleep(self._delay)
+        if self._log is not None:
+            with open(self._log, "a", encoding="ascii") as file:
+                file.write(" ".join(str(len(waveform)) for waveform in waveforms) + "\n")
+        values = [float(waveform[0]) for waveform in waveforms]
+        if 666.0 in values:
+            if self._die:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("out of memory")
+        return [
+            DecodingError("cannot decode this")
+            if value == 13.0
+            else f"{len(waveform)} of {value:.2f} to {float(waveform[-1]):.2f}"
+            for value, waveform in zip(values, waveforms, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """Loads a `FakeModel`.
+
+    Attributes:
+        log: a file that gets one line a batch, with the lengths of its turns.
+        broken: the model cannot be loaded.
+        die: a value of 666 kills the process instead of raising.
+    """
+
+    log: Path | None = None
+    broken: bool = False
+    die: bool = False
+    delay: float = 0.0
+
+    def load(self) -> FakeModel:
+        if self.broken:
+            raise ModelError("no such model", "give another")
+        return FakeModel(self.log, self.die, self.delay)
