@@ -28,10 +28,10 @@ def test_generate_meta(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
     assert meta.fields == FIELDS
     assert (meta.transcript, meta.gender) == ("2.0 seconds", "Male")
     assert meta.confidence["Gender"] == 0.9
-    for source in (path.read_bytes(), (sine(2, 8000, 300), 8000), open(path, "rb")):  # noqa: SIM115
-        assert analyzer.generate_meta(source) == meta
-        if hasattr(source, "close"):
-            source.close()
+    assert analyzer.generate_meta(path.read_bytes()) == meta
+    assert analyzer.generate_meta((sine(2, 8000, 300), 8000)) == meta
+    with open(path, "rb") as file:
+        assert analyzer.generate_meta(file) == meta
 
 
 def test_fields_and_confidence(analyzer: Analyzer, sine: Sine) -> None:

@@ -128,7 +128,7 @@ def test_label_sets_of_a_checkpoint() -> None:
 
 def test_schema_has_only_the_six_fields() -> None:
     for mode in ("validation", "serialization"):
-        schema = SpeakerMeta.model_json_schema(mode=mode)  # type: ignore[arg-type]
+        schema = SpeakerMeta.model_json_schema(mode=mode)
         assert list(schema["properties"]) == list(FIELDS)
         assert schema["additionalProperties"] is False
         assert schema["properties"]["Gender"]["enum"] == ["Female", "Male", None]
