@@ -18,10 +18,10 @@ import typer
 from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
-from . import analyze, models, schema
+from . import analyze, eval_, models, schema
 from .console import TRACEBACK_VARIABLE, describe_fault, print_error
 
-COMMANDS = (analyze, models, schema)
+COMMANDS = (analyze, eval_, models, schema)
 """Modules with `register(app)`, in the order of the help."""
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def _root(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        context.get_help()  # typer prints it with rich on the way
         raise typer.Exit(2)
 
 
@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "speechmeta"
         message = error.format_message().replace("Value error, ", "")
-        print_error(message, f"see {path} --help")
+        if message:  # none where a group without a command has just printed its help
+            print_error(message, f"see {path} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print_error("interrupted")
