@@ -51,7 +51,6 @@ def score_records(
     classes: Mapping[str, Sequence[str]] | None = None,
     folds: str | None = None,
     ignore_abstained: bool = False,
-    intervals: bool = True,
 ) -> dict[str, Any]:
     """All measures of a run.
 
@@ -63,7 +62,6 @@ def score_records(
         classes: fields whose classes the data set's protocol restricts.
         folds: name of the group that holds the protocol's folds.
         ignore_abstained: leave clips with a null label out of that label's accuracy.
-        intervals: whether to bootstrap.
 
     Raises:
         DatasetError: there are no records.
@@ -82,7 +80,7 @@ def score_records(
         "errors": len(failures),
         "speakers": _speakers(records),
         "audio_seconds": audio,
-        **_text_report(scored, normalizer, intervals),
+        **_text_report(scored, normalizer),
         "labels": {},
         "speech_activity": score_speech(records) if "SpeechActivity" in fields else None,
         "valid_json": score_json(records, label_sets, fields),
@@ -98,8 +96,8 @@ def score_records(
         result = score_labels(label_cases(records, field), names, ignore_abstained=ignore_abstained)
         if result is not None:
             report["labels"][field] = result
-    report["groups"] = _groups(scored, fields, intervals)
-    report["sources"] = _by(scored, [s.record.dataset for s in scored], fields, intervals)
+    report["groups"] = _groups(scored, fields)
+    report["sources"] = _by(scored, [s.record.dataset for s in scored], fields)
     if folds is not None:
         report["folds"] = _folds(records, folds, fields, classes, ignore_abstained)
     report["failures"] = failures
@@ -202,7 +200,7 @@ def is_valid_json(
 
 
 def _text_report(
-    scored: Sequence[Scored], normalizer: Normalizer, intervals: bool
+    scored: Sequence[Scored], normalizer: Normalizer
 ) -> dict[str, Any]:
     pairs = [(s, s.words, s.characters) for s in scored]
     counted = [(s, w, c) for s, w, c in pairs if w is not None and c is not None]
@@ -223,9 +221,9 @@ def _text_report(
     ]
     return {
         "wer": words.rate,
-        "wer_interval": _rate_interval(units, [w for _, w, _ in counted]) if intervals else None,
+        "wer_interval": _rate_interval(units, [w for _, w, _ in counted]),
         "cer": characters.rate,
-        "cer_interval": _rate_interval(units, [c for _, _, c in counted]) if intervals else None,
+        "cer_interval": _rate_interval(units, [c for _, _, c in counted]),
         "normalizer": normalizer.name,
         "normalizer_description": normalizer.description,
         "words": {"clips": len(counted), **_counts(words)},
@@ -255,7 +253,7 @@ def _rate_interval(units: Sequence[str], counts: Sequence[EditCounts]) -> list[f
     return interval(units, values, ratio)
 
 
-def _groups(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) -> dict[str, Any]:
+def _groups(scored: Sequence[Scored], fields: Sequence[str]) -> dict[str, Any]:
     names: dict[str, list[str | None]] = {
         field: [_text(s.record.reference.get(field)) for s in scored] for field in GROUP_FIELDS
     }
@@ -263,7 +261,7 @@ def _groups(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) ->
         names[key] = [s.record.groups.get(key) for s in scored]
     result: dict[str, Any] = {}
     for name, values in names.items():
-        groups = _by(scored, values, fields, intervals)
+        groups = _by(scored, values, fields)
         if len(groups) > 1:
             result[name] = {"groups": groups, "gaps": _gaps(groups)}
     return result
@@ -273,16 +271,15 @@ def _by(
     scored: Sequence[Scored],
     values: Sequence[str | None],
     fields: Sequence[str],
-    intervals: bool,
 ) -> dict[str, Any]:
     members: dict[str, list[Scored]] = {}
     for item, value in zip(scored, values, strict=True):
         if value is not None:
             members.setdefault(value, []).append(item)
-    return {name: _summary(members[name], fields, intervals) for name in sorted(members)}
+    return {name: _summary(members[name], fields) for name in sorted(members)}
 
 
-def _summary(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) -> dict[str, Any]:
+def _summary(scored: Sequence[Scored], fields: Sequence[str]) -> dict[str, Any]:
     counted = [(s.record.unit, s.words) for s in scored if s.words is not None]
     counts = [words for _, words in counted]
     summary: dict[str, Any] = {
@@ -291,7 +288,7 @@ def _summary(scored: Sequence[Scored], fields: Sequence[str], intervals: bool) -
         "speakers": _speakers([s.record for s in scored]),
         "audio_seconds": sum(s.record.duration or 0.0 for s in scored),
         "wer": total(counts).rate,
-        "wer_interval": _rate_interval([u for u, _ in counted], counts) if intervals else None,
+        "wer_interval": _rate_interval([u for u, _ in counted], counts),
         "wer_clips": len(counts),
         "words": total(counts).reference,
         "accuracy": {},

@@ -253,7 +253,8 @@ def _prediction(row: Mapping[str, Any], mapper: LabelMapper) -> Prediction:
         },
         output=row.get("output"),
         error=row.get("error"),
-        seconds=None if row.get("time") is None else float(row["time"]),
+        # Looking a line up is not the system's time.
+        seconds=float(row.get("time") or 0.0),
     )
 
 
