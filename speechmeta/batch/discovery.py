@@ -53,10 +53,8 @@ _APPLE_DOUBLE = b"\x00\x05\x16\x07"
 
 _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _MP3_KBITS = {
-    (True, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 1): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 3): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 1): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
@@ -208,12 +206,11 @@ def _mpeg_frame(head: bytes) -> int | None:
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     kbits, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
-    if version == 1 or layer == 0 or kbits in (0, 15) or rate == 3:
+    # Layer I is extinct, and FF FE is how UTF-16 text begins.
+    if version == 1 or layer in (0, 3) or kbits in (0, 15) or rate == 3:
         return None
     bits = _MP3_KBITS[version == 3, layer][kbits - 1] * 1000
     hertz = _MP3_RATES[version][rate]
-    if layer == 3:
-        return (12 * bits // hertz + padding) * 4
     samples = 1152 if layer == 2 or version == 3 else 576
     return samples // 8 * bits // hertz + padding
 
