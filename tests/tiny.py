@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import numpy as np
@@ -93,15 +94,18 @@ def tiny_tokenizer(kind: str = "llama", size: int = 600) -> PreTrainedTokenizerF
             ]
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        unk_token="<unk>" if kind == "llama" else None,
     )
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(item.split(" ")) if isinstance(item, str) else tuple(item) for item in merges]
+    pairs = (item.split(" ") if isinstance(item, str) else item for item in merges)
+    return [(first, second) for first, second in pairs]
 
 
 def tiny_speechllm(
@@ -161,7 +165,7 @@ def tiny_speechllm(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SpeechLLMForConditionalGeneration(config).eval()
+        model = SpeechLLMForConditionalGeneration(config).train(False)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.ndim > 1 and not name.startswith("audio_tower"):
@@ -177,3 +181,70 @@ def tiny_clips(count: int, seed: int = 0, seconds: tuple[float, float] = (0.4, 2
         (0.1 * random.standard_normal(int(16_000 * random.uniform(*seconds)))).astype(np.float32)
         for _ in range(count)
     ]
+
+
+TAUGHT = [
+    {"Transcript": "yes i got it", "Gender": "Female", "Age": "Young", "Emotion": "Happy"},
+    {"Transcript": "the train leaves at nine", "Gender": "Male", "Age": "Senior"},
+    {"Transcript": "für zwölf personen", "Gender": "Female", "Accent": "Europe"},
+    {"Transcript": "no", "Emotion": "Anger", "Accent": "South-East-Asia"},
+    {"SpeechActivity": "False"},
+]
+"""What `taught_speechllm` answers to the first clips of `tiny_clips`; see `taught_values`."""
+
+
+def taught_values(number: int) -> dict[str, Any]:
+    """The record that the taught model gives for its number-th clip."""
+    given = TAUGHT[number]
+    if given.get("SpeechActivity") == "False":
+        return {"SpeechActivity": False, "Transcript": ""} | dict.fromkeys(DEFAULT_LABEL_SETS)
+    labels = {field: given.get(field, labels[0]) for field, labels in DEFAULT_LABEL_SETS.items()}
+    return {"SpeechActivity": True, "Transcript": given["Transcript"], **labels}
+
+
+@functools.cache
+def taught_speechllm(
+    vocab: str = "llama", layout: TextLayout = COMPACT_LAYOUT
+) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor, list[Any]]:
+    """A tiny model that was taught a few records by heart, its processor, and their clips.
+
+    It writes its layout as a trained checkpoint does: canonical tokens, high probabilities.
+    """
+    model, processor = tiny_speechllm(3, vocab, layout, spread=0.08)
+    clips = tiny_clips(len(TAUGHT), seed=11)
+    texts = []
+    for number in range(len(TAUGHT)):
+        values = taught_values(number)
+        if not values["SpeechActivity"]:
+            known = {"SpeechActivity": "False"}
+        else:
+            known = {
+                field: str(value).lower()
+                if "lower" in layout.label_cases and field in DEFAULT_LABEL_SETS
+                else str(value)
+                for field, value in values.items()
+            }
+            known["Transcript"] = layout.transcript_lead + known["Transcript"]
+        texts.append(layout.render(known))
+    targets = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    inputs = [processor(audio=clip, sampling_rate=16_000) for clip in clips]
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(0)
+        parameters = [
+            *model.language_model.parameters(),
+            *model.multi_modal_projector.parameters(),
+        ]
+        optimizer = torch.optim.Adam(parameters, lr=4e-3)
+        for _ in range(120):
+            loss = torch.zeros(())
+            for given, target in zip(inputs, targets, strict=True):
+                ids = torch.cat([given["input_ids"], torch.tensor([target])], dim=1)
+                logits = model(input_ids=ids, input_values=given["input_values"]).logits[0]
+                wanted = torch.tensor(target)
+                loss = loss + torch.nn.functional.cross_entropy(
+                    logits[-len(target) - 1 : -1], wanted
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.train(False).requires_grad_(False), processor, clips

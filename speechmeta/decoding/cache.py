@@ -14,21 +14,19 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 _GROWTH = 128
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(CacheLayerMixin):
     """Keys and values of one decoder layer, (rows, heads, capacity, head width)."""
 
     is_sliding = False
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self.used = 0
+        self._stored: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, width)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        self.dtype, self.device = key_states.dtype, key_states.device
+        self._stored = (self._empty(key_states), self._empty(value_states))
         self.is_initialized = True
 
     def update(
@@ -37,27 +35,35 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         """Writes new slots behind the used ones and returns views of all used slots."""
         count = key_states.shape[-2]
         end = self.used + count
-        if end > self.capacity:
-            self.capacity = max(end, self.capacity + self.capacity // 2) + _GROWTH
-            if self.is_initialized:
-                self.keys, self.values = self._wider(self.keys), self._wider(self.values)
-        if not self.is_initialized:
+        if self._stored is None:
+            self.capacity = max(end, self.capacity)
             self.lazy_initialization(key_states, value_states)
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
+        elif end > self.capacity:
+            self.capacity = max(end, self.capacity + self.capacity // 2) + _GROWTH
+            self._stored = (self._wider(self._stored[0]), self._wider(self._stored[1]))
+        keys, values = self._buffers()
+        keys[:, :, self.used : end] = key_states
+        values[:, :, self.used : end] = value_states
         self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._stored is None:
+            raise RuntimeError("the cache is empty")
+        return self._stored
+
+    def _empty(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_empty(*like.shape[:2], self.capacity, like.shape[-1])
 
     def _wider(self, old: torch.Tensor) -> torch.Tensor:
-        rows, heads, _, width = old.shape
-        new = old.new_empty(rows, heads, self.capacity, width)
+        new = self._empty(old)
         new[:, :, : self.used] = old[:, :, : self.used]
         return new
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps some rows."""
-        self.keys = self.keys.index_select(0, rows)
-        self.values = self.values.index_select(0, rows)
+        keys, values = self._buffers()
+        self._stored = (keys.index_select(0, rows), values.index_select(0, rows))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -69,7 +75,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):
     """The cache of all layers.
 
     Args:
@@ -78,9 +84,10 @@ class SlotCache(Cache):  # type: ignore[misc]
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
-        super().__init__(layers=[SlotLayer(capacity + _GROWTH) for _ in range(layers)])
+        self._slot_layers = [SlotLayer(capacity + _GROWTH) for _ in range(layers)]
+        super().__init__(layers=list(self._slot_layers))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps some rows, in the given order."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.select(rows)

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from outlines_core import Guide, Index  # type: ignore[import-untyped]
+from outlines_core import Guide, Index
 
 from speechmeta.decoding.layout import SPEECH_VALUES, TextLayout
 from speechmeta.decoding.vocabulary import TokenTable

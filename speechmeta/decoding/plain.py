@@ -162,7 +162,8 @@ class PlainEngine:
             state, level = writer.place
             mask = torch.from_numpy(masks[state, level]).to(decoder.logits.device)
             scores = decoder.logits[: len(mask)].masked_fill(~mask, -torch.inf)
-            decoder.feed(writer.push(int(scores.argmax())))
+            top = scores.max(-1)
+            decoder.feed(writer.push(int(top.indices) if top.values.isfinite() else -1))
         decoder.forget(len(writer.tokens) - writer.kept)
         record.transcript_tokens = len(writer.tokens)
         record.sampled_tokens += len(writer.tokens)

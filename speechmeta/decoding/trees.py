@@ -120,7 +120,8 @@ class Tree:
     @cached_property
     def depths(self) -> np.ndarray:
         """(nodes,) long: tokens from the root, 0 for the first."""
-        return self.seen.sum(-1) - 1
+        depths: np.ndarray = self.seen.sum(-1) - 1
+        return depths
 
 
 class Forest:

@@ -11,7 +11,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from outlines_core import Vocabulary  # type: ignore[import-untyped]
+from outlines_core import Vocabulary
 
 from speechmeta.errors import ModelError
 
@@ -60,10 +60,15 @@ class TokenTable:
         self._tokenizer = tokenizer
         self._backend = backend
         added = tokenizer.added_tokens_decoder
+        described = json.loads(backend.to_str())
+        # The entry for unknown text is no text, even where it is not marked as special.
+        unknown = described["model"].get("unk_token")
         entries = {
-            index: token for token, index in tokenizer.get_vocab().items() if index not in added
+            index: token
+            for token, index in tokenizer.get_vocab().items()
+            if index not in added and token != unknown
         }
-        byte_level = "ByteLevel" in _kinds(json.loads(backend.to_str()).get("decoder"))
+        byte_level = "ByteLevel" in _kinds(described.get("decoder"))
         alphabet = _byte_level_alphabet() if byte_level else {}
         size = max(entries, default=-1) + 1
         self.bytes: list[bytes | None] = [None] * size
