@@ -13,7 +13,7 @@ import typer
 
 from speechmeta.errors import SpeechMetaError, UsageError
 
-from . import options
+from . import options, turn_options
 from .console import (
     TRACEBACK_VARIABLE,
     describe_fault,
@@ -80,6 +80,16 @@ def analyze(
     quiet: options.Quiet = False,
     channels: options.ChannelsOption = options.Channels.AUTO,
     roles: options.Roles = None,
+    vad: options.Vad = True,
+    vad_threshold: turn_options.Threshold = None,
+    min_pause: turn_options.MinPause = turn_options.MIN_PAUSE,
+    min_turn: turn_options.MinTurn = turn_options.MIN_TURN,
+    max_turn: turn_options.MaxTurn = turn_options.MAX_TURN,
+    padding: turn_options.Padding = turn_options.PADDING,
+    speakers: turn_options.Speakers = None,
+    speaker_model: turn_options.SpeakerModel = None,
+    word_times: turn_options.WordTimes = False,
+    redact: turn_options.Redact = False,
     model: options.Model = None,
     device: options.Device = "auto",
     compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
@@ -91,6 +101,7 @@ def analyze(
 
     asked = check_fields(fields)
     names = options.split_names(roles)
+    turns = turn_options.collect(vad_threshold, min_pause, min_turn, max_turn, padding)
     outputs = _plan_outputs(files, output_dir, output_format, overwrite)
     from speechmeta.analyze import Analyzer
 
@@ -108,6 +119,12 @@ def analyze(
             fields=asked,
             channels=channels.value,
             roles=names,
+            vad=vad,
+            turns=turns,
+            speakers=speakers,
+            speaker_model=speaker_model,
+            word_times=word_times,
+            redact=redact,
             min_confidence=min_confidence,
         )
         for writer, target in outputs.get(path, []):

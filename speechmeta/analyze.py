@@ -6,36 +6,31 @@ analyze_call("call.wav", roles=["agent", "customer"])       # CallReport
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.audio import Audio, AudioSource, load_audio, resample
+from speechmeta.assembly import Heard, assemble_call, hear_clips
+from speechmeta.audio import AudioSource, load_audio, resample
+from speechmeta.calls import CallOptions, EmbedderSource, prepare_call
+from speechmeta.channels import ChannelMode
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
-from speechmeta.schema import (
-    CallReport,
-    Coverage,
-    LabelSets,
-    ModelInfo,
-    SpeakerMeta,
-    Turn,
-    check_fields,
-)
+from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, check_fields
+from speechmeta.turns import TurnOptions
 from speechmeta.windows import cut_quietly, join_records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Waveform = npt.NDArray[np.float32]
-ChannelMode = Literal["auto", "mono", "split"]
+    from speechmeta.alignment import WordAligner
+    from speechmeta.speakers import Embedder
 
-SAME_CHANNELS_CORRELATION = 0.98
-"""Two channels that correlate more than this are one recording stored twice."""
+Waveform = npt.NDArray[np.float32]
 
 BUNDLED_NAME = "bundled"
 """What the bundled checkpoint is called in results."""
@@ -52,24 +47,6 @@ class Decoder(Protocol):
         fields: Sequence[str] | None = None,
         instruction: str | None = None,
     ) -> list[DecodedRecord | SpeechMetaError]: ...
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of one channel that is to become a `Turn`.
-
-    Attributes:
-        start, end: seconds of the file.
-        channel: index in the file; 0 for a mix.
-        speaker: name.
-        waveform: (samples,) at 16 kHz.
-    """
-
-    start: float
-    end: float
-    channel: int
-    speaker: str
-    waveform: Waveform
 
 
 class Analyzer:
@@ -109,6 +86,8 @@ class Analyzer:
                 )
             self.engine = engine
             self.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
+            self._processor: Any = getattr(engine, "processor", None)
+            self._batch_size, self._local_files_only = batch_size, local_files_only
             return
         from speechmeta.decoding.engine import Engine
         from speechmeta.decoding.options import DecodeOptions
@@ -118,6 +97,8 @@ class Analyzer:
             model, device=device, dtype=dtype, local_files_only=local_files_only
         )
         self.engine = Engine(loaded, processor, DecodeOptions(batch_size=batch_size))
+        self._processor = processor
+        self._batch_size, self._local_files_only = batch_size, local_files_only
         self.name = BUNDLED_NAME if model is None else str(model)
 
     @property
@@ -203,47 +184,89 @@ class Analyzer:
         fields: Sequence[str] | None = None,
         channels: ChannelMode = "auto",
         roles: Sequence[str] | None = None,
+        vad: bool = True,
+        turns: TurnOptions | None = None,
+        speakers: int | None = None,
+        speaker_model: str | None = None,
+        word_times: bool = False,
+        redact: bool = False,
         min_confidence: float | None = None,
     ) -> CallReport:
-        """Analyses a recording, each of its voices as one turn.
+        """Analyses a recording turn by turn, however long it is.
 
         Args:
             audio: a path, file object, bytes, or `(waveform, sample_rate)`.
             fields: the fields to fill; None for all six.
-            channels: `mono` mixes them, `split` takes each for one speaker, `auto` splits
-                two channels that differ.
-            roles: the speakers' names by channel.
+            channels: `auto` takes every channel for one speaker, but copies of a channel once
+                and dead ones not at all; `mono` mixes them, `split` keeps them apart.
+            roles: the speakers' names by channel; where one channel holds the whole call,
+                in the order in which they first talk.
+            vad: find turns; without it each channel is one turn.
+            turns: how they are found; None for the defaults.
+            speakers: how many speakers share one channel; None to find out.
+            speaker_model: hub id or folder of a speaker verification model that tells them
+                apart; None for the checkpoint's own encoder.
+            word_times: add the times of the words, where the checkpoint has a CTC head.
+            redact: replace card and phone numbers, e-mail addresses and spoken digits.
             min_confidence: labels less probable than this become None.
 
         Raises:
             AudioError: the audio cannot be used.
-            UsageError: a field is not known, or there are not as many roles as channels.
+            ModelError: a model that an option needs is not there.
+            UsageError: an option is not understood or does not fit the recording.
         """
-        asked = check_fields(fields)
-        threshold = check_confidence(min_confidence)
-        recording = load_audio(audio)
-        segments = whole_file_segments(recording, channels, roles)
-        records = self.decode([segment.waveform for segment in segments], asked)
-        turns = []
-        for segment, record in zip(segments, records, strict=True):
-            if isinstance(record, SpeechMetaError):
-                raise record
-            turns.append(make_turn(segment, record.to_meta(self.label_sets, threshold)))
-        heard = sum(
-            turn.end - turn.start for turn in turns if turn.meta.speech_activity is not False
+        options = CallOptions(
+            fields=check_fields(fields),
+            channels=channels,
+            roles=None if roles is None else tuple(roles),
+            vad=vad,
+            turns=turns or TurnOptions(),
+            speakers=speakers,
+            speaker_model=speaker_model,
+            word_times=word_times,
+            redact=redact,
+            min_confidence=check_confidence(min_confidence),
         )
-        # A mix stands for all of its channels.
-        speech = heard * recording.channels / len(segments)
-        total = recording.duration * recording.channels
-        return CallReport(
-            audio=recording.info,
-            model=self.info,
-            turns=turns,
-            coverage=Coverage(
-                speech_seconds=speech, non_speech_seconds=total - speech, skipped_seconds=0.0
-            ),
-            warnings=list(recording.warnings),
-        )
+        aligner = self.aligner() if word_times else None
+        call = prepare_call(audio, options, self.embedder_source(speaker_model))
+        heard: list[Heard] = []
+        clips = call.clips()
+        # A few batches at a time: enough to sort clips by length, few enough for any memory.
+        while group := list(itertools.islice(clips, 4 * self._batch_size)):
+            heard += hear_clips(group, lambda waves: self.decode(waves, options.fields), aligner)
+        return assemble_call(call.plan, heard, self.info, self.label_sets)
+
+    def aligner(self) -> WordAligner:
+        """Finds the times of words with this checkpoint.
+
+        Raises:
+            ModelError: the checkpoint has no CTC head.
+        """
+        from speechmeta.alignment import WordAligner
+
+        return WordAligner(self.engine.model, self._processor)
+
+    def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource | None:
+        """What makes the embedder that tells speakers apart, when one is needed.
+
+        Args:
+            speaker_model: a speaker verification model, or None for this checkpoint's encoder.
+
+        Returns:
+            None where this checkpoint has no encoder for it.
+        """
+        own = getattr(self.engine.model, "audio_tower", None) is not None
+        if speaker_model is None and (not own or self._processor is None):
+            return None
+
+        def make() -> Embedder:
+            from speechmeta.speakers import load_embedder
+
+            return load_embedder(
+                speaker_model, self.engine.model, self._processor, self._local_files_only
+            )
+
+        return make
 
     def decode(
         self,
@@ -272,52 +295,6 @@ class Analyzer:
         return results
 
 
-def whole_file_segments(
-    recording: Audio, channels: ChannelMode, roles: Sequence[str] | None
-) -> list[Segment]:
-    """The whole recording as one segment, or one a channel.
-
-    Raises:
-        UsageError: there are not as many roles as segments, or the mode is not known.
-    """
-    if channels not in ("auto", "mono", "split"):
-        raise UsageError(f"unknown channels mode {channels!r}", "choose auto, mono or split")
-    if channels == "auto":
-        split = recording.channels == 2 and not _are_same(recording.waveform)
-    else:
-        split = channels == "split"
-    rows = recording.waveform if split else recording.mono()[None]
-    if roles is not None and len(roles) != len(rows):
-        raise UsageError(
-            f"{len(roles)} roles were given for {len(rows)} channels",
-            "give one role a channel; --channels split keeps channels apart",
-        )
-    waveforms = resample(rows, recording.sample_rate, 16000)
-    return [
-        Segment(
-            start=0.0,
-            end=recording.duration,
-            channel=number,
-            speaker=roles[number] if roles else f"speaker_{number}",
-            waveform=waveform,
-        )
-        for number, waveform in enumerate(waveforms)
-    ]
-
-
-def make_turn(segment: Segment, meta: SpeakerMeta) -> Turn:
-    """A `Turn` as it is reported: times to the millisecond, probabilities to four digits."""
-    return Turn(
-        start=round(segment.start, 3),
-        end=round(segment.end, 3),
-        channel=segment.channel,
-        speaker=segment.speaker,
-        meta=meta,
-        confidence={field: round(value, 4) for field, value in meta.confidence.items()},
-        flags=list(meta.flags),
-    )
-
-
 def check_confidence(min_confidence: float | None) -> float:
     """A probability; None is 0.
 
@@ -329,14 +306,6 @@ def check_confidence(min_confidence: float | None) -> float:
     if not 0.0 <= min_confidence <= 1.0:
         raise UsageError(f"min_confidence is {min_confidence}", "give a number from 0 to 1")
     return float(min_confidence)
-
-
-def _are_same(waveform: Waveform) -> bool:
-    first, second = waveform.astype(np.float64)
-    power = float(np.sqrt((first @ first) * (second @ second)))
-    if power == 0.0:
-        return not first.any() and not second.any()
-    return float(first @ second) / power > SAME_CHANNELS_CORRELATION
 
 
 @lru_cache(maxsize=1)

@@ -170,7 +170,9 @@ class ChannelSurvey:
         return likeness
 
 
-def plan_channels(survey: ChannelSurvey, mode: str = "auto") -> ChannelPlan:
+def plan_channels(
+    survey: ChannelSurvey, mode: str = "auto", keep_dead: bool = False
+) -> ChannelPlan:
     """Decides what to analyse.
 
     Args:
@@ -178,6 +180,7 @@ def plan_channels(survey: ChannelSurvey, mode: str = "auto") -> ChannelPlan:
         mode: `auto`: one signal for every channel that is neither dead nor a copy. `mono`:
             one signal, mixed from the channels that are not dead. `split`: one signal for
             every channel that is not dead, copies included.
+        keep_dead: where all channels are dead, take the first for a signal all the same.
 
     Raises:
         UsageError: no such mode.
@@ -204,6 +207,8 @@ def plan_channels(survey: ChannelSurvey, mode: str = "auto") -> ChannelPlan:
         warnings += _dead_warning(dead)
     if not live:
         warnings.append("the recording is silent: no channel carries a signal")
+        if keep_dead:
+            live, dead = dead[:1], dead[1:]
     if mode == "mono":
         return ChannelPlan(_mono(survey, live), tuple(dead), (), tuple(warnings))
     if mode == "split":

@@ -6,7 +6,6 @@ Overlapping talk is not taken apart: each moment belongs to one speaker.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,10 @@ import numpy.typing as npt
 from speechmeta.container import FloatArray
 from speechmeta.errors import UsageError
 from speechmeta.speakers import Matrix, unit
-from speechmeta.turns import quietest
+from speechmeta.turns import Speech, quietest
 
 WINDOW_SECONDS = 1.5
-HOP_SECONDS = 0.5
+HOP_SECONDS = 0.75
 SHORTEST_SECONDS = 0.4
 """A run of speech shorter than this is not embedded; it goes to the speaker beside it."""
 
@@ -37,17 +36,8 @@ Labels = npt.NDArray[np.int64]
 EmbedWindows = Callable[[Sequence[tuple[int, int]]], Matrix]
 
 
-@dataclass(frozen=True)
-class SpeakerRegion:
-    """Speech of one speaker, `start` to `end` in samples."""
-
-    start: int
-    end: int
-    speaker: int
-
-
 def diarize(
-    regions: Sequence[tuple[int, int]],
+    speech: Sequence[Speech],
     embed: EmbedWindows,
     levels: FloatArray,
     *,
@@ -55,11 +45,11 @@ def diarize(
     rate: int,
     hop: int,
     speakers: int | None = None,
-) -> list[SpeakerRegion]:
+) -> list[Speech]:
     """Divides speech among speakers, numbered from 0 in the order in which they first talk.
 
     Args:
-        regions: (start, end) samples of speech in order of time.
+        speech: runs in order of time; their speakers do not count.
         embed: gives unit vectors (n, size) of n such stretches.
         levels: mean power of every `hop` samples, to cut where it is quiet.
         distance: cosine distance from which two clusters are two speakers.
@@ -71,26 +61,22 @@ def diarize(
     """
     if speakers is not None and speakers < 1:
         raise UsageError(f"{speakers} speakers were asked for", "give a number from 1")
-    if not regions:
-        return []
-    if speakers == 1:
-        return [SpeakerRegion(start, end, 0) for start, end in regions]
-    windows = [_windows(start, end, rate) for start, end in regions]
+    windows = [_windows(run.start, run.end, rate) for run in speech]
     flat = [window for group in windows for window in group]
-    if not flat:
-        return [SpeakerRegion(start, end, 0) for start, end in regions]
+    if speakers == 1 or not flat:
+        return [Speech(run.start, run.end) for run in speech]
     vectors = embed(flat)
     labels = cluster(vectors, distance, speakers)
     if speakers is None:
         labels = absorb_small(vectors, labels, SMALLEST_SPEAKER_SECONDS / HOP_SECONDS)
     centroids = centroids_of(vectors, labels)
-    found: list[SpeakerRegion] = []
+    found: list[Speech] = []
     place = 0
-    for (start, end), group in zip(regions, windows, strict=True):
+    for run, group in zip(speech, windows, strict=True):
         likeness = vectors[place : place + len(group)] @ centroids.T
         place += len(group)
-        path = smooth(likeness, SWITCH_COST)
-        found += _divide(start, end, group, path, levels, hop)
+        path = smooth(likeness, SWITCH_COST) if group else np.zeros(0, np.int64)
+        found += _divide(run.start, run.end, group, path, levels, hop)
     return _renumber(_fill(found))
 
 
@@ -166,7 +152,7 @@ def smooth(likeness: Matrix, switch_cost: float) -> Labels:
 def _agglomerate(
     vectors: Matrix, weights: Labels | None, distance: float, speakers: int | None
 ) -> Labels:
-    from sklearn.cluster import AgglomerativeClustering  # type: ignore[import-untyped]
+    from sklearn.cluster import AgglomerativeClustering
 
     count = len(vectors)
     if count == 1 or (speakers is not None and speakers >= count):
@@ -191,7 +177,7 @@ def _compact(labels: Labels) -> Labels:
 
 
 def _windows(start: int, end: int, rate: int) -> list[tuple[int, int]]:
-    """Windows of 1.5 s every 0.5 s; one shorter window for a shorter run."""
+    """Windows of 1.5 s about every 0.75 s; one shorter window for a shorter run."""
     length, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
     if end - start < SHORTEST_SECONDS * rate:
         return []
@@ -209,10 +195,10 @@ def _divide(
     path: Labels,
     levels: FloatArray,
     hop: int,
-) -> list[SpeakerRegion]:
+) -> list[Speech]:
     """One run of speech, cut at the quietest point where the speaker changes."""
     if not windows:
-        return [SpeakerRegion(start, end, -1)]
+        return [Speech(start, end, -1)]
     parts = []
     since = start
     for index in range(1, len(windows)):
@@ -222,31 +208,31 @@ def _divide(
         after = sum(windows[index]) // 2
         reach = (after - before) // 2
         cut = quietest(levels, hop, max(since + 1, before - reach), min(end - 1, after + reach))
-        parts.append(SpeakerRegion(since, cut, int(path[index - 1])))
+        parts.append(Speech(since, cut, int(path[index - 1])))
         since = cut
-    parts.append(SpeakerRegion(since, end, int(path[-1])))
+    parts.append(Speech(since, end, int(path[-1])))
     return parts
 
 
-def _fill(regions: list[SpeakerRegion]) -> list[SpeakerRegion]:
+def _fill(regions: list[Speech]) -> list[Speech]:
     """Gives runs that were too short to tell (-1) to the speaker of the nearest other run."""
     known = [region for region in regions if region.speaker >= 0]
     if not known:
-        return [SpeakerRegion(region.start, region.end, 0) for region in regions]
+        return [Speech(region.start, region.end, 0) for region in regions]
 
-    def nearest(region: SpeakerRegion) -> int:
+    def nearest(region: Speech) -> int:
         gaps = [max(other.start - region.end, region.start - other.end) for other in known]
         return known[gaps.index(min(gaps))].speaker
 
     return [
-        region if region.speaker >= 0 else SpeakerRegion(region.start, region.end, nearest(region))
+        region if region.speaker >= 0 else Speech(region.start, region.end, nearest(region))
         for region in regions
     ]
 
 
-def _renumber(regions: list[SpeakerRegion]) -> list[SpeakerRegion]:
+def _renumber(regions: list[Speech]) -> list[Speech]:
     order = {
         speaker: number
         for number, speaker in enumerate(dict.fromkeys(region.speaker for region in regions))
     }
-    return [SpeakerRegion(region.start, region.end, order[region.speaker]) for region in regions]
+    return [Speech(region.start, region.end, order[region.speaker]) for region in regions]

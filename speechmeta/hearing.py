@@ -16,7 +16,14 @@ from speechmeta.channels import ChannelPlan, ChannelSurvey, Signal, plan_channel
 from speechmeta.container import FloatArray
 from speechmeta.crosstalk import leaked_windows
 from speechmeta.recording import Recording
-from speechmeta.turns import LEVELS_PER_WINDOW, TurnOptions, runs, speech_regions
+from speechmeta.turns import (
+    LEVELS_PER_WINDOW,
+    Speech,
+    TurnOptions,
+    in_samples,
+    runs,
+    speech_regions,
+)
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -49,14 +56,20 @@ class Hearing:
         """Seconds."""
         return self.samples / self.rate
 
-    def regions(self, row: int, options: TurnOptions) -> list[tuple[int, int]]:
-        """Runs of speech of a signal, as (first, last + 1) windows."""
-        return speech_regions(self.probabilities[row], options.threshold_at(self.rate))
+    @property
+    def hop(self) -> int:
+        """Samples of one level."""
+        return self.window // LEVELS_PER_WINDOW
+
+    def speech(self, row: int, options: TurnOptions) -> list[Speech]:
+        """Runs of speech of a signal."""
+        regions = speech_regions(self.probabilities[row], options.threshold_at(self.rate))
+        return in_samples(regions, self.window, self.samples)
 
     def loudness(self, row: int, start: int, end: int) -> float | None:
         """RMS level of the samples `start` to `end` in dB full scale; None for digital silence."""
-        hop = self.window // LEVELS_PER_WINDOW
-        part = self.levels[row, start // hop : max(start // hop + 1, -(-end // hop))]
+        first = start // self.hop
+        part = self.levels[row, first : max(first + 1, -(-end // self.hop))]
         power = float(part.mean(dtype=np.float64)) if part.size else 0.0
         return round(10 * float(np.log10(power)), 1) if power > 1e-12 else None
 
@@ -79,7 +92,7 @@ def hear(
     for block in recording.blocks():
         survey.push(block)
     survey.finish()
-    plan = plan_channels(survey, mode)
+    plan = plan_channels(survey, mode, keep_dead=not vad)
     window = round(recording.rate * 0.032)
     detector = _detector(recording.rate, len(plan.signals)) if vad and plan.signals else None
     threshold = options.threshold_at(recording.rate)

@@ -112,13 +112,14 @@ class Cut:
     end: int
 
 
-def cut_out(blocks: Iterator[FloatArray], cuts: Sequence[Cut]) -> Iterator[tuple[int, FloatArray]]:
-    """Yields (index in `cuts`, samples (n,)) as soon as a stretch is complete.
+def cut_out(blocks: Iterator[FloatArray], cuts: Sequence[Cut]) -> Iterator[FloatArray]:
+    """Yields the samples (n,) of each stretch as soon as it is complete.
 
     Only the stretches that are not yet complete are held in memory.
 
     Args:
         blocks: (rows, n) each, one after the other.
+        cuts: in order of their end, in which they also come.
     """
     order = sorted(range(len(cuts)), key=lambda index: cuts[index].start)
     waiting = 0
@@ -129,12 +130,12 @@ def cut_out(blocks: Iterator[FloatArray], cuts: Sequence[Cut]) -> Iterator[tuple
         while waiting < len(order) and cuts[order[waiting]].start < end:
             running[order[waiting]] = []
             waiting += 1
-        for index in list(running):
+        for index in sorted(running):
             cut = cuts[index]
             part = block[cut.row, max(0, cut.start - begin) : cut.end - begin]
             running[index].append(part.copy())
             if cut.end <= end:
-                yield index, np.concatenate(running.pop(index))
+                yield np.concatenate(running.pop(index))
         begin = end
         if waiting == len(order) and not running:
             return

@@ -5,7 +5,7 @@ Pure functions over arrays; the probabilities come from `speechmeta.vad`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -83,18 +83,24 @@ class TurnOptions:
 
 
 @dataclass(frozen=True)
-class Span:
-    """A turn in samples: its speech from `start` to `end`, heard from `clip_start` to
-    `clip_end`."""
+class Speech:
+    """A run of speech of one speaker, `start` to `end` in samples."""
 
     start: int
     end: int
-    clip_start: int
-    clip_end: int
+    speaker: int = 0
 
     @property
     def samples(self) -> int:
         return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Span(Speech):
+    """A turn, and the stretch from `clip_start` to `clip_end` that the model hears of it."""
+
+    clip_start: int = 0
+    clip_end: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,42 +132,47 @@ def runs(mask: BoolArray) -> list[tuple[int, int]]:
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
+def in_samples(regions: Iterable[tuple[int, int]], window: int, samples: int) -> list[Speech]:
+    """Runs of windows as samples of a signal of that length."""
+    found = [Speech(first * window, min(last * window, samples)) for first, last in regions]
+    return [run for run in found if run.samples > 0]
+
+
 def find_turns(
-    regions: Sequence[tuple[int, int]],
+    runs_of_speech: Sequence[Speech],
     levels: FloatArray,
     options: TurnOptions,
     *,
     rate: int,
-    window: int,
+    hop: int,
     samples: int,
 ) -> FoundTurns:
-    """Makes turns from the runs of speech of one channel or one speaker.
+    """Makes turns from the runs of speech of one channel.
 
     Args:
-        regions: (first, last + 1) windows in order of time, as from `speech_regions`.
-        levels: mean power of every `window / LEVELS_PER_WINDOW` samples of the channel.
+        runs_of_speech: in order of time, without overlap; a change of speaker ends a turn.
+        levels: mean power of every `hop` samples of the channel.
         options: lengths in seconds.
-        rate: Hz. window: samples of a window. samples: length of the channel.
+        rate: Hz. samples: length of the channel.
     """
     pause = options.min_pause_seconds * rate
-    merged: list[tuple[int, int, int]] = []  # start, end, samples of speech in between
-    for first, last in regions:
-        start, end = first * window, min(last * window, samples)
-        if end <= start:
-            continue
-        if merged and start - merged[-1][1] < pause:
-            before = merged[-1]
-            merged[-1] = (before[0], end, before[2] + end - start)
-        else:
-            merged.append((start, end, end - start))
+    merged: list[tuple[Speech, int]] = []  # a turn, and the samples of speech in it
+    for run in runs_of_speech:
+        if merged:
+            before, speech = merged[-1]
+            if before.speaker == run.speaker and run.start - before.end < pause:
+                joined = Speech(before.start, run.end, run.speaker)
+                merged[-1] = (joined, speech + run.samples)
+                continue
+        merged.append((run, run.samples))
     shortest = options.min_turn_seconds * rate
-    kept = [(start, end) for start, end, speech in merged if speech >= shortest]
-    skipped = sum(end - start for start, end, speech in merged if speech < shortest)
+    skipped = sum(turn.samples for turn, speech in merged if speech < shortest)
     limit = round(options.speech_limit_seconds * rate)
     parts = [
-        part
-        for start, end in kept
-        for part in _divide(start, end, limit, levels, window // LEVELS_PER_WINDOW)
+        Speech(start, end, turn.speaker)
+        for turn, speech in merged
+        if speech >= shortest
+        for start, end in divide(turn.start, turn.end, limit, levels, hop)
     ]
     return FoundTurns(tuple(_with_context(parts, options, rate, samples)), skipped)
 
@@ -182,11 +193,16 @@ def quietest(levels: FloatArray, hop: int, earliest: int, latest: int) -> int:
     return int(np.clip(best * hop + hop // 2, earliest, latest))
 
 
-def _divide(
+def divide(
     start: int, end: int, limit: int, levels: FloatArray, hop: int
-) -> Iterable[tuple[int, int]]:
+) -> Iterator[tuple[int, int]]:
+    """Pieces no longer than `limit` samples, cut at the quietest points, without gaps.
+
+    Args:
+        levels: mean power of every `hop` samples.
+    """
     while end - start > limit:
-        # Equal parts would leave a rest that is no shorter than half the limit; so does this.
+        # The rest is never shorter than a quarter of the limit.
         latest = min(start + limit, end - limit // 4)
         cut = quietest(levels, hop, start + limit // 2, latest)
         yield start, cut
@@ -195,10 +211,17 @@ def _divide(
 
 
 def _with_context(
-    parts: Sequence[tuple[int, int]], options: TurnOptions, rate: int, samples: int
-) -> Iterable[Span]:
+    parts: Sequence[Speech], options: TurnOptions, rate: int, samples: int
+) -> Iterator[Span]:
     padding = round(options.padding_seconds * rate)
-    for index, (start, end) in enumerate(parts):
-        before = start if index == 0 else (start - parts[index - 1][1]) // 2
-        after = samples - end if index == len(parts) - 1 else (parts[index + 1][0] - end) // 2
-        yield Span(start, end, start - min(padding, before), end + min(padding, after))
+    for index, part in enumerate(parts):
+        before = part.start if index == 0 else (part.start - parts[index - 1].end) // 2
+        last = index == len(parts) - 1
+        after = samples - part.end if last else (parts[index + 1].start - part.end) // 2
+        yield Span(
+            part.start,
+            part.end,
+            part.speaker,
+            part.start - min(padding, before),
+            part.end + min(padding, after),
+        )

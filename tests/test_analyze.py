@@ -130,7 +130,7 @@ def test_joined_labels_are_weighted_by_length() -> None:
 def test_whole_call_without_turns(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
     rows = np.stack([sine(3, 8000, 300), sine(3, 8000, 1500)])
     path = write_wav(tmp_path / "call.wav", rows, 8000)
-    report = analyzer.analyze_call(path, roles=["agent", "customer"])
+    report = analyzer.analyze_call(path, roles=["agent", "customer"], vad=False)
     assert [(t.start, t.end, t.channel, t.speaker) for t in report.turns] == [
         (0.0, 3.0, 0, "agent"),
         (0.0, 3.0, 1, "customer"),
@@ -144,15 +144,15 @@ def test_whole_call_without_turns(analyzer: Analyzer, tmp_path: Path, sine: Sine
     text = report.model_dump_json()
     assert CallReport.model_validate_json(text).model_dump_json() == text
 
-    mono = analyzer.analyze_call(path, channels="mono")
+    mono = analyzer.analyze_call(path, channels="mono", vad=False)
     assert len(mono.turns) == 1
-    same = analyzer.analyze_call((np.stack([rows[0], rows[0]]), 8000))
+    same = analyzer.analyze_call((np.stack([rows[0], rows[0]]), 8000), vad=False)
     assert len(same.turns) == 1, "one recording stored twice is one channel"
 
 
 def test_damage_reaches_the_report(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
     data = write_wav(tmp_path / "a.wav", sine(2, 8000), 8000).read_bytes()
-    report = analyzer.analyze_call(data[:20000])
+    report = analyzer.analyze_call(data[:20000], vad=False)
     assert any("cut short" in warning for warning in report.warnings)
 
 
@@ -164,3 +164,21 @@ def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
         analyzer.analyze_call(tone, fields=["Mood"])
     with pytest.raises(UsageError, match="engine"):
         Analyzer("some/model", engine=FakeEngine())
+
+
+def test_around_the_real_engine(tmp_path: Path, sine: Sine) -> None:
+    """Random weights say nothing true, but every record validates and adds up."""
+    from tiny import tiny_speechllm
+
+    from speechmeta.decoding.engine import Engine
+
+    analyzer = Analyzer(engine=Engine(*tiny_speechllm(seed=0)))
+    rows = np.stack([sine(1, 8000), np.zeros(8000, np.float32)])
+    report = analyzer.analyze_call(write_wav(tmp_path / "a.wav", rows, 8000), vad=False)
+    assert report.model.architecture == "speechllm"
+    assert (report.model.device, report.model.dtype) == ("cpu", "float32")
+    assert CallReport.model_validate_json(report.model_dump_json()).turns
+    covered = report.coverage.speech_seconds + report.coverage.non_speech_seconds
+    assert covered + report.coverage.skipped_seconds == pytest.approx(2.0)
+    metas = analyzer.generate_meta_batch([(rows[:1], 8000), (np.zeros(1), 16000)])
+    assert all(isinstance(meta, SpeakerMeta) and meta.fields == FIELDS for meta in metas)

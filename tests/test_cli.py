@@ -177,7 +177,7 @@ def test_unforeseen_errors_end_one_file_only(
 
     original = FakeEngine.decode
     monkeypatch.setattr(FakeEngine, "decode", fail_once)
-    result = run_cli("analyze", call, call, "--json")
+    result = run_cli("analyze", call, call, "--json", "--no-vad")
     assert result.code == 1
     first, second = map(json.loads, result.stdout.splitlines())
     assert "RuntimeError: boom at home" in first["error"]["message"]
@@ -186,11 +186,11 @@ def test_unforeseen_errors_end_one_file_only(
 
 
 def test_table(run_cli: RunCli, made: list[Any], call: Path) -> None:
-    result = run_cli("analyze", call)
+    result = run_cli("analyze", call, "--no-vad")
     assert result.code == 0
     for text in (call.name, "Transcript", "seconds", "Male", "90%"):
         assert text in result.stdout
-    only = run_cli("analyze", call, "--fields", "emotion")
+    only = run_cli("analyze", call, "--no-vad", "--fields", "emotion")
     assert "Emotion" in only.stdout
     assert "Transcript" not in only.stdout
 
@@ -211,7 +211,7 @@ def test_options_reach_the_analyzer(run_cli: RunCli, made: list[Any], call: Path
     result = run_cli(
         "analyze", call, "--json", "--model", "m", "--device", "cuda:1", "--compute-type",
         "bfloat16", "--batch-size", "3", "--local-files-only", "--fields", "Gender,Age",
-        "--min-confidence", "0.7", "--roles", "caller", "--channels", "mono",
+        "--min-confidence", "0.7", "--roles", "caller", "--channels", "mono", "--no-vad",
     )  # fmt: skip
     assert result.code == 0, result.stderr
     assert made == [
