@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmeta.batch.job import ModelFacts, Spill, Waveform
+from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
 from speechmeta.errors import AudioError, DecodingError, ModelError, SpeechMetaError
 from speechmeta.schema import (
     AudioInfo,
@@ -50,7 +50,7 @@ class FakeJob:
     def warm_up(self) -> None:
         pass
 
-    def prepare(self, path: str, spill: Spill) -> Any:
+    def prepare(self, path: str, spill: Spill, ask: Ask) -> Any:
         with open(path, "rb") as file:
             data = file.read()
         if not data.startswith(HEAD):
@@ -72,6 +72,8 @@ class FakeJob:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(f"{path}.seen", os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)
+        elif todo == "ask":
+            spec["value"] = ask(spec["value"])
         for index, length in enumerate(spec["turns"]):
             # Every turn's samples tell whose they are.
             spill(np.full(length, spec.get("value", 1.0) + index / 100, np.float32))
@@ -106,6 +108,13 @@ class FakeModel:
         self._log = log
         self._die = die
         self._delay = delay
+
+    def answer(self, request: float) -> float:
+        """Twice the number; odd ones cannot be answered."""
+        time.sleep(self._delay)
+        if request % 2:
+            raise DecodingError("cannot answer this")
+        return 2 * request
 
     def decode(self, waveforms: Sequence[Waveform]) -> list[str | SpeechMetaError]:
         time.sleep(self._delay)

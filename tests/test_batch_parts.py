@@ -19,7 +19,7 @@ from speechmeta.batch.job import SpilledTurn, error_record
 from speechmeta.batch.journal import STATE_FOLDER, Journal
 from speechmeta.batch.scheduling import TurnQueue
 from speechmeta.batch.summary import summarize
-from speechmeta.batch.workers import Done, Pool, ProcessPool, ThreadPool, WorkerCrash
+from speechmeta.batch.workers import Ask, Done, Pool, ProcessPool, ThreadPool, WorkerCrash
 from speechmeta.errors import AudioError, OutputError, UsageError
 
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt "
@@ -173,7 +173,7 @@ class Echo:
             raise AudioError("cannot start", "so it is")
         return "hello"
 
-    def run(self, payload: Any) -> Any:
+    def run(self, payload: Any, ask: Ask) -> Any:
         if payload == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if payload == "hang":
@@ -193,7 +193,9 @@ def gather(pool: Pool, count: int) -> dict[Any, Done]:
         deadline = pool.deadline()
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         multiprocessing.connection.wait(pool.waitables(), timeout)
-        ended.update((done.key, done) for done in pool.collect())
+        for done in pool.collect():
+            assert isinstance(done, Done)
+            ended[done.key] = done
     return ended
 
 

@@ -117,6 +117,28 @@ def test_models_in_other_processes_give_the_same(
     assert results(tmp_path / "out") == results(tmp_path / "reference")
 
 
+@pytest.mark.parametrize("processes", [0, 1])
+def test_preparing_may_ask_the_model(tmp_path: Path, processes: int) -> None:
+    root = tmp_path / "calls"
+    for number in range(6):
+        fake_call(root / f"{number}.wav", [100], do="ask", value=float(20 + number))
+    # The time limit stands still while the model is busy with others.
+    result = run(
+        root,
+        tmp_path / "out",
+        source=FakeSource(delay=0.4),
+        workers=3,
+        timeout=1.0,
+        model_processes=processes,
+    )
+    assert (result.counts.done, result.counts.failed) == (3, 3)
+    for number, line in enumerate(results(tmp_path / "out")):
+        if number % 2:
+            assert line["error"]["message"] == "cannot answer this"
+        else:
+            assert line["turns"][0]["Transcript"].startswith(f"100 of {40 + 2 * number}.00")
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "calls").mkdir()
     (tmp_path / "calls" / "notes.txt").write_text("nothing to hear")

@@ -22,6 +22,7 @@ from speechmeta.writers.files import output_error, printable
 from speechmeta.writers.peaks import Peaks
 
 Waveform = npt.NDArray[np.float32]
+Ask = Callable[[Any], Any]
 Spill = Callable[[Waveform], None]
 
 
@@ -44,11 +45,12 @@ class Job(Protocol):
         """Called once in every process that will prepare files."""
         ...
 
-    def prepare(self, path: str, spill: Spill) -> Any:
+    def prepare(self, path: str, spill: Spill, ask: Ask) -> Any:
         """Decodes a file and finds its turns.
 
         Gives each turn's waveform, (samples,) at 16 kHz, to `spill`, in order, and returns
-        everything else that `assemble` needs, without waveforms, picklable.
+        everything else that `assemble` needs, without waveforms, picklable. `ask` puts a
+        question to the model, see `Model.answer`.
 
         Raises:
             AudioError: the file cannot be used.
@@ -72,6 +74,10 @@ class Model(Protocol):
 
     def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
         """One record, or one `SpeechMetaError`, for each waveform."""
+        ...
+
+    def answer(self, request: Any) -> Any:
+        """What `Job.prepare` asks, such as for embeddings of voices."""
         ...
 
 
@@ -106,7 +112,7 @@ class PrepareTask:
     def start(self) -> None:
         self.job.warm_up()
 
-    def run(self, payload: tuple[bytes, str]) -> Prepared:
+    def run(self, payload: tuple[bytes, str], ask: Ask) -> Prepared:
         """Prepares one file; the spill file is written only if it has turns.
 
         Raises:
@@ -117,7 +123,7 @@ class PrepareTask:
         path = os.fsdecode(raw)
         before = _state(path)
         with SpillFile(spill_path) as spill:
-            state = self.job.prepare(path, spill)
+            state = self.job.prepare(path, spill, ask)
         peaks = _outline(path) if self.with_peaks else None
         if _state(path) != before:
             raise AudioError(
@@ -200,8 +206,16 @@ class SpilledTurn:
         return np.fromfile(self.spill, np.float32, self.length, offset=4 * self.offset)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question of the file `call` to the model."""
+
+    call: int
+    request: Any
+
+
 class ModelTask:
-    """Loads a model and decodes batches; a payload is a list of `SpilledTurn`.
+    """Loads a model; a payload is a list of `SpilledTurn` to decode, or an `Asked` to answer.
 
     Args:
         source: where the model comes from.
@@ -221,9 +235,11 @@ class ModelTask:
         self._model = self._source.load()
         return self._model.facts
 
-    def run(self, payload: Sequence[SpilledTurn]) -> list[Any]:
+    def run(self, payload: Sequence[SpilledTurn] | Asked, ask: Ask) -> Any:
         if self._model is None:
             raise RuntimeError("the task was not started")
+        if isinstance(payload, Asked):
+            return self._model.answer(payload.request)
         return list(self._model.decode([turn.read() for turn in payload]))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmeta.batch.job import (
+    Asked,
     Job,
     ModelFacts,
     ModelSource,
@@ -29,7 +30,7 @@ from speechmeta.batch.job import (
 )
 from speechmeta.batch.journal import Entry
 from speechmeta.batch.scheduling import TurnQueue
-from speechmeta.batch.workers import Done, Pool, ProcessPool, ThreadPool
+from speechmeta.batch.workers import Done, Pool, ProcessPool, Question, ThreadPool
 from speechmeta.errors import DecodingError, ModelError, OutputError, SpeechMetaError
 from speechmeta.schema import CallReport
 from speechmeta.writers.peaks import Peaks
@@ -100,6 +101,7 @@ class LocalEngine:
         self._turns = TurnQueue()
         self._single: deque[SpilledTurn] = deque()
         self._complete: deque[_Call] = deque()
+        self._questions: deque[Asked] = deque()
         self._lost = 0
         self._preparing: dict[int, Entry] = {}
         self._postponed: deque[Entry] = deque()
@@ -132,31 +134,36 @@ class LocalEngine:
             OutputError: there is no room for the turns' waveforms.
         """
         entry = next(entries, None)
-        try:
-            while entry is not None or self._preparing or self._calls:
-                while entry is not None and self._room():
-                    self._preparing[entry.id] = entry
-                    path = os.path.join(root, entry.relative)
-                    self._prepare.submit(entry.id, (path, spill_path(self._spill, entry.id)))
-                    entry = self._postponed.popleft() if self._postponed else next(entries, None)
-                self._feed_model()
-                self._wait()
-                for done in self._prepare.collect():
-                    failed = self._prepared(self._preparing.pop(done.key), done)
-                    if failed is not None:
-                        yield failed
-                if entry is None and self._postponed:
-                    entry = self._postponed.popleft()
-                for done in self._model.collect():
-                    self._decoded(done)
-                # Not before the model is known: its name stands in the report.
-                while self._complete and self._facts is not None:
-                    yield self._assembled(self._complete.popleft(), self._facts)
-        finally:
-            self._prepare.close()
-            self._model.close()
-            for call in self._calls.values():
-                _remove(call.spill)
+        while entry is not None or self._preparing or self._calls:
+            while entry is not None and self._room():
+                self._preparing[entry.id] = entry
+                path = os.path.join(root, entry.relative)
+                self._prepare.submit(entry.id, (path, spill_path(self._spill, entry.id)))
+                entry = self._postponed.popleft() if self._postponed else next(entries, None)
+            self._feed_model()
+            self._wait()
+            for done in self._prepare.collect():
+                if isinstance(done, Question):
+                    self._questions.append(Asked(done.key, done.request))
+                    continue
+                failed = self._prepared(self._preparing.pop(done.key), done)
+                if failed is not None:
+                    yield failed
+            if entry is None and self._postponed:
+                entry = self._postponed.popleft()
+            for done in self._model.collect():
+                if isinstance(done, Done):
+                    self._answered_or_decoded(done)
+            # Not before the model is known: its name stands in the report.
+            while self._complete and self._facts is not None:
+                yield self._assembled(self._complete.popleft(), self._facts)
+
+    def close(self) -> None:
+        """Ends all workers; whatever was being done is dropped."""
+        self._prepare.close()
+        self._model.close()
+        for call in self._calls.values():
+            _remove(call.spill)
 
     def _room(self) -> bool:
         return (
@@ -168,6 +175,11 @@ class LocalEngine:
 
     def _feed_model(self) -> None:
         while self._model.free() > 0:
+            if self._questions:
+                # A file in preparation waits for it.
+                asked = self._questions.popleft()
+                self._model.submit(asked, asked)
+                continue
             # After a failed batch its turns go one by one, so that one bad turn is found.
             batch = (
                 [self._single.popleft()]
@@ -210,18 +222,31 @@ class LocalEngine:
             self._complete.append(call)
         return None
 
+    def _answered_or_decoded(self, done: Done) -> None:
+        if not isinstance(done.key, Asked):
+            self._decoded(done)
+        elif done.lost:
+            self._count_lost()
+            self._questions.append(done.key)
+        else:
+            self._prepare.answer(done.key.call, done)
+
+    def _count_lost(self) -> None:
+        self._lost += 1
+        if self._lost > MAX_LOST_BATCHES:
+            raise ModelError(
+                "the model's process died again and again",
+                "memory may be too small: fewer --model-processes or a smaller --batch-size",
+            )
+
     def _decoded(self, done: Done) -> None:
         batch: list[SpilledTurn] = done.key
         if done.error is None:
             self._lost = 0
             records = done.value
         else:
-            self._lost = self._lost + 1 if done.lost else 0
-            if self._lost > MAX_LOST_BATCHES:
-                raise ModelError(
-                    "the model's process died again and again",
-                    "memory may be too small: fewer --workers or a smaller --batch-size",
-                )
+            if done.lost:
+                self._count_lost()
             if len(batch) > 1:
                 self._single.extend(batch)
                 return

@@ -120,6 +120,7 @@ class Engine(Protocol):
     """Turns files into outcomes, in any order, each file once."""
 
     def run(self, entries: Iterator[Entry], root: bytes) -> Iterator[Outcome]: ...
+    def close(self) -> None: ...
 
 
 def run_folder(
@@ -167,7 +168,10 @@ def run_folder(
                 journal.add(find_audio(root, options.include, options.exclude, (out,), found))
                 engine = (make_engine or _engine_of(options))(job, source, _use(options), spill)
                 run = _Run(Path(root), out, journal, options, progress)
-                run.work(engine)
+                try:
+                    run.work(engine)
+                finally:
+                    engine.close()
                 _write_results(journal, out, options)
                 return FolderResult(
                     journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS
@@ -284,7 +288,8 @@ class _Run:
     def _write(self, entry: Entry, report: CallReport, peaks: Peaks | None, path: str) -> float:
         """Writes one call's files, then the journal: a kill between leaves the file missing."""
         audio = report.audio.model_copy(update={"path": path})
-        report = report.model_copy(update={"audio": audio})
+        warnings = [printable(text) for text in report.warnings]
+        report = report.model_copy(update={"audio": audio, "warnings": warnings})
         for name in self._options.formats:
             writer = get_writer(name)
             target = output_path(self._out, entry.relative, writer.extension)

@@ -26,6 +26,9 @@ START_SECONDS = 300.0
 START_ATTEMPTS = 3
 
 
+Ask = Callable[[Any], Any]
+
+
 class WorkerCrash(AudioError):
     """The process that read a file died."""
 
@@ -41,8 +44,8 @@ class Task(Protocol):
         """Prepares the process, such as by loading a model; returns what `ready` is told."""
         ...
 
-    def run(self, payload: Any) -> Any:
-        """Does one task."""
+    def run(self, payload: Any, ask: Ask) -> Any:
+        """Does one task; `ask` puts a question to the parent and waits for its answer."""
         ...
 
 
@@ -63,6 +66,14 @@ class Done:
     lost: bool = False
 
 
+@dataclass(frozen=True)
+class Question:
+    """A task in progress asks something; it waits for `Pool.answer`."""
+
+    key: Any
+    request: Any
+
+
 class Pool(Protocol):
     """What a run needs of processes, or of a thread in their place."""
 
@@ -70,7 +81,8 @@ class Pool(Protocol):
     def submit(self, key: Any, payload: Any) -> None: ...
     def waitables(self) -> list[Any]: ...
     def deadline(self) -> float | None: ...
-    def collect(self) -> list[Done]: ...
+    def collect(self) -> list[Done | Question]: ...
+    def answer(self, key: Any, done: Done) -> None: ...
     def close(self) -> None: ...
 
 
@@ -92,13 +104,23 @@ def _serve(task: Task, connection: Connection) -> None:
     except Exception as error:
         connection.send(("failed", _failure(error)))
         return
+
+    def ask(request: Any) -> Any:
+        connection.send(("ask", request))
+        value, error = connection.recv()
+        if isinstance(error, SpeechMetaError):
+            raise error
+        if error is not None:
+            raise RuntimeError(": ".join(error))
+        return value
+
     while True:
         try:
             payload = connection.recv()
         except EOFError:
             return
         try:
-            answer = ("value", task.run(payload))
+            answer = ("value", task.run(payload, ask))
         except Exception as error:
             answer = ("error", _failure(error))
         connection.send(answer)
@@ -119,6 +141,7 @@ class _Worker:
     key: Any = None
     busy: bool = False
     since: float = 0.0
+    asked: float | None = None
     waiting: Any = field(default=None)
 
 
@@ -184,24 +207,33 @@ class ProcessPool:
     def _deadline(self, worker: _Worker) -> float | None:
         if not worker.ready:
             return worker.started + START_SECONDS
-        if worker.busy and self._limit is not None:
+        if worker.busy and worker.asked is None and self._limit is not None:
             return worker.since + self._limit
         return None
 
-    def collect(self) -> list[Done]:
-        """What ended since the last call; never waits.
+    def collect(self) -> list[Done | Question]:
+        """What ended or was asked since the last call; never waits.
 
         Raises:
             SpeechMetaError: `Task.start` failed, or processes die before they are ready.
         """
-        done = []
+        done: list[Done | Question] = []
         for worker in list(self._workers):
             ended = self._look_at(worker)
             if ended is not None:
                 done.append(ended)
         return done
 
-    def _look_at(self, worker: _Worker) -> Done | None:
+    def answer(self, key: Any, done: Done) -> None:
+        """Answers the question of the task `key`; its time limit stood still meanwhile."""
+        for worker in self._workers:
+            if worker.busy and worker.asked is not None and worker.key == key:
+                worker.since += time.monotonic() - worker.asked
+                worker.asked = None
+                with contextlib.suppress(OSError):
+                    worker.connection.send((done.value, done.error))
+
+    def _look_at(self, worker: _Worker) -> Done | Question | None:
         alive = worker.process.is_alive()
         if worker.connection.poll():
             try:
@@ -216,7 +248,7 @@ class ProcessPool:
             return self._too_late(worker)
         return None
 
-    def _heard(self, worker: _Worker, kind: str, value: Any) -> Done | None:
+    def _heard(self, worker: _Worker, kind: str, value: Any) -> Done | Question | None:
         if kind == "failed":
             self._end(worker)
             if isinstance(value, SpeechMetaError):
@@ -232,6 +264,9 @@ class ProcessPool:
                 worker.waiting = None
                 self._send(worker, payload)
             return None
+        if kind == "ask":
+            worker.asked = time.monotonic()
+            return Question(worker.key, value)
         key, worker.key, worker.busy = worker.key, None, False
         if kind == "value":
             return Done(key, value=value)
@@ -322,7 +357,7 @@ class ThreadPool:
         while (item := self._inbox.get()) is not None:
             key, payload = item
             try:
-                self._answer("value", key, self._task.run(payload))
+                self._answer("value", key, self._task.run(payload, _nobody))
             except Exception as error:
                 self._answer("error", key, _failure(error))
 
@@ -345,9 +380,13 @@ class ThreadPool:
     def deadline(self) -> float | None:
         return None
 
-    def collect(self) -> list[Done]:
+    def answer(self, key: Any, done: Done) -> None:
+        """Never needed: the model asks nothing."""
+        raise NotImplementedError("a task in a thread has nobody to ask")
+
+    def collect(self) -> list[Done | Question]:
         """As `ProcessPool.collect`; an error of `Task.start` is raised as it was."""
-        done = []
+        done: list[Done | Question] = []
         while self._signal.poll():
             self._signal.recv_bytes()
             kind, key, value = self._outbox.popleft()
@@ -367,6 +406,10 @@ class ThreadPool:
         self._thread.join()
         self._signal.close()
         self._wake.close()
+
+
+def _nobody(request: Any) -> Any:
+    raise NotImplementedError("a task in a thread has nobody to ask")
 
 
 def _signal_name(number: int) -> str:

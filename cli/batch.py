@@ -1,0 +1,396 @@
+"""`speechmeta batch`: a folder in, one line a file out; may be killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechmeta.errors import UsageError
+
+from . import options
+from .console import out_console, print_error, print_note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from speechmeta.batch.runner import FolderResult, Progress
+    from speechmeta.batch.summary import Summary
+
+RUN_PANEL = "Run"
+
+
+class EngineName(StrEnum):
+    """Where files are analysed."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("batch")(batch)
+
+
+def batch(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of recordings, at any depth.", metavar="DIR", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            help="Folder for the results: results.jsonl, and what else is asked for.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--output-format",
+            "--format",
+            "-f",
+            help="Also write one file a call in these formats, separated by commas: json, jsonl, "
+            "csv, tsv, srt, vtt, txt, parquet, html.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = None,
+    parquet: Annotated[
+        bool,
+        typer.Option(
+            "--parquet",
+            help="Also write turns.parquet, one table of all turns.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    summary: Annotated[
+        bool,
+        typer.Option(
+            "--summary",
+            help="Print label distributions and failures at the end; without DIR, those of the "
+            "run that -o holds.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print the summary as one JSON document on stdout.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take only files that match this glob; may be repeated. A glob with / is "
+            "matched against the path below DIR.",
+            show_default=False,
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out files and folders that match this glob; may be repeated.",
+            show_default=False,
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in the output folder: exactly the missing files.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="With --resume, analyse failed files again.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace the results that the output folder holds.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="On this machine, or on a Ray cluster.", rich_help_panel=RUN_PANEL),
+    ] = EngineName.LOCAL,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that decode audio; with --engine ray, the models. Default: half "
+            "of the cores, at most 8; one model on each GPU.",
+            show_default=False,
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = None,
+    model_processes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Load the model in so many processes of its own; 0 keeps it in this one.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0,
+            help="Seconds that decoding one file may take before it counts as hung.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 600.0,
+    fields: options.Fields = None,
+    min_confidence: options.MinConfidence = None,
+    quiet: options.Quiet = False,
+    channels: options.ChannelsOption = options.Channels.AUTO,
+    roles: options.Roles = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
+    batch_size: options.BatchSize = 16,
+    local_files_only: options.LocalFilesOnly = False,
+) -> int:
+    """Analyse every recording of a folder: one record a file, none lost.
+
+    Files that fail become error records and do not stop the run. It may be killed at any
+    moment; --resume then finishes exactly what is missing.
+    """
+    if output is None:
+        raise UsageError("no output folder was given", "add -o OUT")
+    if folder is None:
+        if not summary:
+            raise UsageError("no folder was given", "speechmeta batch DIR -o OUT")
+        return _print_summary(output, as_json)
+    if as_json and not summary:
+        raise UsageError("--json prints the summary", "add --summary")
+    if retry_failed and not resume:
+        raise UsageError("--retry-failed needs --resume", "add --resume")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other", "give one of them")
+
+    from speechmeta.batch.calls import AnalyzerSource, CallJob
+    from speechmeta.batch.local import EngineOptions
+    from speechmeta.batch.runner import FolderOptions, run_folder
+    from speechmeta.schema import check_fields
+
+    asked = check_fields(fields)
+    job = CallJob(
+        fields=asked,
+        channels=channels.value,
+        roles=options.split_names(roles),
+        min_confidence=min_confidence,
+    )
+    source = AnalyzerSource(
+        model=model,
+        device=device,
+        dtype=compute_type.value,
+        batch_size=batch_size,
+        local_files_only=local_files_only,
+        fields=asked,
+    )
+    run = FolderOptions(
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        formats=tuple(name.strip() for name in (output_format or "").split(",") if name.strip()),
+        parquet=parquet,
+        resume=resume,
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        engine=engine.value,
+        use=EngineOptions(
+            workers=workers or default_workers(),
+            timeout=timeout,
+            batch_size=batch_size,
+            model_processes=model_processes,
+        ),
+        settings={**job.settings(), **source.settings()},
+    )
+    try:
+        with _progress_bar(quiet) as advance:
+            result = run_folder(folder, output, job, source, run, advance)
+    except KeyboardInterrupt:
+        print_error("interrupted", "--resume finishes the missing files")
+        return 130
+    if not quiet:
+        _print_result(result)
+    if summary:
+        _print_summary(output, as_json)
+    return 1 if result.counts.failed else 0
+
+
+def default_workers() -> int:
+    """Processes that decode audio: half of the cores leaves the other half to the model."""
+    import os
+
+    return max(1, min(8, (os.cpu_count() or 1) // 2))
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Draws where the run stands on stderr, with audio seconds per second and time left.
+
+    Failures are printed above the bar as they happen. Without a terminal there are only
+    those, and a line every ten percent.
+    """
+    if not sys.stderr.isatty():
+        yield _Lines(quiet)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.fields[files]}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[speed]}", markup=False),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield _Lines(quiet)
+        return
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0, files="looking for recordings", speed="", left="")
+
+        def advance(now: Progress) -> None:
+            if now.error:
+                console.print(f"{now.path}: {now.error}", markup=False, style="red")
+            ended = now.done + now.failed
+            failed = f", {now.failed} failed" if now.failed else ""
+            bar.update(
+                task,
+                total=max(now.total, 1),
+                completed=ended,
+                files=f"{ended}/{now.total} files{failed}",
+                speed=f"{speed(now):.1f} s audio/s" if now.audio_seconds else "",
+                left=f"{clock(seconds_left(now))} left" if seconds_left(now) is not None else "",
+            )
+
+        yield advance
+
+
+class _Lines:
+    """Progress without a terminal: failures, and a line every tenth of the way."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._tenth = 0
+
+    def __call__(self, now: Progress) -> None:
+        if now.error:
+            print_error(f"{now.path}: {now.error}")
+        ended = now.done + now.failed
+        tenth = 10 * ended // now.total if now.total else 0
+        if not self._quiet and self._tenth < tenth < 10:
+            self._tenth = tenth
+            left = seconds_left(now)
+            more = f", {clock(left)} left" if left is not None else ""
+            print_note(f"{ended}/{now.total} files, {speed(now):.1f} s audio/s{more}")
+
+
+def speed(now: Progress) -> float:
+    """Seconds of audio that are finished in a second."""
+    return now.audio_seconds / now.seconds if now.seconds > 0 else 0.0
+
+
+def seconds_left(now: Progress) -> float | None:
+    """The time that the remaining bytes will take at the rate so far; None at the beginning."""
+    if not now.bytes_done or now.seconds <= 0:
+        return None
+    return (now.bytes_total - now.bytes_done) * now.seconds / now.bytes_done
+
+
+def clock(seconds: float | None) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, second = divmod(round(seconds or 0.0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+def _print_result(result: FolderResult) -> None:
+    for note in result.found.notes or []:
+        print_note(f"warning: {note}")
+    counts = result.counts
+    if not counts.total:
+        print_note(f"no recordings found ({result.found.ignored} other files)")
+        return
+    rate = result.audio_seconds / result.seconds if result.seconds > 0 else 0.0
+    did = f"; this run {clock(result.audio_seconds)} of audio at {rate:.1f} times real time"
+    print_note(
+        f"{counts.done} files done, {counts.failed} failed"
+        + (did if result.audio_seconds else "")
+        + f"; wrote {result.results}"
+    )
+
+
+def _print_summary(output: Path, as_json: bool) -> int:
+    from speechmeta.batch.summary import summary_of
+
+    found = summary_of(output)
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False))
+    else:
+        _print_tables(found)
+    return 1 if found.failed else 0
+
+
+def _print_tables(found: Summary) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = out_console()
+    missing = f", {found.missing} not analysed yet" if found.missing else ""
+    console.print(
+        f"{found.files} calls, {found.failed} failed{missing}; {found.turns} turns in "
+        f"{clock(found.audio_seconds)} of audio",
+        markup=False,
+    )
+    console.print(
+        f"talk {clock(found.talk_seconds)}, silence {clock(found.silence_seconds)}, overlap "
+        f"{clock(found.overlap_seconds)}, {found.interruptions} interruptions",
+        markup=False,
+    )
+    if found.labels:
+        table = Table(title=Text("Share of talk by label"), title_justify="left")
+        for name in ("label", "value", "share"):
+            table.add_column(name, justify="right" if name == "share" else "left")
+        for name in found.labels:
+            for number, (value, share) in enumerate(found.shares(name).items()):
+                table.add_row(Text("" if number else name), Text(value), f"{share:.1%}")
+            table.add_section()
+        console.print(table)
+    if found.failures:
+        table = Table(title=Text("Failures"), title_justify="left")
+        for name in ("file", "error", "message"):
+            table.add_column(name, overflow="fold")
+        for path, kind, message in found.examples:
+            table.add_row(Text(path), Text(kind), Text(message))
+        console.print(table)
+        more = found.failed - len(found.examples)
+        if more > 0:
+            kinds: dict[str, Any] = dict(found.failures.most_common())
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+            console.print(f"and {more} more; in all {counts}", markup=False)

@@ -1,0 +1,160 @@
+"""Folder runs of calls: what `Analyzer.analyze_call` does, with its halves in two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechmeta.assembly import assemble_call, hear_clips
+from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
+from speechmeta.calls import CallOptions, CallPlan, prepare_call
+from speechmeta.schema import CallReport
+
+if TYPE_CHECKING:
+    from speechmeta.analyze import Analyzer
+    from speechmeta.speakers import Embedder, Matrix
+
+
+@dataclass(frozen=True)
+class CallJob:
+    """Prepares calls in worker processes and assembles their reports."""
+
+    options: CallOptions = field(default_factory=CallOptions)
+
+    def settings(self) -> dict[str, Any]:
+        """The options as plain JSON types, for the journal."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.options)))
+        return plain
+
+    def warm_up(self) -> None:
+        """Loads what every file needs; one thread, as the other cores have workers too."""
+        import torch
+
+        torch.set_num_threads(1)
+        if self.options.vad:
+            from speechmeta.vad import VAD_RATES, SileroVad
+
+            for rate in VAD_RATES:
+                SileroVad(rate, channels=1)
+
+    def prepare(self, path: str, spill: Spill, ask: Ask) -> CallPlan:
+        """Finds channels, turns and speakers; embeddings of voices come from the model.
+
+        Raises:
+            AudioError: the file cannot be used. UsageError: roles and channels do not fit.
+        """
+        call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))
+        for clip in call.clips():
+            spill(clip)
+        return call.plan
+
+    def assemble(self, prepared: CallPlan, records: Sequence[Any], model: ModelFacts) -> CallReport:
+        """The report of one call."""
+        return assemble_call(prepared, records, model.info, model.label_sets)
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Asks for the embeddings of clips; without clips, for the distance of two voices."""
+
+    clips: tuple[Waveform, ...] | None = None
+
+
+class _DistantEmbedder:
+    """An `Embedder` whose model is in another process."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self.distance: float = ask(EmbedRequest())
+
+    def embed(self, clips: Sequence[Waveform]) -> Matrix:
+        vectors: Matrix = self._ask(EmbedRequest(tuple(np.asarray(clip) for clip in clips)))
+        return vectors
+
+
+class CallModel:
+    """An `Analyzer` as a folder run needs it."""
+
+    def __init__(self, analyzer: Analyzer, options: CallOptions, local_files_only: bool) -> None:
+        self._analyzer = analyzer
+        self._options = options
+        self._local_files_only = local_files_only
+        self._embedder: Embedder | None = None
+        self._aligner = None
+        if options.word_times:
+            from speechmeta.alignment import WordAligner
+
+            self._aligner = WordAligner(analyzer.engine.model, analyzer.engine.processor)
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self._analyzer.info, self._analyzer.label_sets)
+
+    def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
+        """A `HeardClip` or an error for each clip (samples,) at 16 kHz."""
+        return hear_clips(
+            waveforms,
+            lambda clips: self._analyzer.decode(clips, self._options.fields),
+            self._aligner,
+        )
+
+    def answer(self, request: EmbedRequest) -> Any:
+        """Embeddings of voices, for calls with several speakers on one channel."""
+        if self._embedder is None:
+            from speechmeta.speakers import load_embedder
+
+            engine = self._analyzer.engine
+            self._embedder = load_embedder(
+                self._options.speaker_model, engine.model, engine.processor, self._local_files_only
+            )
+        if request.clips is None:
+            return self._embedder.distance
+        return self._embedder.embed(request.clips)
+
+
+@dataclass(frozen=True)
+class AnalyzerSource:
+    """Loads an `Analyzer`; the attributes are its arguments.
+
+    Attributes:
+        options: of the calls, as the model's part depends on some of them.
+    """
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 16
+    local_files_only: bool = False
+    options: CallOptions = field(default_factory=CallOptions)
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, for the journal."""
+        return {"model": self.model, "dtype": self.dtype}
+
+    def load(self) -> CallModel:
+        from speechmeta.analyze import Analyzer
+
+        analyzer = Analyzer(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            local_files_only=self.local_files_only,
+        )
+        return CallModel(analyzer, self.options, self.local_files_only)
+
+
+@dataclass(frozen=True)
+class LoadedAnalyzer:
+    """An `Analyzer` that is there already; it stays in this process."""
+
+    analyzer: Analyzer
+    options: CallOptions = field(default_factory=CallOptions)
+
+    def load(self) -> CallModel:
+        return CallModel(self.analyzer, self.options, local_files_only=True)
