@@ -9,6 +9,7 @@ from speechmeta.version import __version__
 
 if TYPE_CHECKING:
     from speechmeta.analyze import Analyzer, analyze_call, generate_meta
+    from speechmeta.chat import ChatModel
     from speechmeta.errors import SpeechMetaError
     from speechmeta.models.speechllm import load_model
     from speechmeta.schema import CallReport, SpeakerMeta
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Analyzer",
     "CallReport",
+    "ChatModel",
     "SpeakerMeta",
     "SpeechMetaError",
     "__version__",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ChatModel": "speechmeta.chat",
     "Analyzer": "speechmeta.analyze",
     "analyze_call": "speechmeta.analyze",
     "generate_meta": "speechmeta.analyze",

@@ -1,9 +1,9 @@
 """Chat about recordings with DeSTA2 and DeSTA2.5-Audio.
 
-    model = ChatModel.from_pretrained("DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B", device="cuda")
-    talk = [{"role": "audio", "content": "call.wav"},
-            {"role": "user", "content": "Is the customer angry? Why?"}]
-    print(model.chat(talk).text)
+model = ChatModel.from_pretrained("DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B", device="cuda")
+talk = [{"role": "audio", "content": "call.wav"},
+        {"role": "user", "content": "Is the customer angry? Why?"}]
+print(model.chat(talk).text)
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from speechmeta.chat_audio import Ear, HeardWindow, Recording
+from speechmeta.chat_messages import Conversation, is_batch, read_conversation
 from speechmeta.decoding.chat_loop import LoopRow, PrefixStore, SamplingOptions, generate
 from speechmeta.decoding.structured import Constraint, Grammar, OutputType, compile_output
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, SpeechMetaError, UsageError
-from speechmeta.chat_audio import Ear, HeardWindow, Recording
-from speechmeta.chat_messages import Conversation, is_batch, read_conversation
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import DestaProcessor, Prompt
 
@@ -243,8 +243,9 @@ class ChatModel:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes everything, Whisper and decoder included, in transformers' layout."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        from speechmeta.models.desta2.loading import save_desta
+
+        save_desta(self.model, self.processor, folder)
 
     @property
     def encoded_windows(self) -> int:
@@ -394,7 +395,7 @@ class ChatModel:
                 continue
             recordings = [next(heard) for _ in item.audios]
             try:
-                prepared.append(self._ready(item, recordings, reference, sampling))
+                prepared.append(self._ready(item, recordings, reference, not audios, sampling))
             except SpeechMetaError as error:
                 prepared.append(error)
         return prepared
@@ -404,6 +405,7 @@ class ChatModel:
         conversation: Conversation,
         recordings: Sequence[Recording | SpeechMetaError],
         reference: bool,
+        no_audio: bool,
         sampling: SamplingOptions,
     ) -> _Ready:
         good: list[Recording] = []
@@ -420,7 +422,7 @@ class ChatModel:
         if reference:
             names = [str(audio.source) for audio in conversation.audios]
             prompt = self.processor.reference_prompt(
-                conversation.turns, [windows[0] for windows in texts], names
+                conversation.turns, [windows[0] for windows in texts], names, no_audio
             )
         else:
             prompt = self.processor.prompt(conversation.turns, texts)
@@ -441,7 +443,9 @@ class ChatModel:
         for token in prompt.ids:
             key.append(next(places) if token == self.model.config.audio_token_id else token)
         reused, layers = (0, []) if reference else self._store.find(key)
-        return _Ready(prompt, audios, LoopRow(key, self._embed(prompt, rows, reused), reused, layers))
+        return _Ready(
+            prompt, audios, LoopRow(key, self._embed(prompt, rows, reused), reused, layers)
+        )
 
     @torch.inference_mode()
     def _embed(self, prompt: Prompt, rows: list[torch.Tensor], reused: int) -> torch.Tensor:
@@ -519,9 +523,7 @@ class ChatModel:
             return self._table.text_of(
                 [token for token in tokens if token != self._table.eos_token_id]
             ).decode(errors="replace")
-        clean = {} if reference else {"clean_up_tokenization_spaces": False}
-        text: str = self.processor.decode(list(tokens), skip_special_tokens=True, **clean)
-        return text
+        return self.processor.text(tokens, reference)
 
     def _cost(self) -> tuple[int, int]:
         return self.ear.encoded_windows, self.ear.transcribed_windows
@@ -540,14 +542,14 @@ class ChatModel:
         value, flags = None, []
         finish = row.finish
         if grammar is not None and constraint is not None:
-            if not constraint.complete(index):
-                raise DecodingError(
-                    f"the answer {text!r} was not finished", "raise max_new_tokens"
-                )
+            if not constraint.whole[index]:
+                raise DecodingError(f"the answer {text!r} was not finished", "raise max_new_tokens")
             value = grammar.parse(text)
             finish = "stop"
             flags = ["forced_close"] * constraint.forced[index]
-        heard = {flag for audio in ready.audios for window in audio.windows for flag in window.flags}
+        heard = {
+            flag for audio in ready.audios for window in audio.windows for flag in window.flags
+        }
         after = self._cost()
         return ChatReply(
             text=text,

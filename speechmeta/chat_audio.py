@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import logging as transformers_logging
 
 from speechmeta.audio import SAMPLE_RATE, load_audio
 from speechmeta.chat_messages import AudioInput
 from speechmeta.container import FloatArray
 from speechmeta.errors import SpeechMetaError
+from speechmeta.models.desta2.loading import quiet_transformers
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, DestaProcessor
 from speechmeta.models.desta2.windows import (
@@ -228,7 +227,9 @@ class Ear:
         with quiet_transformers():
             ids = self.model.transcribe(heard.last_hidden_state[asked], **options)
         self.transcribed_windows += len(asked)
-        for i, text, row in zip(asked, self.processor.transcripts(ids), ids, strict=True):
+        for i, text, row in zip(
+            asked, self.processor.transcripts(ids, reference), ids, strict=True
+        ):
             recording, index, _ = work[i]
             recording.transcripts[index] = text
             recording.limited[index] = self._full(row)
@@ -241,21 +242,6 @@ class Ear:
         written = sum(token not in ends for token in ids.tolist())
         # The prompt (begin, language, task, no timestamps) takes four places of the decoder.
         return written + 4 >= int(self.model.config.audio_config.max_target_positions)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers' remarks about Whisper's generation config and progress bars away."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _fingerprint(source: Any) -> tuple[Any, ...]:
@@ -274,4 +260,4 @@ def _fingerprint(source: Any) -> tuple[Any, ...]:
     return ("samples", audio.sample_rate, samples.shape, hashlib.sha256(samples.data).hexdigest())
 
 
-__all__ = ["Ear", "HeardWindow", "Recording", "quiet_transformers"]
+__all__ = ["Ear", "HeardWindow", "Recording"]

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 from outlines.backends.outlines_core import OutlinesCoreLogitsProcessor
+from outlines.processors.tensor_adapters import tensor_adapters
 from outlines_core import Guide, Index
 from outlines_core.json_schema import build_regex_from_schema
 from pydantic import BaseModel, ValidationError
@@ -170,6 +171,42 @@ def _instance(validator: Any, text: str) -> Any:
     return value
 
 
+class _Masks(OutlinesCoreLogitsProcessor):
+    """outlines' logits processor without its compiled kernel and its process-wide settings.
+
+    outlines unpacks its bit mask with `torch.compile`, which takes half a minute and a C
+    compiler at the first call, and its constructor switches off errors of torch._dynamo for the
+    whole process.
+    """
+
+    _guides: list[Guide]
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.tensor_library_name = "torch"
+        self.is_first_token = True
+        self.tensor_adapter = tensor_adapters["torch"]()
+
+    def _setup(self, batch_size: int, vocab_size: int) -> None:
+        self._guides = [Guide(self.index) for _ in range(batch_size)]
+        self._words = torch.zeros(batch_size, (vocab_size + 31) // 32, dtype=torch.int32)
+
+    @property
+    def guides(self) -> list[Guide]:
+        """Each row's place in the automaton, from the first step on."""
+        return self._guides
+
+    def bias_logits(self, batch_size: int, logits: torch.Tensor) -> torch.Tensor:
+        """Sets what no guide allows to -inf, in place; (rows, vocabulary)."""
+        for guide, words in zip(self._guides, self._words, strict=True):
+            words.zero_()
+            guide.write_mask_into(words.data_ptr(), words.numel(), words.element_size())
+        words = self._words.to(logits.device)
+        bits = (words[..., None] >> torch.arange(32, device=logits.device, dtype=torch.int32)) & 1
+        allowed = bits.flatten(1)[:, : logits.shape[1]].bool()
+        return logits.masked_fill_(~allowed, -torch.inf)
+
+
 @dataclass
 class Constraint:
     """A grammar's state over the rows of one request.
@@ -188,6 +225,8 @@ class Constraint:
     budget: int
     forced: list[bool] = field(init=False)
     """Whether the budget's end had a say in a row."""
+    whole: list[bool] = field(init=False)
+    """Whether a row's text so far is a whole answer."""
 
     def __post_init__(self) -> None:
         needed = self.grammar.fewest_tokens
@@ -197,10 +236,11 @@ class Constraint:
                 f"raise max_new_tokens to {needed} or more",
             )
         self.forced = [False] * self.rows
-        self._guides = [Guide(self.grammar.index) for _ in range(self.rows)]
+        self.whole = [False] * self.rows
+        self._ended = [False] * self.rows
+        self._finals = set(self.grammar.index.get_final_states())
         # One processor for each request: outlines' keeps state between calls.
-        self._processor = OutlinesCoreLogitsProcessor(self.grammar.index, "torch")
-        self._processor.reset()
+        self._masks = _Masks(self.grammar.index)
         self._farthest = max(self.grammar.distances.values())
         self._used = 0
 
@@ -211,11 +251,12 @@ class Constraint:
             logits: (rows, vocabulary) float32; changed in place.
             last: each row's last token; empty at the first step.
         """
+        # The processor follows the text by each row's last token.
         ids = torch.tensor([[token] for token in last] or [[0]] * self.rows)
-        logits = self._processor(ids, logits)
+        logits = self._masks(ids, logits)
         left = self.budget - self._used
         if left <= self._farthest:
-            for row, guide in enumerate(self._guides):
+            for row, guide in enumerate(self._masks.guides):
                 self._guard(logits[row], guide.get_state(), left, row)
         return logits
 
@@ -237,24 +278,22 @@ class Constraint:
         A row is complete after an end token, or where nothing but an end token could follow.
         """
         self._used += 1
-        done = []
-        for guide, token in zip(self._guides, tokens, strict=True):
-            if token is None or token == self.grammar.eos:
-                done.append(True)
+        for row, token in enumerate(tokens):
+            if token is None or self._ended[row]:
                 continue
-            try:
-                guide.advance(token_id=token, return_tokens=False)
-            except ValueError as error:
+            state = self._masks.guides[row].get_state()
+            if token == self.grammar.eos:
+                self.whole[row] = self._ended[row] = state in self._finals
+                continue
+            target = self.grammar.transitions.get(state, {}).get(token)
+            if target is None:
                 raise DecodingError(
                     "the model's scores are not numbers", "try dtype=float32 or bfloat16"
-                ) from error
-            edges = self.grammar.transitions.get(guide.get_state(), {})
-            done.append(all(following == self.grammar.eos for following in edges))
-        return done
-
-    def complete(self, row: int) -> bool:
-        """Whether the row's text is a whole answer."""
-        return bool(self._guides[row].is_finished())
+                )
+            edges = self.grammar.transitions.get(target, {})
+            self._ended[row] = all(following == self.grammar.eos for following in edges)
+            self.whole[row] = target in self._finals
+        return list(self._ended)
 
 
 __all__ = ["Constraint", "Grammar", "OutputType", "compile_output"]

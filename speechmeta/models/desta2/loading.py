@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
@@ -24,6 +28,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_AUDIO_GENERATION = "audio_generation_config"
 QUANTIZATIONS = ("int8", "int4", "torchao-int8", "torchao-int4")
 
 
@@ -47,21 +52,8 @@ def load_desta(
     if device_map is not None:
         options["device_map"] = device_map
     folder = find_checkpoint(name_or_path, local_files_only)
-    raw = read_config(folder)
-    if is_published(raw):
-        model, processor = load_published(folder, wanted, local_files_only, options)
-    elif raw.get("model_type") == DestaConfig.model_type:
-        if options:
-            raise UsageError(
-                "a checkpoint saved by save_pretrained takes no quantization or device_map",
-                "load the published layout, which names the decoder",
-            )
-        model, processor = _load_saved(folder, wanted)
-    else:
-        raise ModelError(
-            f"{name_or_path} is a {raw.get('model_type')!r} checkpoint, not DeSTA2 or DeSTA2.5",
-            "chat needs DeSTA-ntu/DeSTA2-8B-beta or DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B",
-        )
+    with quiet_transformers():
+        model, processor = _load(folder, name_or_path, wanted, local_files_only, options)
     try:
         model.audio_tower.to(place)
         model.multi_modal_projector.to(place)
@@ -73,6 +65,32 @@ def load_desta(
             "take device=cpu, a smaller dtype, or quantization",
         ) from error
     return model.eval(), processor
+
+
+def _load(
+    folder: Path,
+    name: str | Path,
+    dtype: torch.dtype | str,
+    local_files_only: bool,
+    options: dict[str, Any],
+) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
+    raw = read_config(folder)
+    if is_published(raw):
+        return load_published(folder, dtype, local_files_only, options)
+    if raw.get("model_type") != DestaConfig.model_type:
+        raise ModelError(
+            f"{name} is a {raw.get('model_type')!r} checkpoint, not DeSTA2 or DeSTA2.5",
+            "chat needs DeSTA-ntu/DeSTA2-8B-beta or DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B",
+        )
+    if options:
+        raise UsageError(
+            "a checkpoint saved by save_pretrained takes no quantization or device_map",
+            "load the published layout, which names the decoder",
+        )
+    if dtype == "auto":
+        # The whole model's own type is that of Whisper; what may vary is the decoder's.
+        dtype = _DTYPES.get(str(raw.get("text_config", {}).get("dtype")), torch.float32)
+    return _load_saved(folder, dtype)
 
 
 def _load_saved(
@@ -88,6 +106,15 @@ def _load_saved(
             f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]}",
             "save it again with save_pretrained",
         ) from error
+    try:
+        model.audio_tower.generation_config = GenerationConfig.from_pretrained(
+            folder / _AUDIO_GENERATION
+        )
+        model.language_model.generation_config = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder} lacks a generation config", "save it again with save_pretrained"
+        ) from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(map(str, report[what]))
         if names:
@@ -96,6 +123,33 @@ def _load_saved(
                 "save it again with save_pretrained",
             )
     return model, processor
+
+
+def save_desta(
+    model: DestaForConditionalGeneration, processor: DestaProcessor, folder: str | Path
+) -> None:
+    """Writes everything, Whisper and decoder included, in transformers' layout."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        # Whisper's says which tokens are suppressed, the decoder's where answers end.
+        model.audio_tower.generation_config.save_pretrained(Path(folder) / _AUDIO_GENERATION)
+        model.language_model.generation_config.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers' remarks about generation configs and its progress bars away."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def find_checkpoint(name_or_path: str | Path, local_files_only: bool) -> Path:
@@ -188,4 +242,6 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "quantization_config",
+    "quiet_transformers",
+    "save_desta",
 ]

@@ -111,10 +111,19 @@ class DestaProcessor(ProcessorMixin):  # type: ignore[misc]
             ]
         )
 
-    def transcripts(self, ids: torch.Tensor) -> list[str]:
+    def transcripts(self, ids: torch.Tensor, reference: bool = False) -> list[str]:
         """Whisper's ids (windows, tokens) as text; DeSTA2.5 strips it, DeSTA2 does not."""
-        texts: list[str] = self.asr_tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = [_decode(self.asr_tokenizer, row.tolist(), reference) for row in ids]
         return [text.strip() for text in texts] if self.variant == "desta25" else texts
+
+    def text(self, ids: Sequence[int], reference: bool = False) -> str:
+        """An answer's ids as text, special tokens left out.
+
+        Args:
+            reference: with the clean-up of spaces before punctuation that transformers 4 did
+                where a tokenizer asked for it.
+        """
+        return _decode(self.tokenizer, list(ids), reference)
 
     def prompt(self, turns: Sequence[ChatTurn], heard: Sequence[Sequence[str]]) -> Prompt:
         """Token ids of a conversation, ending where the assistant's answer begins.
@@ -148,7 +157,11 @@ class DestaProcessor(ProcessorMixin):  # type: ignore[misc]
         return Prompt(ids, text + pending, windows)
 
     def reference_prompt(
-        self, turns: Sequence[ChatTurn], heard: Sequence[str], names: Sequence[str]
+        self,
+        turns: Sequence[ChatTurn],
+        heard: Sequence[str],
+        names: Sequence[str],
+        no_audio: bool = False,
     ) -> Prompt:
         """The prompt of the published code, flaws included.
 
@@ -160,13 +173,14 @@ class DestaProcessor(ProcessorMixin):  # type: ignore[misc]
             turns: the messages.
             heard: each audio's transcript.
             names: each audio's path as the caller wrote it.
+            no_audio: whether no conversation of the batch has audio.
 
         Raises:
             UsageError: what the published code refuses: more or fewer audios than one, or a
                 path that occurs more than once (DeSTA2).
         """
         if self.variant == "desta25":
-            if heard:
+            if not no_audio:
                 return self.prompt(turns, [[text] for text in heard])
             text = "".join(str(piece) for piece in self._rendered(turns, 0))
             return Prompt(self.tokenize(text, add_special_tokens=True), text, [])
@@ -251,6 +265,13 @@ class DestaProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         return self.tokenizer.decode(*args, **kwargs)
+
+
+def _decode(tokenizer: Any, ids: list[int], reference: bool) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if reference and getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        text = tokenizer.clean_up_tokenization(text)
+    return text
 
 
 __all__ = ["NO_SPEECH", "ChatTurn", "DestaProcessor", "Prompt"]

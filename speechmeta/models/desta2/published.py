@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -40,6 +41,15 @@ _LAYERS_DESTA25 = {**_STATES_DESTA2, "large-v3": [7, 15, 23, 31]}
 _DESTA2_FILES = ("qformer_connector.safetensors", "qformer_connector.pth")
 _DESTA25_FILES = ("model.safetensors", "model.safetensors.index.json")
 _DESTA25_PREFIX = "perception.connector."
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 CHECKPOINT_FILES = ("config.json", *_DESTA2_FILES, "model*.safetensors", _DESTA25_FILES[1])
 """What is fetched of a published checkpoint on the hub: no code."""
 
@@ -114,6 +124,7 @@ def load_published(
     model.audio_tower = whisper
     model.multi_modal_projector = connector
     model.language_model = language_model
+    model.config.text_config.dtype = language_model.dtype
     # The published loading leaves dropout active; answers then differ from call to call.
     return model.eval(), processor
 
@@ -260,12 +271,9 @@ def _connector_weights(folder: Path, variant: str) -> tuple[dict[str, torch.Tens
                     weights |= load_file(folder / Path(part).name)
             else:
                 weights = load_file(path)
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-            raise ModelError(f"{path} cannot be read: {error}", "download it again") from error
-        except (pickle.UnpicklingError, Exception) as error:
-            raise ModelError(
-                f"{path} is no file of weights: {error}", "download it again"
-            ) from error
+        except _UNREADABLE as error:
+            first = str(error).strip().split("\n")[0]
+            raise ModelError(f"{path} cannot be read: {first}", "download it again") from error
         if not isinstance(weights, dict):
             raise ModelError(f"{path} holds no state dict", "download it again")
         return weights, prefix, name

@@ -121,7 +121,8 @@ def _widened(spans: list[tuple[int, int]], length: int) -> list[tuple[int, int]]
 def split_windows(waveform: FloatArray, size: int = WINDOW_SAMPLES) -> list[Window]:
     """Windows of at most `size` samples that together are the whole waveform.
 
-    A cut lies in the middle of the last pause that the window has; only where speech has no pause it lies in speech, and is marked.
+    A cut lies in the middle of the last pause that the window has; only where speech has no
+    pause it lies in speech, and is marked.
     """
     spans = speech_spans(waveform)
     edges = [0, *(edge for span in spans for edge in span), len(waveform)]
@@ -132,7 +133,11 @@ def split_windows(waveform: FloatArray, size: int = WINDOW_SAMPLES) -> list[Wind
     start = 0
     while len(waveform) - start > size:
         limit = start + size
-        cuts = [min((left + right) // 2, limit) for left, right in pauses if left < limit]
+        cuts = [
+            limit if right > limit else (left + right) // 2
+            for left, right in pauses
+            if left < limit
+        ]
         cuts = [cut for cut in cuts if cut > start]
         cut = max(cuts, default=limit)
         windows.append((start, cut, not cuts))
