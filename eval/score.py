@@ -199,9 +199,7 @@ def is_valid_json(
     return set(meta.fields) == set(fields)
 
 
-def _text_report(
-    scored: Sequence[Scored], normalizer: Normalizer
-) -> dict[str, Any]:
+def _text_report(scored: Sequence[Scored], normalizer: Normalizer) -> dict[str, Any]:
     pairs = [(s, s.words, s.characters) for s in scored]
     counted = [(s, w, c) for s, w, c in pairs if w is not None and c is not None]
     words, characters = total(w for _, w, _ in counted), total(c for _, _, c in counted)
