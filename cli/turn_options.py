@@ -24,7 +24,7 @@ Threshold = Annotated[
     float | None,
     typer.Option(
         "--vad-threshold",
-        help="Probability from which a moment is speech. Default: 0.35 at 8 kHz, 0.5 at "
+        help="Probability from which a moment is speech. Default: 0.35 at 8 kHz, 0.4 at "
         "16 kHz; lower finds fainter speech and more noise.",
         show_default=False,
         rich_help_panel=PANEL,
