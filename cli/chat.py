@@ -1,0 +1,243 @@
+"""`speechmeta chat`: questions about recordings, once or as a conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speechmeta.errors import SpeechMetaError, UsageError
+
+from . import options
+from .console import print_error, print_note
+
+if TYPE_CHECKING:
+    from speechmeta.chat import ChatModel, ChatReply
+
+ANSWER_PANEL = "Answer"
+COMMANDS = "/audio FILE adds a recording, /reset begins anew, /quit ends"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("chat")(chat)
+
+
+def chat(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Recordings to talk about.", metavar="[FILE]...", show_default=False),
+    ] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask this once and end; without it a conversation begins.",
+            show_default=False,
+            rich_help_panel=ANSWER_PANEL,
+        ),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with a JSON Schema; answers are JSON that it validates.",
+            show_default=False,
+            rich_help_panel=ANSWER_PANEL,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="System message.", show_default=False, rich_help_panel=ANSWER_PANEL),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer in tokens.", rich_help_panel=ANSWER_PANEL)
+    ] = 512,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Above 0 the answer is sampled; 0 takes the most likely token always.",
+            rich_help_panel=ANSWER_PANEL,
+        ),
+    ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Sample among the most likely tokens of this probability together.",
+            rich_help_panel=ANSWER_PANEL,
+        ),
+    ] = 1.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Makes sampling repeatable.", show_default=False, rich_help_panel=ANSWER_PANEL
+        ),
+    ] = None,
+    reference_behaviour: Annotated[
+        bool,
+        typer.Option(
+            "--reference-behaviour",
+            help="Hear and prompt as the published code does, flaws included: recordings are "
+            "cut at 30 s.",
+            rich_help_panel=options.AUDIO_PANEL,
+        ),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint: a folder or a hub id. Without it "
+            "DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B.",
+            show_default=False,
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or int4 (bitsandbytes), torchao-int8 or torchao-int4: 8B models in 16 GB.",
+            show_default=False,
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = None,
+    local_files_only: options.LocalFilesOnly = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Talk about recordings: ask what was said, how, and why.
+
+    Answers stream to stdout; everything else goes to stderr.
+    """
+    output_type = _read_schema(schema) if schema is not None else None
+    for file in files or []:
+        if not Path(file).is_file():
+            raise UsageError(f"{file} is no file", "check the path")
+    from speechmeta.chat import DEFAULT_CHAT_MODEL, ChatModel
+
+    dtype = compute_type.value
+    if dtype == options.ComputeType.INT8.value:
+        dtype, quantization = "auto", quantization or "int8"
+    chat_model = ChatModel.from_pretrained(
+        model or DEFAULT_CHAT_MODEL,
+        device=device,
+        dtype=dtype,
+        local_files_only=local_files_only,
+        quantization=quantization,
+    )
+    talk = _Talk(
+        chat_model,
+        files or [],
+        system,
+        {
+            "output_type": output_type,
+            "reference_behaviour": reference_behaviour,
+            "max_new_tokens": max_new_tokens,
+            "do_sample": temperature > 0,
+            "temperature": temperature or 1.0,
+            "top_p": top_p,
+            "seed": seed,
+        },
+        quiet,
+    )
+    if ask is not None:
+        talk.ask(ask)
+        return 0
+    return talk.run()
+
+
+class _Talk:
+    """A conversation with its settings."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        files: list[str],
+        system: str | None,
+        settings: dict[str, Any],
+        quiet: bool,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.quiet = quiet
+        self.beginning: list[dict[str, Any]] = []
+        if system:
+            self.beginning.append({"role": "system", "content": system})
+        self.beginning += [{"role": "audio", "content": file} for file in files]
+        self.messages = list(self.beginning)
+
+    def ask(self, question: str) -> ChatReply:
+        """Answers on stdout and remembers both."""
+        asked = [*self.messages, {"role": "user", "content": question}]
+        if self.settings["output_type"] is not None:
+            # Nothing is shown of JSON that could still turn out to be invalid.
+            reply: ChatReply = self.model.chat(asked, **self.settings)
+            print(json.dumps(reply.value, ensure_ascii=False), flush=True)
+        else:
+            stream = self.model.stream(asked, **self.settings)
+            for piece in stream:
+                print(piece, end="", flush=True)
+            print(flush=True)
+            reply = stream.reply
+        self.messages = [*asked, {"role": "assistant", "content": reply.text}]
+        if not self.quiet:
+            self._notes(reply)
+        return reply
+
+    def _notes(self, reply: ChatReply) -> None:
+        if reply.finish == "length":
+            print_note("the answer was cut; --max-new-tokens allows a longer one")
+        if "forced_close" in reply.flags:
+            print_note("the answer was closed at the end of its budget; see --max-new-tokens")
+        for audio in reply.audios:
+            if audio.skipped_seconds:
+                print_note(f"{audio.path}: {audio.skipped_seconds:.1f} s were not heard")
+
+    def run(self) -> int:
+        """Reads questions from stdin until its end; 1 if one of them failed, else 0."""
+        shown = sys.stdin.isatty() and not self.quiet
+        if shown:
+            print_note(COMMANDS)
+        code = 0
+        while True:
+            if shown:
+                print("\nyou: ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            question = line.strip()
+            if not line or question == "/quit":
+                return code
+            try:
+                self._turn(question)
+            except KeyboardInterrupt:
+                print(flush=True)
+                print_note("stopped; the answer is forgotten")
+            except SpeechMetaError as error:
+                print_error(error.message, error.hint)
+                code = 1
+
+    def _turn(self, question: str) -> None:
+        if question == "/reset":
+            self.messages = list(self.beginning)
+        elif question.startswith("/audio "):
+            path = question.removeprefix("/audio ").strip()
+            if not Path(path).is_file():
+                raise UsageError(f"{path} is no file", "check the path")
+            self.messages.append({"role": "audio", "content": path})
+        elif question.startswith("/"):
+            raise UsageError(f"{question.split()[0]} is not known", COMMANDS)
+        elif question:
+            self.ask(question)
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", "give a JSON Schema") from error
+    if not isinstance(schema, dict):
+        raise UsageError(f"{path} holds no JSON object", "give a JSON Schema")
+    return schema
