@@ -419,7 +419,8 @@ def _from_array(waveform: Waveform, sample_rate: int) -> Audio:
 def _scaled(data: npt.NDArray[Any]) -> FloatArray:
     """float32 with full scale at 1.0."""
     if np.issubdtype(data.dtype, np.floating):
-        return np.ascontiguousarray(data, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported as infinite
+            return np.ascontiguousarray(data, dtype=np.float32)
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - 128.0) / np.float32(128.0)
     if data.dtype in (np.int8, np.int16, np.int32):

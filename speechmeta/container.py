@@ -14,7 +14,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream as AvAudioStream
 from av.container import InputContainer
 
@@ -31,7 +30,7 @@ _NO_OTHER_FILES = {"protocol_whitelist": "none"}
 # Headerless G.711 is 8 kHz by its standard; FFmpeg would take it for 44.1 kHz.
 _RAW_G711 = {"mulaw": "mulaw", "alaw": "alaw"}
 
-_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0}
+_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63}
 
 DURATION_TOLERANCE = 0.25
 """Seconds by which a header's duration may exceed what was decoded: encoders count the
@@ -111,11 +110,12 @@ class MediaReader:
         the one that the file states.
 
         Raises:
-            AudioError: nothing at all could be decoded, or rate or channels change midway.
+            AudioError: nothing at all could be decoded, or most of it has another rate or
+                number of channels than its beginning.
         """
         damaged = 0
         total = 0
-        converter: AudioResampler | None = None
+        foreign = 0.0  # seconds
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -133,14 +133,16 @@ class MediaReader:
                 damaged += bool(frame.is_corrupt)
                 if frame.samples == 0:
                     continue
-                self._check_unchanged(frame, first=total == 0)
+                shape = (frame.sample_rate, frame.layout.nb_channels)
+                if total == 0:
+                    # The first frame knows better than the header, as with SBR in AAC.
+                    self.sample_rate, self.channels = shape
+                elif shape != (self.sample_rate, self.channels):
+                    foreign += frame.samples / max(1, frame.sample_rate)
+                    continue
                 total += frame.samples
-                if frame.format.name.rstrip("p") not in (*_FULL_SCALE, "flt", "dbl"):
-                    converter = converter or AudioResampler(format="fltp")
-                    for part in converter.resample(frame):
-                        yield _samples(part)
-                else:
-                    yield _samples(frame)
+                yield _samples(frame)
+        self._report_change(foreign, total)
         if total == 0:
             if damaged:
                 raise AudioError(
@@ -200,18 +202,19 @@ class MediaReader:
             )
         return best
 
-    def _check_unchanged(self, frame: AudioFrame, first: bool) -> None:
-        found = (frame.sample_rate, frame.layout.nb_channels)
-        if first:
-            # The first frame knows better than the header, as with SBR in AAC.
-            self.sample_rate, self.channels = found
-        elif found != (self.sample_rate, self.channels):
+    def _report_change(self, foreign: float, total: int) -> None:
+        """A damaged frame may state anything; a lasting change is another recording."""
+        if foreign == 0.0:
+            return
+        if foreign > total / self.sample_rate:
             raise AudioError(
-                f"{self.name} changes from {self.sample_rate} Hz, {self.channels} channels to "
-                f"{found[0]} Hz, {found[1]} channels midway",
-                f"convert it first: ffmpeg -i FILE -ar {self.sample_rate} "
-                f"-ac {self.channels} out.wav",
+                f"{self.name} changes its rate or number of channels midway",
+                "convert it first: ffmpeg -i FILE -ar 16000 out.wav",
             )
+        self.warnings.append(
+            f"{self.name} has {foreign:.2f} s in another rate or number of channels than "
+            f"{self.sample_rate} Hz and {self.channels}; they are left out"
+        )
 
     def _report_damage(self, damaged: int, seconds: float) -> None:
         if damaged:
@@ -295,12 +298,19 @@ class MediaReader:
 
 def _samples(frame: AudioFrame) -> FloatArray:
     """One frame as float32 (channels, n), full scale at 1.0."""
-    data: npt.NDArray[Any] = frame.to_ndarray()
+    kind = frame.format.name.rstrip("p")
+    if kind == "s64":  # the one format that PyAV does not turn into an array
+        count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+        data: npt.NDArray[Any] = np.stack(
+            [np.frombuffer(cast(Any, plane), np.int64)[:count] for plane in frame.planes]
+        )
+    else:
+        data = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, frame.layout.nb_channels).T
-    kind = frame.format.name.rstrip("p")
     if kind not in _FULL_SCALE:
-        return np.ascontiguousarray(data, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinite samples are found by who reads on
+            return np.ascontiguousarray(data, dtype=np.float32)
     scale = _FULL_SCALE[kind]
     # 32-bit integers pass through float64, float32 would round before scaling does.
     wide: npt.NDArray[np.floating[Any]] = data.astype(np.float64 if kind == "s32" else np.float32)

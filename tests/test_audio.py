@@ -299,6 +299,7 @@ def test_unscaled_floats_are_told() -> None:
         (np.zeros((2, 0)), 8000, "no samples"),
         (np.array([0.0, np.nan]), 8000, "NaN"),
         (np.array([0.0, np.inf]), 8000, "NaN"),
+        (np.array([0.0, 1e300]), 8000, "NaN"),
         (np.array([1, 2], dtype=np.int64), 8000, "int64"),
         (np.array([True, False]), 8000, "bool"),
         (np.array(["a"]), 8000, "type"),
@@ -444,6 +445,23 @@ def test_damage_in_the_middle_is_told(tmp_path: Path, sine: Sine) -> None:
     audio = load_audio(bytes(data))
     assert audio.duration > 4
     assert audio.warnings
+
+
+def test_a_change_of_rate_is_never_silent(tmp_path: Path, sine: Sine) -> None:
+    parts = []
+    for rate, seconds in ((16000, 3), (8000, 1), (8000, 4)):
+        source = write_wav(tmp_path / "source.wav", sine(seconds, rate), rate)
+        part = tmp_path / f"{rate}_{seconds}.mp3"
+        encode_with_ffmpeg(
+            source, part, "-c:a", "libmp3lame", "-write_xing", "0", "-id3v2_version", "0"
+        )
+        parts.append(part.read_bytes())
+    audio = load_audio(parts[0] + parts[1])
+    assert audio.sample_rate == 16000
+    assert audio.duration == pytest.approx(3, abs=0.2)
+    assert any("in another rate" in warning for warning in audio.warnings)
+    with pytest.raises(AudioError, match="changes its rate"):
+        load_audio(parts[0] + parts[2])
 
 
 def test_streamed_header_without_a_size_is_no_damage(tmp_path: Path, sine: Sine) -> None:
