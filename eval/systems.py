@@ -223,7 +223,7 @@ class FilePredictor:
         for key in (clip.id, str(clip.audio), clip.audio.name):
             if key in self._rows:
                 return self._rows[key]
-        return Prediction(error=f"no prediction for {clip.id} in {self.path.name}")
+        return Prediction(error=f"no prediction for {clip.id} in {self.path.name}", seconds=0.0)
 
 
 def _prediction(row: Mapping[str, Any], mapper: LabelMapper) -> Prediction:

@@ -47,7 +47,7 @@ class Oracle:
         told = self.answers.get(clip.id, {})
         if told is None:
             raise RuntimeError("out of luck")
-        values: dict[str, Any] = {field: None for field in FIELDS}
+        values: dict[str, Any] = dict.fromkeys(FIELDS)
         values.update(SpeechActivity=bool(clip.speech), Transcript="", **{})
         if clip.speech:
             values.update(clip.labels, Transcript=clip.transcript or "")

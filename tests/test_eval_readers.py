@@ -82,7 +82,7 @@ def test_common_voice_corpus_20(tmp_path: Path) -> None:
 
 def test_common_voice_says_what_is_there(tmp_path: Path) -> None:
     common_voice(tmp_path, "20")
-    with pytest.raises(UsageError, match="no split 'train'.*found test"):
+    with pytest.raises(UsageError, match=r"no split 'train'.*found test"):
         read_dataset("commonvoice", tmp_path, "train")
     (tmp_path / "cv-corpus-20.0-2024-12-06" / "en" / "test.tsv").write_text("path\tage\nx\ty\n")
     with pytest.raises(DatasetError, match="line 2: no client_id, sentence"):

@@ -68,16 +68,15 @@ def test_known_errors(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_invalid_json_is_found(dataset: Dataset) -> None:
-    class Sloppy(Oracle):
-        outputs = ['{"SpeechActivity": true', "{}", '{"SpeechActivity": "True"}', None]
+    outputs = ['{"SpeechActivity": true', "{}", '{"SpeechActivity": "True"}', None]
 
+    class Sloppy(Oracle):
         def predict(self, audios: Any) -> Any:
             from dataclasses import replace
 
             good = super().predict(audios)
             return [
-                replace(p, output=self.outputs[i] if i < 4 else p.output)
-                for i, p in enumerate(good)
+                replace(p, output=outputs[i] if i < 4 else p.output) for i, p in enumerate(good)
             ]
 
     report = evaluate(dataset, predictor=Sloppy(dataset))
@@ -139,7 +138,7 @@ def test_html_needs_nothing_else_and_plays(dataset: Dataset, tmp_path: Path) -> 
         r'<audio controls preload="none" src="data:audio/ogg;base64,([^"]+)"', text
     )
     assert len(sources) == 2
-    with av.open(io.BytesIO(base64.b64decode(sources[0]))) as container:
+    with av.open(io.BytesIO(base64.b64decode(sources[0])), "r") as container:
         frames = sum(frame.samples for frame in container.decode(audio=0))
     assert frames / 48000 == pytest.approx(0.7, abs=0.1)
 
@@ -175,7 +174,7 @@ def test_every_layout_end_to_end(tmp_path: Path, name: str, make: Any, count: in
 def test_iemocaps_folds(tmp_path: Path) -> None:
     dataset = read_dataset("iemocap", iemocap(tmp_path / "data"))
     # In session 2 every sad line is heard as anger.
-    wrong = {
+    wrong: dict[str, dict[str, Any] | None] = {
         clip.id: {"Emotion": "Anger"}
         for clip in dataset.clips
         if clip.groups["session"] == "Session2" and clip.labels.get("Emotion") == "Sad"
@@ -208,7 +207,6 @@ def test_options_that_do_not_go_together(dataset: Dataset, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         evaluate(dataset, predictor=oracle, output=tmp_path / "file" / "out")
+    (tmp_path / "x.json").write_text("{}")
     with pytest.raises(DatasetError, match="no report"):
-        path = tmp_path / "x.json"
-        path.write_text("{}")
-        load_report(path)
+        load_report(tmp_path / "x.json")
