@@ -27,6 +27,7 @@ WINDOW_SECONDS = 0.032
 """Length of one window, the same at both rates (256 or 512 samples)."""
 
 _CHUNK_WINDOWS = 512
+_WARM_UP_WINDOWS = 32
 
 
 def vad_rate(sample_rate: int) -> int:
@@ -119,12 +120,14 @@ class SileroVad:
     Args:
         sample_rate: 8000 or 16000 Hz.
         channels: rows of the blocks.
+        warm_up: let the network hear a second of silence first. Fresh, it misses up to half
+            a second of a recording that begins with speech.
 
     Raises:
         UsageError: another rate. ModelError: the weights cannot be loaded.
     """
 
-    def __init__(self, sample_rate: int, channels: int) -> None:
+    def __init__(self, sample_rate: int, channels: int, warm_up: bool = True) -> None:
         if sample_rate not in VAD_RATES:
             raise UsageError(
                 f"Silero VAD has no model for {sample_rate} Hz", "resample to 8000 or 16000 Hz"
@@ -134,6 +137,8 @@ class SileroVad:
         context = self._network.context
         self._held = np.zeros((channels, context), np.float32)
         self._state = (torch.zeros(1, channels, 128), torch.zeros(1, channels, 128))
+        if warm_up:
+            self.push(np.zeros((channels, _WARM_UP_WINDOWS * self.window), np.float32))
 
     def push(self, block: FloatArray) -> FloatArray:
         """Takes (channels, n) samples; returns (channels, m) of the windows complete now."""
