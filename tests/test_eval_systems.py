@@ -56,8 +56,8 @@ def test_the_engine_of_this_package(dataset: Dataset, layout: str) -> None:
 
 
 def test_an_analyzer_that_is_asked_for_less(dataset: Dataset) -> None:
-    model, processor = tiny_speechllm(seed=3, spread=0.002)
-    predictor = AnalyzerPredictor(Analyzer(engine=Engine(model, processor)), ["Gender"], 0.99)
+    model, processor = tiny_speechllm(seed=3, spread=0.02)
+    predictor = AnalyzerPredictor(Analyzer(engine=Engine(model, processor)), ["Gender"], 1.0)
     prediction = predictor.predict([_audio()])[0]
     assert prediction.values == {"Gender": None}
     assert sum(prediction.probabilities["Gender"].values()) == pytest.approx(1)
