@@ -18,6 +18,7 @@ from speechmeta.models.speechllm import (
     SpeechLLMProcessor,
 )
 from speechmeta.schema import DEFAULT_LABEL_SETS
+from speechmeta.training.text import train_tokenizer
 
 SENTENCES = [
     "yes i got it thank you for calling how can i help you today",
@@ -45,9 +46,12 @@ def tiny_tokenizer(kind: str = "llama", size: int = 600) -> PreTrainedTokenizerF
     """A byte-pair tokenizer trained on a few records.
 
     Args:
-        kind: `llama` (spaces as ▁, byte fallback) or `bytes` (GPT-2's byte level).
+        kind: `llama` (spaces as ▁, byte fallback), `bytes` (GPT-2's byte level), or `pieces`
+            (as our own training makes it: fixed text and labels are single tokens).
         size: of the vocabulary.
     """
+    if kind == "pieces":
+        return train_tokenizer(SENTENCES * 4, size, COMPACT_LAYOUT, DEFAULT_LABEL_SETS)
     if kind == "bytes":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechmeta.decoding.assemble import choices, finish, room
+from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose
@@ -23,7 +24,7 @@ from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.session import Plan, Results, Row, Session
 from speechmeta.decoding.transcript import TranscriptWriter
-from speechmeta.decoding.trees import Forest, LabelStep, TranscriptStep
+from speechmeta.decoding.trees import ROOT, Forest, LabelStep, TranscriptStep, Tree, option_step
 from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import check_fields
 
@@ -145,7 +146,8 @@ class Engine:
 
     def _forest(self, grammar: Grammar) -> Forest:
         if grammar not in self._forests:
-            self._forests[grammar] = Forest(grammar, self.options.tree_nodes)
+            greedy = not self.options.searches_ctc
+            self._forests[grammar] = Forest(grammar, self.options.tree_nodes, greedy)
         return self._forests[grammar]
 
     def _record(self, session: Session, row: Row, prompt: Prompt, grammar: Grammar) -> Decoding:
@@ -160,6 +162,15 @@ class Engine:
         chain: list[int] = []
         index, consumed, over = 0, None, False
         while not over:
+            if grammar.fields[index] == "Transcript" and self.options.searches_ctc:
+                option = yield from self._search(
+                    session, row, Plan(chain), prompt, grammar, consumed, record
+                )
+                record.values["Transcript"], written["Transcript"] = option.label, option.form
+                chain, consumed = [option.tokens[-1]], option.consumed
+                index += 1
+                over = index == len(grammar.fields)
+                continue
             tree = forest.tree(index, consumed)
             place = writer.place_index if writer and not writer.tokens else 0
             results = yield Plan(chain, tree, place=place)
@@ -200,6 +211,35 @@ class Engine:
         record.sampled_tokens += sampled
         record.forced_tokens += len(chosen.tokens) - sampled
         return chosen, step.options.index(chosen)
+
+    def _search(
+        self,
+        session: Session,
+        row: Row,
+        plan: Plan,
+        prompt: Prompt,
+        grammar: Grammar,
+        consumed: int | None,
+        record: DecodedRecord,
+    ) -> Generator[Plan, Results, Option]:
+        """The transcript from the CTC head's candidates, all scored in one pass."""
+        options, heard = candidates(
+            grammar,
+            log_posteriors(prompt.ctc_logits),
+            self.model.config.text_config.pad_token_id,
+            self.options,
+            consumed,
+            free_positions(self.model, grammar, prompt),
+        )
+        plan.tree = Tree()
+        step = option_step(plan.tree, ROOT, grammar.transcript_index, tuple(options))
+        plan.tree.entry = step
+        results = yield plan
+        said = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
+        option = best_candidate(options, heard, said, self.options)
+        session.keep(row, step.paths[options.index(option)])
+        count_transcript(record, grammar, option, consumed)
+        return option
 
     def _transcript(
         self,

@@ -82,6 +82,11 @@ class DecodeOptions:
                 f"transcript_search is {self.transcript_search!r}", "choose greedy or ctc"
             )
 
+    @property
+    def searches_ctc(self) -> bool:
+        """Whether transcripts come from the CTC head's candidates."""
+        return self.transcript_search == "ctc" and not self.driven_transcript
+
     def budget(self, seconds: float) -> int:
         """Most tokens of the transcript of so many seconds of audio."""
         tokens = max(self.min_budget, int(seconds * self.max_tokens_per_second) + 1)

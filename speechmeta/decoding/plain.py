@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from speechmeta.decoding.assemble import choices, finish, room
+from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose, common_prefix
@@ -92,6 +93,11 @@ class PlainEngine:
         written: dict[str, str] = {}
         consumed: int | None = None
         for index, field in enumerate(grammar.fields):
+            if field == "Transcript" and self.options.searches_ctc:
+                option = self._search(decoder, grammar, prompt, consumed, record)
+                record.values[field], written[field] = option.label, option.form
+                consumed = option.consumed
+                continue
             if field == "Transcript":
                 writer = self._transcript(decoder, grammar, prompt, consumed, record)
                 record.values[field] = writer.text
@@ -131,6 +137,32 @@ class PlainEngine:
         sampled = choices(options, chosen)
         record.sampled_tokens += sampled
         record.forced_tokens += len(chosen.tokens) - sampled
+        return chosen
+
+    def _search(
+        self,
+        decoder: _TokenLoop,
+        grammar: Grammar,
+        prompt: Prompt,
+        consumed: int | None,
+        record: DecodedRecord,
+    ) -> Option:
+        options, heard = candidates(
+            grammar,
+            log_posteriors(prompt.ctc_logits),
+            self.model.config.text_config.pad_token_id,
+            self.options,
+            consumed,
+            free_positions(self.model, grammar, prompt),
+        )
+        shared = common_prefix(options)
+        for token in options[0].tokens[:shared]:
+            decoder.feed(token)
+        said = [decoder.score(option.tokens[shared:]) for option in options]
+        chosen = best_candidate(options, heard, said, self.options)
+        for token in chosen.tokens[shared:]:
+            decoder.feed(token)
+        count_transcript(record, grammar, chosen, consumed)
         return chosen
 
     def _transcript(

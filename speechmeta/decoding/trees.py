@@ -130,11 +130,13 @@ class Forest:
     Args:
         grammar: the grammar.
         limit: most nodes of a tree that goes beyond one field.
+        into_transcript: whether trees hold the way into the transcript.
     """
 
-    def __init__(self, grammar: Grammar, limit: int) -> None:
+    def __init__(self, grammar: Grammar, limit: int, into_transcript: bool = True) -> None:
         self._grammar = grammar
         self._limit = limit
+        self._into_transcript = into_transcript
         self._trees: dict[tuple[int, int | None], Tree] = {}
 
     def tree(self, index: int, consumed: int | None) -> Tree:
@@ -160,22 +162,13 @@ class Forest:
         if grammar.fields[index] == "Transcript":
             return _transcript(tree, parent, grammar.transcript_start(consumed))
         options = grammar.options(index, consumed)
-        shared = common_prefix(options)
-        step = LabelStep(index, options)
-        for option in options:
-            nodes = tree.path(parent, option.tokens[:-1])
-            before = [parent, *nodes]
-            step.paths.append(nodes)
-            step.edges.append(
-                [
-                    tree.edge(before[place], option.tokens[place])
-                    for place in range(shared, len(option.tokens))
-                ]
-            )
+        step = option_step(tree, parent, index, options)
         for option, nodes in zip(options, step.paths, strict=True):
             over = index + 1 == len(grammar.fields) or grammar.ends_record(
                 grammar.fields[index], option.label
             )
+            if not over and grammar.fields[index + 1] == "Transcript":
+                over = not self._into_transcript
             if over or depth == 1:
                 step.following.append(None)
                 continue
@@ -183,6 +176,23 @@ class Forest:
             following = self._step(tree, last, index + 1, option.consumed, depth - 1)
             step.following.append((last, following))
         return step
+
+
+def option_step(tree: Tree, parent: int, index: int, options: tuple[Option, ...]) -> LabelStep:
+    """Adds the options of a field after a node; the last tokens are not added but asked for."""
+    step = LabelStep(index, options)
+    shared = common_prefix(options)
+    for option in options:
+        nodes = tree.path(parent, option.tokens[:-1])
+        before = [parent, *nodes]
+        step.paths.append(nodes)
+        step.edges.append(
+            [
+                tree.edge(before[place], option.tokens[place])
+                for place in range(shared, len(option.tokens))
+            ]
+        )
+    return step
 
 
 def _transcript(tree: Tree, parent: int, start: TranscriptStart) -> TranscriptStep:

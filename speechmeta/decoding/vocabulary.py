@@ -66,14 +66,17 @@ class TokenTable:
         entries = {
             index: token
             for token, index in tokenizer.get_vocab().items()
-            if index not in added and token != unknown
+            if token != unknown and not (index in added and added[index].special)
         }
         byte_level = "ByteLevel" in _kinds(described.get("decoder"))
         alphabet = _byte_level_alphabet() if byte_level else {}
         size = max(entries, default=-1) + 1
         self.bytes: list[bytes | None] = [None] * size
         for index, token in entries.items():
-            if byte_level:
+            if index in added:
+                # Added text is matched before anything else, as it stands.
+                self.bytes[index] = added[index].content.encode()
+            elif byte_level:
                 if all(char in alphabet for char in token):
                     self.bytes[index] = bytes(alphabet[char] for char in token)
             elif match := _BYTE_TOKEN.fullmatch(token):
@@ -91,7 +94,7 @@ class TokenTable:
 
     @cached_property
     def outlines_vocabulary(self) -> Vocabulary:
-        """The vocabulary for `outlines_core.Index`, without special and added tokens."""
+        """The vocabulary for `outlines_core.Index`, without special tokens."""
         table: dict[str | bytes, list[int]] = {}
         for index, piece in enumerate(self.bytes):
             if piece:
