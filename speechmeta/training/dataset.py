@@ -132,9 +132,7 @@ class ClipDataset(Dataset[Example]):
                 values[field] = label
         return self._example(wave, values, transcript)
 
-    def _example(
-        self, wave: np.ndarray, values: dict[str, str], transcript: str | None
-    ) -> Example:
+    def _example(self, wave: np.ndarray, values: dict[str, str], transcript: str | None) -> Example:
         layout, tokenizer = self.layout, self.processor.tokenizer
         ctc = [] if values["SpeechActivity"] == "False" else None
         if transcript:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class MuonAdamW(Optimizer):
@@ -20,6 +24,7 @@ class MuonAdamW(Optimizer):
     def __init__(
         self, hidden: Iterable[nn.Parameter], other: Iterable[nn.Parameter], lr: float, decay: float
     ) -> None:
+        self.skipped = 0
         self.parts: list[Optimizer] = [
             Muon(list(hidden), lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
             AdamW(list(other), lr=lr, weight_decay=decay, betas=(0.9, 0.98)),
@@ -30,6 +35,14 @@ class MuonAdamW(Optimizer):
         self.param_groups = groups
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        grads = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        # One broken batch must not break the weights: see the connector's note on NaN gradients.
+        if not bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum())):
+            self.skipped += 1
+            logger.warning("gradients are not finite; skipped %d steps so far", self.skipped)
+            return
         for part in self.parts:
             part.step()
 
@@ -71,4 +84,3 @@ def trapezoid(progress: Callable[[], float], warmup: int, decay_share: float) ->
         return min(1.0, (step + 1) / max(1, warmup), left / max(decay_share, 1e-6))
 
     return factor
-

@@ -99,7 +99,16 @@ def synthesize(voice: str, text: str, target: Path, stretch: float = 1.0) -> Non
     """
     engine, _, name = voice.rpartition(":")
     if engine == "espeak":
-        command = ["espeak-ng", "-v", name, "-s", str(round(160 / stretch)), "-w", str(target), text]
+        command = [
+            "espeak-ng",
+            "-v",
+            name,
+            "-s",
+            str(round(160 / stretch)),
+            "-w",
+            str(target),
+            text,
+        ]
     else:
         command = ["flite", "-voice", name, "--setf", f"duration_stretch={stretch}"]
         command += ["-t", text, "-o", str(target)]

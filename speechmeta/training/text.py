@@ -69,6 +69,7 @@ def train_tokenizer(
     def lines() -> Iterator[str]:
         for text in texts:
             yield layout.transcript_lead + text
+
     tokenizer.train_from_iterator(lines(), trainer)
     tokenizer = _without_special_bytes(tokenizer, special)
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in fixed])

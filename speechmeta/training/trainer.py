@@ -120,7 +120,9 @@ def build(
             SpeechLLMProcessor.from_pretrained(config.model.initial),
         )
     texts = [
-        text for clip in clips if clip.transcript and (text := normalize_transcript(clip.transcript))
+        text
+        for clip in clips
+        if clip.transcript and (text := normalize_transcript(clip.transcript))
     ]
     for path in config.data.text:
         texts += dialogue_sentences(path)[:20_000]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
+from speechmeta.models.speechllm.convert import convert_checkpoint
+from speechmeta.models.speechllm.loading import load_model
 from speechmeta.models.speechllm.modeling_speechllm import (
     AudioFeatures,
     SpeechLLMForConditionalGeneration,
@@ -20,4 +22,6 @@ __all__ = [
     "SpeechLLMConfig",
     "SpeechLLMForConditionalGeneration",
     "SpeechLLMProcessor",
+    "convert_checkpoint",
+    "load_model",
 ]

@@ -79,10 +79,13 @@ class SpeechLLMConnector(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, frames, encoder width) to (batch, positions, decoder width)."""
-        hidden = hidden.transpose(1, 2)
-        for conv in (self.conv_in, self.conv_down, self.conv_out):
-            hidden = conv(torch.relu(hidden))
-        return hidden.transpose(1, 2)
+        # Not under autocast: oneDNN's bfloat16 gradient of a strided convolution is NaN at some
+        # lengths (torch 2.11 with AMX: batch 9, 446 frames). Weights in bfloat16 stay so.
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.conv_in.weight.dtype).transpose(1, 2)
+            for conv in (self.conv_in, self.conv_down, self.conv_out):
+                hidden = conv(torch.relu(hidden))
+            return hidden.transpose(1, 2)
 
     def output_lengths(self, frames: Any) -> Any:
         """Positions for a number of frames, an int or a long tensor."""

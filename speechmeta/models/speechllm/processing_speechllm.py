@@ -54,7 +54,11 @@ class SpeechLLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @classmethod
     def for_config(
-        cls, config: SpeechLLMConfig, feature_extractor: Any, tokenizer: Any, margin_samples: int = 0
+        cls,
+        config: SpeechLLMConfig,
+        feature_extractor: Any,
+        tokenizer: Any,
+        margin_samples: int = 0,
     ) -> SpeechLLMProcessor:
         """The processor that fits a model's config."""
         kernel = config.connector_kernel_size

@@ -34,10 +34,9 @@ class WavLMSdpaAttention(WavLMAttention):  # type: ignore[misc]
         if position_bias is None:
             position_bias = self.compute_bias(length, length)
         heads = hidden_states.view(batch, length, self.num_heads, -1).transpose(1, 2)
-        gate_a, gate_b = (
-            torch.sigmoid(self.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1))
-            .chunk(2, dim=-1)
-        )
+        gate_a, gate_b = torch.sigmoid(
+            self.gru_rel_pos_linear(heads).unflatten(-1, (2, 4)).sum(-1)
+        ).chunk(2, dim=-1)
         gate = gate_a * (gate_b * self.gru_rel_pos_const - 1.0) + 2.0
         query, key, value = (
             projection(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2)

@@ -1,0 +1,190 @@
+"""The layout of `skit-ai/speechllm-2B` and `-1.5B`, loaded without executing their code.
+
+The published folders hold a flat config that names three other models, and one state dict
+with `audio_encoder.encoder.*`, `connector.layer.{1,3,5}.*` and `llm_model.*`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Wav2Vec2FeatureExtractor
+
+from speechmeta.decoding.layout import PUBLISHED_LAYOUT
+from speechmeta.errors import ModelError
+from speechmeta.models.speechllm.backbones import AUDIO_ENCODERS, DECODERS, FEATURE_EXTRACTORS
+from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
+from speechmeta.models.speechllm.hub import Source
+from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
+from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
+from speechmeta.models.speechllm.weights import load_weights, safetensors_files, tensor_names
+
+_NEEDED = ("audio_encoder_name", "llm_model_name")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+
+_RENAMED: tuple[tuple[str, str], ...] = (
+    (r"^audio_encoder\.encoder\.", "audio_tower."),
+    (r"^connector\.layer\.1\.", "multi_modal_projector.conv_in."),
+    (r"^connector\.layer\.3\.", "multi_modal_projector.conv_down."),
+    (r"^connector\.layer\.5\.", "multi_modal_projector.conv_out."),
+    (r"^llm_model\.", "language_model."),
+    (r"\.conv\.weight_g$", ".conv.parametrizations.weight.original0"),
+    (r"\.conv\.weight_v$", ".conv.parametrizations.weight.original1"),
+)
+
+
+def is_published(config: dict[str, Any]) -> bool:
+    """Whether a `config.json` is of the published layout."""
+    return "speechllm" not in config.get("model_type", "") and all(k in config for k in _NEEDED)
+
+
+def rename(name: str) -> str:
+    """From a published weight's name to ours."""
+    for pattern, replacement in _RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def load_published(
+    source: Source, device: torch.device, dtype: torch.dtype
+) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
+    """Loads a checkpoint folder in the published layout.
+
+    Args:
+        source: the checkpoint; other models that it names are looked for beside it first.
+
+    Raises:
+        ModelError: a file is missing or cannot be reached, keys or shapes do not fit.
+    """
+    data = read_json(source.folder / "config.json")
+    for key in _NEEDED:
+        if not isinstance(data[key], str) or not data[key]:
+            raise ModelError(
+                f"{source.folder / 'config.json'}: {key} is {data[key]!r}",
+                "it names a model: a folder beside the checkpoint, or a hub id",
+            )
+    files = safetensors_files(source.folder)
+    names = {rename(name) for name in tensor_names(files)}
+    audio_config = _sub_config(source, data["audio_encoder_name"], AUDIO_ENCODERS)
+    text_config = _sub_config(source, data["llm_model_name"], DECODERS)
+    for key, config in (("audio_enc_dim", audio_config), ("llm_dim", text_config)):
+        if key in data and data[key] != config.hidden_size:
+            raise ModelError(
+                f"{source.folder / 'config.json'}: {key} is {data[key]}, but the "
+                f"{config.model_type} model it names is {config.hidden_size} wide",
+                "the checkpoint and its sub-models do not belong together",
+            )
+    if "audio_tower.masked_spec_embed" not in names:
+        # Only training uses it, and whether it was saved depends on these two.
+        audio_config.mask_time_prob = audio_config.mask_feature_prob = 0.0
+    config = SpeechLLMConfig(
+        audio_config=audio_config, text_config=text_config, layout=PUBLISHED_LAYOUT.to_dict()
+    )
+    config.dtype = dtype
+    with torch.device("meta"):
+        model = SpeechLLMForConditionalGeneration(config)
+    tied = {}
+    if text_config.tie_word_embeddings and "language_model.lm_head.weight" not in names:
+        tied["language_model.lm_head.weight"] = "language_model.model.embed_tokens.weight"
+    _admit_mask(model, names)
+    load_weights(model, files, rename, tied, dtype, device)
+    restore_buffers(model, device)
+    tokenizer = _tokenizer(source, data["llm_model_name"])
+    extractor = _feature_extractor(
+        source, data.get("audio_processor_name", data["audio_encoder_name"])
+    )
+    return model.eval(), SpeechLLMProcessor.for_config(config, extractor, tokenizer)
+
+
+def _admit_mask(model: SpeechLLMForConditionalGeneration, names: set[str]) -> None:
+    # Encoders are saved with the vector that masks in training, whether or not this config masks.
+    name = "masked_spec_embed"
+    if f"audio_tower.{name}" in names and not hasattr(model.audio_tower, name):
+        width = model.config.audio_config.hidden_size
+        setattr(model.audio_tower, name, torch.nn.Parameter(torch.empty(width, device="meta")))
+
+
+def restore_buffers(model: SpeechLLMForConditionalGeneration, device: torch.device) -> None:
+    """Computes the buffers that no checkpoint holds (rotary frequencies), in float32."""
+    for module in model.modules():
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = torch.empty_like(buffer, device=device)
+            model._init_weights(module)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelError: it is missing or not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", "check the folder") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", "fetch the file again") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} is not a JSON object", "fetch the file again")
+    return data
+
+
+def _sub_config(source: Source, name: str, known: dict[str, dict[str, Any]]) -> PreTrainedConfig:
+    folder = source.beside(name, "config.json")
+    if folder is not None:
+        data = read_json(folder / "config.json")
+    elif name in known:
+        data = dict(known[name])
+    else:
+        data = read_json(source.fetch(name, ["config.json"]) / "config.json")
+    model_type = data.pop("model_type", None)
+    try:
+        config: PreTrainedConfig = AutoConfig.for_model(model_type, **data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            f"the config of {name} cannot be used: {error}", "fetch the file again"
+        ) from error
+    return config
+
+
+def _tokenizer(source: Source, name: str) -> Any:
+    places = [source.beside(name, *_TOKENIZER_FILES)]
+    if any((source.folder / file).is_file() for file in _TOKENIZER_FILES):
+        places.append(source.folder)
+    folder = next((place for place in places if place is not None), None)
+    if folder is None:
+        folder = source.fetch(name, list(_TOKENIZER_PATTERNS))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        # transformers raises whatever the broken file makes its parts raise.
+        raise ModelError(
+            f"cannot read the tokenizer of {name} in {folder}: {error}", "fetch its files again"
+        ) from error
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _feature_extractor(source: Source, name: str) -> Wav2Vec2FeatureExtractor:
+    folder = source.beside(name, "preprocessor_config.json") or source.cached(
+        name, "preprocessor_config.json"
+    )
+    if folder is not None:
+        data = read_json(folder / "preprocessor_config.json")
+    elif name in FEATURE_EXTRACTORS:
+        data = dict(FEATURE_EXTRACTORS[name])
+    else:
+        data = read_json(
+            source.fetch(name, ["preprocessor_config.json"]) / "preprocessor_config.json"
+        )
+    data.pop("feature_extractor_type", None)
+    extractor: Wav2Vec2FeatureExtractor = Wav2Vec2FeatureExtractor(**data)
+    return extractor

@@ -1,0 +1,140 @@
+"""Weights from safetensors straight into a model: one copy in memory, every key accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from speechmeta.errors import ModelError
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_NAMED_KEYS = 6
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint folder, one or several shards.
+
+    Raises:
+        ModelError: there are none, a shard is missing, or only pickled weights are there.
+    """
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is not a weight index", "fetch the file again") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(
+                f"the checkpoint {folder} lacks {', '.join(missing)}", "fetch the missing shards"
+            )
+        return [folder / name for name in names]
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return [folder / name for name in others]
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    raise ModelError(
+        f"the checkpoint {folder} has no safetensors weights"
+        + (f", only {', '.join(pickled)}" if pickled else ""),
+        "pickled weights can run code and are not loaded; convert them to safetensors"
+        if pickled
+        else f"it needs {_SINGLE} or shards with {_INDEX}",
+    )
+
+
+def tensor_names(files: list[Path]) -> set[str]:
+    """All names in the files, without reading the tensors."""
+    return {name for name, _ in _each(files)}
+
+
+def _each(files: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    yield name, lambda name=name, tensors=tensors: tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"cannot read the weights {path}: {error}", "fetch the file again"
+            ) from error
+
+
+def load_weights(
+    model: nn.Module,
+    files: list[Path],
+    rename: Callable[[str], str],
+    tied: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Fills a model that was built on the meta device, tensor by tensor.
+
+    Args:
+        rename: from a name in the files to a name in the model.
+        tied: names that may be missing, and the name whose tensor they share.
+        dtype: of the floating-point parameters; tensors are converted as they are read.
+
+    Raises:
+        ModelError: names are missing or unexpected, or shapes do not fit; all are named.
+    """
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    expected.update(
+        {n: b for n, b in model.named_buffers() if n in model.state_dict(keep_vars=True)}
+    )
+    names = {rename(name) for name in tensor_names(files)}
+    missing = sorted(set(expected) - names - set(tied))
+    unexpected = sorted(names - set(expected))
+    if missing or unexpected:
+        parts = []
+        if missing:
+            parts.append(f"lacks {_listed(missing)}")
+        if unexpected:
+            parts.append(f"has unexpected {_listed(unexpected)}")
+        raise ModelError(
+            f"the checkpoint {files[0].parent} {' and '.join(parts)}",
+            "its weights and its configs do not belong together",
+        )
+    wrong = []
+    for name, read in _each(files):
+        target = rename(name)
+        tensor = read()
+        if tensor.shape != expected[target].shape:
+            wrong.append(f"{target} {list(tensor.shape)} for {list(expected[target].shape)}")
+            continue
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        # A copy even where nothing is converted: the file's mapping ends with the file.
+        value = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+        _assign(model, target, value)
+    if wrong:
+        raise ModelError(
+            f"the checkpoint {files[0].parent} has wrong shapes: {_listed(wrong)}",
+            "its weights and its configs do not belong together",
+        )
+    for name, source in tied.items():
+        _assign(model, name, model.get_parameter(source))
+
+
+def _assign(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, False)
+        owner._parameters[leaf] = parameter
+    else:
+        owner._buffers[leaf] = value
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED_KEYS])
+    more = len(names) - _NAMED_KEYS
+    return f"{shown} and {more} more" if more > 0 else shown
