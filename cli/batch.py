@@ -14,7 +14,7 @@ import typer
 
 from speechmeta.errors import UsageError
 
-from . import options
+from . import options, turn_options
 from .console import out_console, print_error, print_note
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def batch(
         int | None,
         typer.Option(
             min=1,
-            help="Processes that decode audio; with --engine ray, the models. Default: half "
-            "of the cores, at most 8; one model on each GPU.",
+            help="Processes that decode audio; with --engine ray, for each model. Default: half "
+            "of the cores, at most 8.",
             show_default=False,
             rich_help_panel=RUN_PANEL,
         ),
@@ -151,6 +151,14 @@ def batch(
         typer.Option(
             min=0,
             help="Load the model in so many processes of its own; 0 keeps it in this one.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 0,
+    actors: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --engine ray, the number of models; 0 for one on each GPU.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = 0,
@@ -167,6 +175,16 @@ def batch(
     quiet: options.Quiet = False,
     channels: options.ChannelsOption = options.Channels.AUTO,
     roles: options.Roles = None,
+    vad: options.Vad = True,
+    vad_threshold: turn_options.Threshold = None,
+    min_pause: turn_options.MinPause = turn_options.MIN_PAUSE,
+    min_turn: turn_options.MinTurn = turn_options.MIN_TURN,
+    max_turn: turn_options.MaxTurn = turn_options.MAX_TURN,
+    padding: turn_options.Padding = turn_options.PADDING,
+    speakers: turn_options.Speakers = None,
+    speaker_model: turn_options.SpeakerModel = None,
+    word_times: turn_options.WordTimes = False,
+    redact: turn_options.Redact = False,
     model: options.Model = None,
     device: options.Device = "auto",
     compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
@@ -194,22 +212,29 @@ def batch(
     from speechmeta.batch.calls import AnalyzerSource, CallJob
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
+    from speechmeta.calls import CallOptions
     from speechmeta.schema import check_fields
 
-    asked = check_fields(fields)
-    job = CallJob(
-        fields=asked,
+    asked = CallOptions(
+        fields=check_fields(fields),
         channels=channels.value,
         roles=options.split_names(roles),
-        min_confidence=min_confidence,
+        vad=vad,
+        turns=turn_options.collect(vad_threshold, min_pause, min_turn, max_turn, padding),
+        speakers=speakers,
+        speaker_model=speaker_model,
+        word_times=word_times,
+        redact=redact,
+        min_confidence=min_confidence or 0.0,
     )
+    job = CallJob(asked)
     source = AnalyzerSource(
         model=model,
         device=device,
         dtype=compute_type.value,
         batch_size=batch_size,
         local_files_only=local_files_only,
-        fields=asked,
+        options=asked,
     )
     run = FolderOptions(
         include=tuple(include or ()),
@@ -225,6 +250,7 @@ def batch(
             timeout=timeout,
             batch_size=batch_size,
             model_processes=model_processes,
+            actors=actors,
         ),
         settings={**job.settings(), **source.settings()},
     )

@@ -120,7 +120,8 @@ class FakeModel:
         time.sleep(self._delay)
         if self._log is not None:
             with open(self._log, "a", encoding="ascii") as file:
-                file.write(" ".join(str(len(waveform)) for waveform in waveforms) + "\n")
+                lengths = " ".join(str(len(waveform)) for waveform in waveforms)
+                file.write(f"{os.getpid()}: {lengths}\n")
         values = [float(waveform[0]) for waveform in waveforms]
         if 666.0 in values:
             if self._die:
@@ -139,7 +140,7 @@ class FakeSource:
     """Loads a `FakeModel`.
 
     Attributes:
-        log: a file that gets one line a batch, with the lengths of its turns.
+        log: a file that gets one line a batch: process, and the lengths of its turns.
         broken: the model cannot be loaded.
         die: a value of 666 kills the process instead of raising.
     """

@@ -99,7 +99,8 @@ def test_turns_of_many_calls_share_a_batch(tmp_path: Path) -> None:
     for number in range(40):
         fake_call(root / f"{number:02d}.wav", [100 + number, 5000 + number])
     run(root, tmp_path / "out", source=FakeSource(log, delay=0.02), workers=2, batch_size=8)
-    batches = [[int(n) for n in line.split()] for line in log.read_text().splitlines()]
+    lines = [line.partition(": ")[2] for line in log.read_text().splitlines()]
+    batches = [[int(number) for number in line.split()] for line in lines]
     assert sum(map(len, batches)) == 80
     assert max(map(len, batches)) == 8
     full = [batch for batch in batches if len(batch) == 8]
@@ -333,7 +334,7 @@ def test_resume_does_exactly_what_is_missing(calls: Path, tmp_path: Path) -> Non
     fake_call(calls / "new.wav", [777])
     told: list[Progress] = []
     run(calls, out, resume=True, source=FakeSource(log), progress=told.append)
-    assert log.read_text() == "777\n"
+    assert log.read_text() == f"{os.getpid()}: 777\n"
     assert told[0].done == 3
     assert len(results(out)) == 4
     assert whole == b"".join((out / "results.jsonl").read_bytes().splitlines(True)[:3])

@@ -57,11 +57,12 @@ class EngineOptions:
     """How a run uses the machine.
 
     Attributes:
-        workers: processes that decode audio and find turns.
+        workers: processes that decode audio and find turns, for each model.
         timeout: seconds that preparing one file may take.
         batch_size: turns that are decoded together.
         model_processes: 0 keeps the model in this process; N loads it in N others, each
             with an equal share of the processor cores.
+        actors: models of a Ray cluster; 0 for one on each GPU, or for every second core.
         peaks: hand on the waveform's outline, for the HTML report.
     """
 
@@ -69,6 +70,7 @@ class EngineOptions:
     timeout: float = 600.0
     batch_size: int = 8
     model_processes: int = 0
+    actors: int = 0
     peaks: bool = False
 
 
