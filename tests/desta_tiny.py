@@ -119,7 +119,7 @@ def _save_llama(folder: Path, shape: Shape) -> None:
     config = LlamaConfig(
         vocab_size=len(fast),
         hidden_size=shape.llm_width,
-        intermediate_size=48,
+        intermediate_size=64,
         num_hidden_layers=shape.llm_layers,
         num_attention_heads=4,
         num_key_value_heads=2,

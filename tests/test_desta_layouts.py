@@ -222,14 +222,49 @@ def test_saved_is_loaded(tmp_path: Path, variant: str) -> None:
     assert copy.config.tapped_states == chat.model.config.tapped_states
 
 
-def test_quantization_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="int3"):
-        quantization_config("int3")
-    assert quantization_config(None) is None
+        quantization_config("int3", "cpu")
+    assert quantization_config(None, "cpu") is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, library in (("int8", "bitsandbytes"), ("torchao-int4", "torchao")):
         with pytest.raises(ModelError, match=f"pip install {library}"):
-            quantization_config(name)
+            quantization_config(name, "cpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(ModelError, match="CUDA"):
+        quantization_config("torchao-int4", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "share"),
+    [
+        ("int8", "bitsandbytes", 0.85),
+        ("int4", "bitsandbytes", 0.7),
+        ("torchao-int8", "torchao", 1.01),
+    ],
+)
+# The libraries warn about what they themselves use.
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_decoders_answer(tmp_path: Path, name: str, library: str, share: float) -> None:
+    pytest.importorskip(library)
+    folder = make_checkpoint(tmp_path, Shape(llm_width=128))
+    plain = ChatModel.from_pretrained(folder, device="cpu", local_files_only=True)
+    chat = ChatModel.from_pretrained(folder, device="cpu", quantization=name, local_files_only=True)
+    # transformers does not see through torchao's tensors; there the size says nothing.
+    sizes = [c.model.language_model.get_memory_footprint() for c in (chat, plain)]
+    assert sizes[0] < share * sizes[1]
+    assert {p.dtype for p in chat.model.multi_modal_projector.parameters()} == {torch.float32}
+    assert {p.dtype for p in chat.model.audio_tower.parameters()} == {torch.float32}
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    talk = [{"role": "audio", "content": (noise, 16_000)}, {"role": "user", "content": "Why?"}]
+    logits = []
+    for c in (chat, plain):
+        c.model.language_model.register_forward_hook(
+            lambda _, __, out: logits.append(out.logits[0, -1].float())
+        )
+        assert c.chat(talk, max_new_tokens=1).token_ids
+    similarity = torch.nn.functional.cosine_similarity(*logits, dim=0)
+    assert similarity > 0.7
 
 
 def test_devices(tmp_path: Path) -> None:

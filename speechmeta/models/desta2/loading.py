@@ -43,7 +43,10 @@ def load_desta(
     """Model and processor of a checkpoint; see `speechmeta.chat.ChatModel.from_pretrained`."""
     place = pick_device(device)
     wanted = pick_dtype(dtype)
-    quantizer = quantization_config(quantization)
+    quantizer = quantization_config(quantization, place)
+    if quantization == "int8" and wanted == "auto":
+        # bitsandbytes multiplies in float16 and would convert at every layer.
+        wanted = torch.float16
     options: dict[str, Any] = {}
     if quantizer is not None:
         options["quantization_config"] = quantizer
@@ -201,12 +204,12 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     return _DTYPES[dtype]
 
 
-def quantization_config(quantization: Any) -> Any:
+def quantization_config(quantization: Any, device: str) -> Any:
     """A quantization config of transformers for a name; None and configs go through.
 
     Raises:
         UsageError: the name is not known.
-        ModelError: the library that it needs is not installed.
+        ModelError: the library that it needs is not installed, or the device cannot do it.
     """
     if quantization is None or not isinstance(quantization, str):
         return quantization
@@ -219,6 +222,11 @@ def quantization_config(quantization: Any) -> Any:
         raise ModelError(
             f"quantization {quantization!r} needs {library}, which is not installed",
             f"pip install {library}",
+        )
+    if quantization == "torchao-int4" and not device.startswith("cuda"):
+        raise ModelError(
+            f"quantization {quantization!r} needs CUDA, the device is {device}",
+            "take int4, int8 or torchao-int8",
         )
     if library == "bitsandbytes":
         from transformers import BitsAndBytesConfig
