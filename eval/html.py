@@ -196,7 +196,7 @@ def _clip(item: Scored) -> str:
         body += f"<p>{_alignment(item.reference_text, item.hypothesis_text)}</p>"
     if labels:
         body += f"<p>{' · '.join(labels)}</p>"
-    source = audio_data_uri(record.audio)
+    source = audio_data_uri(record.audio, trusted=record.error is None)
     player = (
         f'<audio controls preload="none" src="{source}"></audio>'
         if source
