@@ -43,6 +43,13 @@ def out_console() -> Console:
     return Console(file=sys.stdout, width=width, soft_wrap=False, highlight=False)
 
 
+def err_console() -> Console:
+    """The console for all that is not a result."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False)
+
+
 class Advance(Protocol):
     """Tells the progress bar that one more is done, or what is being worked on."""
 
