@@ -203,7 +203,7 @@ def test_pickled_weights_are_not_loaded(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     torch.save(tensors, copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="only pytorch_model.bin"):
+    with pytest.raises(ModelError, match=r"only pytorch_model\.bin"):
         load_model(copy)
 
 

@@ -25,10 +25,14 @@ class MuonAdamW(Optimizer):
         self, hidden: Iterable[nn.Parameter], other: Iterable[nn.Parameter], lr: float, decay: float
     ) -> None:
         self.skipped = 0
-        self.parts: list[Optimizer] = [
-            Muon(list(hidden), lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-            AdamW(list(other), lr=lr, weight_decay=decay, betas=(0.9, 0.98)),
-        ]
+        hidden, other = list(hidden), list(other)
+        self.parts: list[Optimizer] = []
+        if hidden:
+            self.parts.append(
+                Muon(hidden, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            )
+        if other:
+            self.parts.append(AdamW(other, lr=lr, weight_decay=decay, betas=(0.9, 0.98)))
         # The parts' own groups are shared, so that a scheduler on this object steers both.
         groups = [group for part in self.parts for group in part.param_groups]
         super().__init__(groups, {})

@@ -44,7 +44,7 @@ class WavLMSdpaAttention(WavLMAttention):  # type: ignore[misc]
         )
         bias = gate.to(query.dtype) * position_bias.to(query.dtype)
         if attention_mask is not None:
-            # Not minus infinity: PyTorch's CPU kernel gives NaN for a block of keys that are all out.
+            # Not minus infinity: PyTorch's CPU kernel gives NaN where a block of keys is all out.
             least = torch.finfo(bias.dtype).min
             bias = bias.masked_fill(~attention_mask.bool()[:, None, None, :], least)
         dropout = self.dropout if self.training else 0.0

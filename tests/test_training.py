@@ -1,0 +1,273 @@
+"""Training: texts, batches, losses, a run of a few steps and its resumption."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechmeta.decoding.layout import COMPACT_LAYOUT
+from speechmeta.errors import DatasetError, UsageError
+from speechmeta.models.speechllm import load_model
+from speechmeta.schema import DEFAULT_LABEL_SETS
+from speechmeta.training import augment
+from speechmeta.training.cache import AudioCache
+from speechmeta.training.config import TrainConfig, read_config
+from speechmeta.training.dataset import (
+    FORCED,
+    LABEL,
+    TRANSCRIPT,
+    ClipDataset,
+    Collator,
+    SecondsSampler,
+)
+from speechmeta.training.manifest import read_manifest
+from speechmeta.training.optimizer import build_optimizer, trapezoid
+from speechmeta.training.synthesize import call_sentences
+from speechmeta.training.text import normalize_transcript, train_tokenizer
+from speechmeta.training.trainer import build, ctc_loss, text_losses, train
+
+ROWS: list[dict[str, Any]] = [
+    {"transcript": "Hello there.", "gender": "Female", "emotion": "Happy", "commercial": True},
+    {"transcript": "GOOD BYE", "gender": "Male", "age": "Senior"},
+    {"transcript": None, "accent": "Africa"},
+    {"speech": False},
+]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    rng = np.random.default_rng(0)
+    with (tmp_path / "train.jsonl").open("w") as file:
+        for number, row in enumerate(ROWS * 3):
+            seconds = 0.6 + 0.1 * number
+            samples = rng.standard_normal(int(16_000 * seconds)) * 0.1
+            soundfile.write(tmp_path / f"{number}.wav", samples, 16_000)
+            row = {"audio": f"{number}.wav", "duration": seconds, "dataset": "noise", **row}
+            file.write(json.dumps(row) + "\n")
+    return TrainConfig.model_validate(
+        {
+            "output": tmp_path / "run",
+            "data": {"manifests": [tmp_path / "train.jsonl"], "cache": tmp_path / "cache"},
+            "model": {
+                "vocab_size": 320,
+                "encoder": {
+                    "hidden_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "intermediate_size": 64,
+                    "conv_dim": (16, 16, 16),
+                    "num_conv_pos_embeddings": 8,
+                    "num_conv_pos_embedding_groups": 4,
+                },
+                "decoder": {
+                    "hidden_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 2,
+                    "intermediate_size": 64,
+                },
+            },
+            "optim": {"max_steps": 4, "batch_seconds": 4, "workers": 0, "bf16": False},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Yes, I got it!", "yes i got it"),
+        ("WE CALL IT BEAR", "we call it bear"),
+        ("It\u2019s a well-known caf\u00e9 [noise]", "it's a well known cafe"),
+        ("'quoted' rock'n'roll", "quoted rock'n'roll"),
+        ("room 12", None),
+        ("", ""),
+    ],
+)
+def test_normalize_transcript(text: str, expected: str | None) -> None:
+    assert normalize_transcript(text) == expected
+
+
+def test_tokenizer_round_trip() -> None:
+    texts = ["how can i help you", "it's a test of the tokenizer"] * 5
+    tokenizer = train_tokenizer(texts, 340, COMPACT_LAYOUT, DEFAULT_LABEL_SETS)
+    answer = COMPACT_LAYOUT.render(
+        {"SpeechActivity": "True", "Gender": "Male", "Transcript": " how can i help zoë"}
+    )
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == answer
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert "Male" in tokens
+    assert 'Transcript": "' in tokens
+    assert "<0xC3>" in tokens  # bytes for what the vocabulary lacks
+
+
+def test_only_known_fields_are_taught(config: TrainConfig) -> None:
+    clips = list(read_manifest(config.data.manifests[0]))
+    _, processor = build(config, clips)
+    cache = AudioCache(clips, config.data.cache)
+    dataset = ClipDataset(clips, cache, processor, config, train=False)
+
+    def text(index: int, *kinds: int) -> str:
+        example = dataset[index]
+        chosen = [
+            token
+            for token, kind in zip(example.answer, example.kinds, strict=True)
+            if kind in kinds
+        ]
+        return str(processor.tokenizer.decode(chosen))
+
+    assert text(0, TRANSCRIPT, LABEL, FORCED) == (
+        '{"SpeechActivity": "True", "Gender": "Female", "Emotion": "Happy", '
+        '"Transcript": " hello there"}</s>'
+    )
+    assert text(0, LABEL) == "TrueFemaleHappy"
+    assert text(0, TRANSCRIPT) == ' hello there"}'
+    assert text(2, TRANSCRIPT, LABEL, FORCED) == (
+        '{"SpeechActivity": "True", "Accent": "Africa"}</s>'
+    )
+    assert text(3, TRANSCRIPT, LABEL, FORCED) == '{"SpeechActivity": "False"}</s>'
+    assert dataset[2].ctc is None
+    assert processor.tokenizer.decode(dataset[1].ctc) == " good bye"
+
+
+def test_losses_follow_the_kinds_of_tokens(config: TrainConfig) -> None:
+    clips = list(read_manifest(config.data.manifests[0]))
+    model, processor = build(config, clips)
+    cache = AudioCache(clips, config.data.cache)
+    dataset = ClipDataset(clips, cache, processor, config, train=False)
+    blank = model.config.text_config.pad_token_id
+    collate = Collator(processor, 0.0, model.config.text_config.vocab_size, blank)
+    batch = collate([dataset[index] for index in range(4)])
+    logits = torch.zeros(*batch["labels"].shape, model.config.text_config.vocab_size)
+    even = float(np.log(model.config.text_config.vocab_size))
+    losses = text_losses(logits, batch)
+    assert float(losses["transcript"]) == pytest.approx(even, rel=1e-5)
+    assert float(losses["forced"]) == pytest.approx(even, rel=1e-5)
+    # Right answers at transcript positions take that loss alone to zero.
+    rows, columns = (batch["kinds"] == TRANSCRIPT).nonzero(as_tuple=True)
+    logits[rows, columns - 1, batch["labels"][rows, columns]] = 100.0
+    changed = text_losses(logits, batch)
+    assert float(changed["transcript"]) < 1e-6
+    assert float(changed["label"]) == pytest.approx(float(losses["label"]))
+    features = model.get_audio_features(batch["input_values"], batch["audio_attention_mask"])
+    assert float(ctc_loss(features, batch, model.config).detach()) > 0
+
+
+def test_every_clip_is_drawn_once_an_epoch(config: TrainConfig) -> None:
+    clips = list(read_manifest(config.data.manifests[0]))
+    _, processor = build(config, clips)
+    dataset = ClipDataset(clips, AudioCache(clips, config.data.cache), processor, config)
+    batches = list(SecondsSampler(dataset, 4.0, seed=1))
+    assert Counter(index for batch in batches for index in batch) == Counter(range(len(dataset)))
+    for batch in batches:
+        longest = max(dataset.seconds(index) for index in batch)
+        assert len(batch) == 1 or longest * len(batch) <= 4.0 + 1e-6
+
+
+def test_run_and_resume(config: TrainConfig) -> None:
+    final = train(config)
+    summary = json.loads((final / "training.json").read_text())
+    assert summary["steps"] == 4
+    model, processor = load_model(final, device="cpu")
+    wave = np.zeros(8_000, np.float32)
+    with torch.inference_mode():
+        logits = model(**processor(audio=wave, sampling_rate=16_000)).logits
+    assert bool(torch.isfinite(logits).all())
+    config.optim.max_steps = 6
+    again = json.loads((train(config, resume=True) / "training.json").read_text())
+    assert again["steps"] == 6
+    assert again["minutes"] >= summary["minutes"]
+
+
+def test_commercial_only(config: TrainConfig) -> None:
+    from speechmeta.training.trainer import read_clips
+
+    assert len(read_clips(config)) == 12
+    config.data.commercial_only = True
+    assert len(read_clips(config)) == 3
+
+
+def test_optimizer_skips_what_is_not_finite(caplog: pytest.LogCaptureFixture) -> None:
+    layer = torch.nn.Linear(4, 4)
+    optimizer = build_optimizer(layer, 0.1, 0.0)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.full((4, 4), float("nan"))
+    layer.bias.grad = torch.ones(4)
+    optimizer.step()
+    assert torch.equal(layer.weight, before)
+    assert optimizer.skipped == 1
+    layer.weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    assert not torch.equal(layer.weight, before)
+
+
+def test_trapezoid() -> None:
+    done = 0.0
+    factor = trapezoid(lambda: done, warmup=10, decay_share=0.5)
+    assert [factor(0), factor(9), factor(50)] == pytest.approx([0.1, 1.0, 1.0])
+    done = 0.75
+    assert factor(50) == pytest.approx(0.5)
+    done = 1.0
+    assert factor(50) == 0.0
+
+
+def test_augmentation_keeps_what_it_should() -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(16_000) / 16_000
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
+    high = (0.5 * np.sin(2 * np.pi * 6000 * time)).astype(np.float32)
+    level = float(np.sqrt(np.mean(tone**2)))
+    middle = slice(2_000, -2_000)
+    assert np.sqrt(np.mean(augment.telephone_band(tone, rng)[middle] ** 2)) > 0.8 * level
+    assert np.sqrt(np.mean(augment.telephone_band(high, rng)[middle] ** 2)) < 0.02 * level
+    assert np.abs(augment.mu_law(tone) - tone).max() < 0.03
+    assert len(augment.change_speed(tone, 1.1)) == pytest.approx(16_000 / 1.1, abs=2)
+    noisy = augment.add_noise(tone, rng.standard_normal(500).astype(np.float32), 10.0)
+    noise_level = np.sqrt(np.mean((noisy - tone) ** 2))
+    assert 20 * np.log10(level / noise_level) == pytest.approx(10.0, abs=0.1)
+    for _ in range(40):
+        made_up = augment.non_speech(rng, 0.7)
+        assert made_up.shape == (11_200,)
+        assert np.isfinite(made_up).all()
+        assert np.abs(made_up).max(initial=0.0) <= 1.0
+
+
+def test_made_up_sentences_are_normal() -> None:
+    import itertools
+    import random
+
+    for sentence in itertools.islice(call_sentences(random.Random(0)), 200):
+        assert normalize_transcript(sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("output: x", "data"),
+        ("output: x\ndata: {manifests: [a], nonsense: 1}", r"data\.nonsense"),
+        ("output: [", "not valid"),
+    ],
+)
+def test_bad_configs(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_config(path)
+    with pytest.raises(UsageError, match="cannot read"):
+        read_config(tmp_path / "absent.yaml")
+
+
+def test_bad_manifests(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"audio": "a.wav", "duration": 1}\n{"duration": 1}\n')
+    with pytest.raises(DatasetError, match="line 2"):
+        list(read_manifest(path))
+    with pytest.raises(DatasetError, match="cannot read"):
+        list(read_manifest(tmp_path / "absent.jsonl"))
