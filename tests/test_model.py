@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_speechllm
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
@@ -20,7 +21,6 @@ from speechmeta.models.speechllm import (
     load_model,
 )
 from speechmeta.models.speechllm.wavlm_attention import WavLMSdpaAttention
-from tests.tiny import tiny_speechllm
 
 
 @pytest.fixture(scope="module")
