@@ -96,10 +96,10 @@ def test_encoder_batches(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return encode(values, mask)
 
     monkeypatch.setattr(model, "get_audio_features", spy)
-    prompts = engine._prompts.build(clips, FIELDS, None)
+    prompts = engine.prompts.build(clips, FIELDS, None)
     assert len(sizes) == (1 if norm == "layer" else 5)
     for clip, prompt in zip(clips, prompts, strict=True):
-        [alone] = engine._prompts.build([clip], FIELDS, None)
+        [alone] = engine.prompts.build([clip], FIELDS, None)
         assert isinstance(prompt, Prompt)
         assert isinstance(alone, Prompt)
         torch.testing.assert_close(prompt.embeds, alone.embeds, atol=2e-4, rtol=1e-4)
@@ -109,7 +109,7 @@ def test_long_and_short_clips_are_not_padded_to_each_other() -> None:
     model, processor = tiny_speechllm(1)
     engine = Engine(model, processor, DecodeOptions(bucket_ratio=0.8))
     rows = [(i, torch.zeros(n)) for i, n in enumerate([1000, 950, 300, 290, 810])]
-    buckets = [[len(values) for _, values in bucket] for bucket in engine._prompts._buckets(rows)]
+    buckets = [[len(values) for _, values in bucket] for bucket in engine.prompts._buckets(rows)]
     assert buckets == [[1000, 950, 810], [300, 290]]
 
 
@@ -160,7 +160,7 @@ def test_one_transfer_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         return run(*args)
 
     engine = Engine(model, processor)
-    prompts = engine._prompts.build(tiny_clips(5), FIELDS, None)
+    prompts = engine.prompts.build(tiny_clips(5), FIELDS, None)
     monkeypatch.setattr(torch.Tensor, "tolist", counted_tolist)
     monkeypatch.setattr(torch.Tensor, "item", None)
     monkeypatch.setattr(torch.Tensor, "__bool__", None)
@@ -374,7 +374,7 @@ def test_label_probabilities_by_hand() -> None:
     clip = tiny_clips(1)[0]
     engine = Engine(model, processor, DecodeOptions(tree_nodes=400))
     [record] = records(engine.decode([clip], ("Gender", "Accent")))
-    [prompt] = engine._prompts.build([clip], ("Gender", "Accent"), None)
+    [prompt] = engine.prompts.build([clip], ("Gender", "Accent"), None)
     assert isinstance(prompt, Prompt)
     embed = model.get_input_embeddings()
     scores = {}

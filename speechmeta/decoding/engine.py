@@ -46,7 +46,7 @@ class Engine:
     def __init__(self, model: Any, processor: Any, options: DecodeOptions | None = None) -> None:
         self.model = model
         self.options = options or DecodeOptions()
-        self._prompts = PromptBuilder(model, processor, self.options)
+        self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
         self._forests: dict[Grammar, Forest] = {}
         self._masks: dict[Grammar, torch.Tensor] = {}
@@ -73,7 +73,13 @@ class Engine:
         """
         asked = check_fields(fields)
         grammar = self.grammars.get(asked)
-        prompts = self._prompts.build(waveforms, asked, instruction)
+        return self.decode_prompts(self.prompts.build(waveforms, asked, instruction), grammar)
+
+    @torch.inference_mode()
+    def decode_prompts(
+        self, prompts: Sequence[Prompt | SpeechMetaError], grammar: Grammar
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """Decodes what the encoder has prepared; errors among the prompts are handed on."""
         results: list[DecodedRecord | SpeechMetaError] = [
             item if isinstance(item, SpeechMetaError) else DecodedRecord({}) for item in prompts
         ]
@@ -204,6 +210,7 @@ class Engine:
         scores = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
         temperature = self.options.label_temperature.get(field, 1.0)
         record.probabilities[field], chosen = choose(step.options, scores, temperature)
+        chosen = self.options.drive(field, step.options, chosen)
         record.values[field] = (
             SPEECH_VALUES[chosen.label] if field == "SpeechActivity" else chosen.label
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from speechmeta.decoding.grammar import Option
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class DecodeOptions:
         compile_step: run the decode step through `torch.compile` with static shapes. The
             first records wait for the compiler.
         driven_transcript: token ids that replace the choices in the transcript, which is
-            closed after them. For measurements on weights that do not stop by themselves.
+            closed after them; SpeechActivity is then True. For measurements on weights that do
+            not stop by themselves.
     """
 
     batch_size: int = 8
@@ -86,6 +91,12 @@ class DecodeOptions:
     def searches_ctc(self) -> bool:
         """Whether transcripts come from the CTC head's candidates."""
         return self.transcript_search == "ctc" and not self.driven_transcript
+
+    def drive(self, field: str, options: Sequence[Option], chosen: Option) -> Option:
+        """The option to write: where transcripts are driven, every record has speech."""
+        if field != "SpeechActivity" or not self.driven_transcript:
+            return chosen
+        return next(option for option in options if SPEECH_VALUES[option.label])
 
     def budget(self, seconds: float) -> int:
         """Most tokens of the transcript of so many seconds of audio."""

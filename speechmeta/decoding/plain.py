@@ -38,7 +38,7 @@ class PlainEngine:
     def __init__(self, model: Any, processor: Any, options: DecodeOptions | None = None) -> None:
         self.model = model
         self.options = options or DecodeOptions()
-        self._prompts = PromptBuilder(model, processor, self.options)
+        self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
 
     @torch.inference_mode()
@@ -51,8 +51,15 @@ class PlainEngine:
         """Decodes clips; see `Engine.decode`."""
         asked = check_fields(fields)
         grammar = self.grammars.get(asked)
+        return self.decode_prompts(self.prompts.build(waveforms, asked, instruction), grammar)
+
+    @torch.inference_mode()
+    def decode_prompts(
+        self, prompts: Sequence[Prompt | SpeechMetaError], grammar: Grammar
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """Decodes what the encoder has prepared; see `Engine.decode_prompts`."""
         results: list[DecodedRecord | SpeechMetaError] = []
-        for prompt in self._prompts.build(waveforms, asked, instruction):
+        for prompt in prompts:
             if isinstance(prompt, SpeechMetaError):
                 results.append(prompt)
             else:
@@ -74,7 +81,7 @@ class PlainEngine:
         """
         asked = check_fields(fields)
         index = self.grammars.get(asked).index
-        prompt = self._prompts.build([waveform], asked, instruction)[0]
+        prompt = self.prompts.build([waveform], asked, instruction)[0]
         if isinstance(prompt, SpeechMetaError):
             raise prompt
         decoder = _TokenLoop(self.model, prompt)
@@ -132,6 +139,7 @@ class PlainEngine:
         field = grammar.fields[index]
         temperature = self.options.label_temperature.get(field, 1.0)
         record.probabilities[field], chosen = choose(options, scores, temperature)
+        chosen = self.options.drive(field, options, chosen)
         for token in chosen.tokens[shared:]:
             decoder.feed(token)
         sampled = choices(options, chosen)
