@@ -48,7 +48,10 @@ class CallJob:
         Raises:
             AudioError: the file cannot be used. UsageError: roles and channels do not fit.
         """
-        call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))
+        try:
+            call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))
+        except _NoEmbedder:
+            call = prepare_call(path, self.options, None)
         for clip in call.clips():
             spill(clip)
         return call.plan
@@ -60,9 +63,14 @@ class CallJob:
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Asks for the embeddings of clips; without clips, for the distance of two voices."""
+    """Asks for the embeddings of clips; without clips, for the distance of two voices, which
+    is None where nothing tells them apart."""
 
     clips: tuple[Waveform, ...] | None = None
+
+
+class _NoEmbedder(Exception):
+    """The model has no encoder that tells speakers apart."""
 
 
 class _DistantEmbedder:
@@ -70,7 +78,10 @@ class _DistantEmbedder:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self.distance: float = ask(EmbedRequest())
+        distance: float | None = ask(EmbedRequest())
+        if distance is None:
+            raise _NoEmbedder
+        self.distance = distance
 
     def embed(self, clips: Sequence[Waveform]) -> Matrix:
         vectors: Matrix = self._ask(EmbedRequest(tuple(np.asarray(clip) for clip in clips)))
@@ -80,16 +91,11 @@ class _DistantEmbedder:
 class CallModel:
     """An `Analyzer` as a folder run needs it."""
 
-    def __init__(self, analyzer: Analyzer, options: CallOptions, local_files_only: bool) -> None:
+    def __init__(self, analyzer: Analyzer, options: CallOptions) -> None:
         self._analyzer = analyzer
         self._options = options
-        self._local_files_only = local_files_only
         self._embedder: Embedder | None = None
-        self._aligner = None
-        if options.word_times:
-            from speechmeta.alignment import WordAligner
-
-            self._aligner = WordAligner(analyzer.engine.model, analyzer.engine.processor)
+        self._aligner = analyzer.aligner() if options.word_times else None
 
     @property
     def facts(self) -> ModelFacts:
@@ -106,12 +112,10 @@ class CallModel:
     def answer(self, request: EmbedRequest) -> Any:
         """Embeddings of voices, for calls with several speakers on one channel."""
         if self._embedder is None:
-            from speechmeta.speakers import load_embedder
-
-            engine = self._analyzer.engine
-            self._embedder = load_embedder(
-                self._options.speaker_model, engine.model, engine.processor, self._local_files_only
-            )
+            make = self._analyzer.embedder_source(self._options.speaker_model)
+            if make is None:
+                return None
+            self._embedder = make()
         if request.clips is None:
             return self._embedder.distance
         return self._embedder.embed(request.clips)
@@ -146,7 +150,7 @@ class AnalyzerSource:
             batch_size=self.batch_size,
             local_files_only=self.local_files_only,
         )
-        return CallModel(analyzer, self.options, self.local_files_only)
+        return CallModel(analyzer, self.options)
 
 
 @dataclass(frozen=True)
@@ -157,4 +161,4 @@ class LoadedAnalyzer:
     options: CallOptions = field(default_factory=CallOptions)
 
     def load(self) -> CallModel:
-        return CallModel(self.analyzer, self.options, local_files_only=True)
+        return CallModel(self.analyzer, self.options)
