@@ -192,9 +192,13 @@ def _command(name: DatasetName) -> Callable[..., None]:
         dataset = read_dataset(name.value, data, split, classes=classes, limit=limit)
         predictor = _other_system(asr, classifier or [], predictions, device, model)
         with progress(len(dataset.clips), quiet) as advance:
+            shown = 0
 
             def show(done: int, total: int, record: Record) -> None:
-                advance(record.id, 1)
+                nonlocal shown
+                # After --resume the first call stands for all that was done before.
+                advance(record.id, done - shown)
+                shown = done
                 if record.error is not None and not quiet:
                     print_note(f"{record.id}: {record.error}")
 

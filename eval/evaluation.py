@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from speechmeta.errors import UsageError
+from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS
 from speechmeta.version import __version__
 
+from .labels import fold
 from .output import OutputPaths, write_report
 from .published import published_table
 from .readers import read_dataset
@@ -111,7 +114,8 @@ def evaluate(
             teacher_forced,
         )  # fmt: skip
     system = predictor.describe()
-    decoding = FREE_RUNNING
+    dataset = with_classes(dataset, label_sets_of(system))
+    decoding = str(system.pop("decoding", FREE_RUNNING))
     if teacher_forced:
         from .teacher_forced import DECODING
 
@@ -166,6 +170,33 @@ def evaluate(
     if paths is not None:
         write_report(report, records, text_normalizer, paths)
     return report
+
+
+def with_classes(dataset: Dataset, label_sets: Mapping[str, Sequence[str]]) -> Dataset:
+    """The data set with labels in the classes of a system that brings its own.
+
+    Where a system's classes of a field are not the default ones, a clip's label is the class
+    of the same name as the source's value, or the mapped one where the system has it.
+    """
+    own = {
+        field: {fold(name): name for name in label_sets[field]}
+        for field in LABEL_FIELDS
+        if set(label_sets[field]) != set(DEFAULT_LABEL_SETS[field])
+    }
+    if not own or not any(clip.source_labels for clip in dataset.clips):
+        return dataset
+    clips = []
+    for clip in dataset.clips:
+        labels = dict(clip.labels)
+        for field, names in own.items():
+            found = names.get(fold(clip.source_labels.get(field, "")))
+            found = found or names.get(fold(labels.get(field, "")))
+            labels.pop(field, None)
+            if found is not None:
+                labels[field] = found
+        clips.append(replace(clip, labels=labels))
+    note = f"{', '.join(own)}: in the system's own classes; its counts of label maps do not apply."
+    return replace(dataset, clips=clips, notes=(*dataset.notes, note))
 
 
 def versions() -> dict[str, str]:

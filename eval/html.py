@@ -46,7 +46,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th { color: var(--soft); font-weight: 600; }
 td.cell { text-align: center; }
 .note, li { color: var(--soft); max-width: 60rem; }
-.plots { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
+.plots { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; max-width: 20rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 svg { width: 20rem; max-width: 100%; height: auto; }
 article { border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; margin: .8rem 0;
@@ -148,8 +148,8 @@ def _calibration(name: str, item: Mapping[str, Any]) -> str:
     return (
         f'<h2>{escape(name)}: calibration</h2><div class="plots">'
         f"<figure>{reliability_svg(item['reliability'])}<figcaption>Reliability: accuracy by "
-        f"confidence, ECE {percent(item['ece'])} %; width of a bar's tint: its share of "
-        f"{item['ece_n']} clips</figcaption></figure>"
+        f"confidence, ECE {percent(item['ece'])} %; the darker a bar, the more of the "
+        f"{item['ece_n']} clips are in it</figcaption></figure>"
         f"<figure>{risk_svg(item['risk']['curve'])}<figcaption>Risk by coverage, AURC "
         f"{percent(item['risk']['aurc'])} %</figcaption></figure></div>"
     )

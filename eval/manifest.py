@@ -71,6 +71,7 @@ def _clip(row: dict[str, Any], manifest: Path, mapper: LabelMapper) -> Clip:
         raise ValueError(f"the transcript is {transcript!r}, not text")
     if speech is None and transcript is not None and transcript.strip():
         speech = True
+    labels = {field: _label(row, field) for field in LABEL_FIELDS}
     duration = row.get("duration")
     speaker = row.get("speaker")
     return Clip(
@@ -82,7 +83,8 @@ def _clip(row: dict[str, Any], manifest: Path, mapper: LabelMapper) -> Clip:
         duration=None if duration is None else float(duration),
         speech=speech,
         transcript=transcript,
-        labels=mapper.labels(**{f.lower(): _label(row, f) for f in LABEL_FIELDS}),
+        labels=mapper.labels(**{field.lower(): value for field, value in labels.items()}),
+        source_labels={field: value for field, value in labels.items() if value is not None},
     )
 
 

@@ -105,8 +105,13 @@ def detail_tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def published(report: Mapping[str, Any]) -> Table:
-    """SpeechLLM's table."""
-    rows = []
+    """SpeechLLM's table, with the run where it is on one of the same data sets."""
+    rows: list[tuple[str, ...]] = []
+    run = _run_in_columns(report)
+    if run:
+        how = "mean of utterances" if "protocol" in report else "corpus WER"
+        cells = [f"this run: {report['system']['name']} ({report['decoding']}, {how})"]
+        rows.append((*cells, *(percent(run.get(name)) for name in COLUMNS)))
     for row in report["published"]["rows"]:
         cells = [row["checkpoint"]]
         for name in COLUMNS:
@@ -114,6 +119,22 @@ def published(report: Mapping[str, Any]) -> Table:
         rows.append(tuple(cells))
     header = ("Checkpoint", *(title.removesuffix(" %") + ", %" for title in COLUMNS.values()))
     return Table("Published SpeechLLM table", header, rows, report["published"]["protocol"])
+
+
+def _run_in_columns(report: Mapping[str, Any]) -> dict[str, float | None]:
+    name, split = report["dataset"]["name"], report["dataset"]["split"]
+    if name == "librispeech" and split in ("test-clean", "test-other"):
+        prefix, fields = "librispeech_" + split.removeprefix("test-"), ("Gender",)
+    elif name == "commonvoice" and split == "test":
+        prefix, fields = "commonvoice", ("Gender", "Age", "Accent")
+    else:
+        return {}
+    wer = report["mean_utterance_wer"] if "protocol" in report else report["wer"]
+    values = {f"{prefix}_wer": wer}
+    for field in fields:
+        if field in report["labels"]:
+            values[f"{prefix}_{field.lower()}"] = report["labels"][field]["accuracy"]
+    return values
 
 
 def conventions(report: Mapping[str, Any]) -> list[str]:
@@ -126,7 +147,9 @@ def conventions(report: Mapping[str, Any]) -> list[str]:
         else "A null label (abstained, or judged to be no speech) counts as wrong."
     )
     return [
-        "Every clip was decoded freely, as in use; nothing of the reference was shown.",
+        "Every clip was decoded freely, as in use; nothing of the reference was shown."
+        if report["decoding"] == "free-running"
+        else f"Decoding is {report['decoding']}.",
         "WER and CER are of the whole corpus: summed edits by summed reference length, after "
         f"the normaliser: {report['normalizer_description']}.",
         "A failed clip counts all its words as deleted and its labels as wrong.",

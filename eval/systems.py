@@ -211,6 +211,7 @@ class FilePredictor:
         return {
             "name": self.path.name,
             "architecture": "predictions from a file",
+            "decoding": "not known: predictions from a file",
             "fields": [field for field in FIELDS if field in self._fields],
         }
 

@@ -29,6 +29,8 @@ class Clip:
         transcript: as the data set has it; None where there is none.
         labels: the known label fields in this project's classes.
         groups: further names to group results by, such as the session.
+        source_labels: by label field, the value as a manifest has it, for systems that bring
+            other classes.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Clip:
     transcript: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    source_labels: Mapping[str, str] = field(default_factory=dict)
 
     def reference(self) -> dict[str, Value]:
         """The known fields, by their JSON names."""

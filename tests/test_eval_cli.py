@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from eval_trees import OURS, common_voice, iemocap, librispeech, manifest, spoken_words
+from tiny import tiny_speechllm
 
 
 @pytest.fixture
@@ -117,6 +118,20 @@ def test_unknown_data_sets_and_missing_data(run_cli: Any, tmp_path: Path) -> Non
     result = run_cli("eval", "manifest", "--data", tmp_path / "absent.jsonl")
     assert result.code == 1
     assert "there is no" in result.stderr
+
+
+def test_a_checkpoint_from_a_folder(run_cli: Any, data: Path, tmp_path: Path) -> None:
+    for part in tiny_speechllm(seed=3):
+        part.save_pretrained(tmp_path / "checkpoint")
+    options = ["--data", data, "--model", tmp_path / "checkpoint", "--device", "cpu", "-q"]
+    result = run_cli("eval", "manifest", *options, "--batch_size", "3", "-o", tmp_path / "out")
+    assert result.code == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["valid_json"]["share"] == 1.0
+    assert (report["n"], report["errors"], report["batch_size"]) == (5, 0, 3)
+    assert report["system"]["device"] == "cpu"
+    result = run_cli("eval", "manifest", *options, "--teacher-forced", "--json")
+    assert json.loads(result.stdout)["decoding"] == "teacher-forced"
 
 
 def test_the_bundled_checkpoint_on_a_few_clips(

@@ -171,6 +171,35 @@ def test_every_layout_end_to_end(tmp_path: Path, name: str, make: Any, count: in
     assert (tmp_path / "out" / "report.html").stat().st_size > 5000
 
 
+def test_the_run_stands_beside_the_published_table(tmp_path: Path) -> None:
+    dataset = read_dataset("librispeech", librispeech(tmp_path / "data"))
+    evaluate(dataset, predictor=Oracle(dataset), output=tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    row = "| this run: oracle (free-running, corpus WER) | 0.00 | n/a | 100.00 | n/a | n/a |"
+    assert row in text
+
+
+def test_a_system_with_classes_of_its_own(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "emotion": "fearful", "text": "x"},
+        {"audio": "b.wav", "emotion": "angry", "text": "x"},
+        {"audio": "c.wav", "emotion": "Sad", "text": "x"},
+    ]
+    dataset = read_dataset("manifest", manifest(tmp_path / "m.jsonl", rows))
+
+    class Finer(Oracle):
+        def describe(self) -> dict[str, Any]:
+            return {**super().describe(), "label_sets": {"Emotion": ["Fearful", "Anger"]}}
+
+    said = {"a.wav": "Fearful", "b.wav": "Anger", "c.wav": "Anger"}
+    answers: dict[str, dict[str, Any] | None] = {k: {"Emotion": v} for k, v in said.items()}
+    report = evaluate(dataset, predictor=Finer(dataset, answers))
+    emotion = report["labels"]["Emotion"]
+    # The system has no class for the third clip.
+    assert (emotion["n"], emotion["accuracy"]) == (2, 1.0)
+    assert emotion["confusion"]["rows"] == ["Fearful", "Anger"]
+
+
 def test_iemocaps_folds(tmp_path: Path) -> None:
     dataset = read_dataset("iemocap", iemocap(tmp_path / "data"))
     # In session 2 every sad line is heard as anger.
