@@ -124,7 +124,8 @@ def published(report: Mapping[str, Any]) -> Table:
 def _run_in_columns(report: Mapping[str, Any]) -> dict[str, float | None]:
     name, split = report["dataset"]["name"], report["dataset"]["split"]
     if name == "librispeech" and split in ("test-clean", "test-other"):
-        prefix, fields = "librispeech_" + split.removeprefix("test-"), ("Gender",)
+        prefix = "librispeech_" + split.removeprefix("test-")
+        fields: tuple[str, ...] = ("Gender",)
     elif name == "commonvoice" and split == "test":
         prefix, fields = "commonvoice", ("Gender", "Age", "Accent")
     else:
