@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from . import train_chat
+
 
 def register(app: typer.Typer) -> None:
-    app.command("train")(train)
+    group = typer.Typer(
+        cls=train_chat.DefaultGroup,
+        help="Train checkpoints: CONFIG trains SpeechLLM, construct and qformer are for chat.",
+    )
+    group.command("run")(train)
+    train_chat.register(group)
+    app.add_typer(group, name="train")
 
 
 def train(

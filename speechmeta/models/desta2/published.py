@@ -172,6 +172,15 @@ def save_published(model: DestaForConditionalGeneration, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
+def load_connector(model: DestaForConditionalGeneration, folder: Path) -> None:
+    """Loads the connector that `save_published` wrote into a model that is there.
+
+    Raises:
+        ModelError: the file is missing or does not fit.
+    """
+    _fill(model.multi_modal_projector, *_connector_weights(folder, model.config.variant))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's `config.json` as it is."""
     try:
@@ -305,4 +314,11 @@ def _refuse(what: str, names: Iterable[str]) -> None:
         )
 
 
-__all__ = ["CHECKPOINT_FILES", "is_published", "load_published", "read_config", "save_published"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "is_published",
+    "load_connector",
+    "load_published",
+    "read_config",
+    "save_published",
+]

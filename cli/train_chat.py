@@ -1,0 +1,187 @@
+"""`speechmeta train construct` and `speechmeta train qformer`: data and training for chat."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from speechmeta.errors import UsageError
+
+from . import options
+from .console import print_note, progress
+
+WRITER_PANEL = "Language model"
+
+
+class DefaultGroup(TyperGroup):
+    """A group whose first command may be left out: `train config.yaml` is `train run ...`."""
+
+    default = "run"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+def register(group: typer.Typer) -> None:
+    group.command("construct")(construct)
+    group.command("qformer")(qformer)
+
+
+def construct(
+    records: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Metadata: manifests, lines of SpeakerMeta with audio, or the JSON of "
+            "speechmeta analyze.",
+            metavar="RECORDS...",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The training manifest; a rerun goes on in it.")
+    ],
+    writer: Annotated[
+        str,
+        typer.Option(
+            help="The language model that writes responses: a folder or hub id, or with "
+            "--base-url the server's name for it.",
+            rich_help_panel=WRITER_PANEL,
+        ),
+    ],
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1; its key is "
+            "read from OPENAI_API_KEY.",
+            show_default=False,
+            rich_help_panel=WRITER_PANEL,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Seed prompts, one a line; without it a list that comes along.",
+            show_default=False,
+        ),
+    ] = None,
+    per_record: Annotated[int, typer.Option(min=1, help="Prompts for each record.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the draw of prompts and of sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest response.", rich_help_panel=WRITER_PANEL)
+    ] = 512,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Above 0 samples.", rich_help_panel=WRITER_PANEL)
+    ] = 0.0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Responses at a time.", rich_help_panel=WRITER_PANEL)
+    ] = 8,
+    device: options.Device = "auto",
+    local_files_only: options.LocalFilesOnly = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Make a training manifest for chat out of metadata, with a language model's help."""
+    from speechmeta.training.construct import construct as run
+    from speechmeta.training.construct import plan, read_prompts
+    from speechmeta.training.descriptions import read_records
+    from speechmeta.training.text_models import OpenAIText, TextModel, TransformersText
+
+    described = itertools.chain.from_iterable(read_records(path) for path in records)
+    tasks = list(plan(described, read_prompts(prompts), per_record, seed))
+    if not tasks:
+        raise UsageError("there are no records", "check the files")
+    model: TextModel
+    if base_url is not None:
+        model = OpenAIText(
+            base_url, writer, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+    else:
+        model = TransformersText(
+            writer,
+            device,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            local_files_only=local_files_only,
+        )
+    with progress(len(tasks), quiet) as advance:
+        before = 0
+
+        def done(count: int) -> None:
+            nonlocal before
+            advance("responses", count - before)
+            before = count
+
+        report = run(tasks, model, output, batch_size=batch_size, on_progress=done)
+    if not quiet:
+        print_note(
+            f"{output}: {report.written} lines written, {report.kept} kept, {report.failed} failed"
+        )
+    return 1 if report.failed else 0
+
+
+def qformer(
+    manifest: Annotated[
+        Path, typer.Argument(help="What speechmeta train construct wrote.", metavar="MANIFEST")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    model: Annotated[
+        str, typer.Option(help="DeSTA checkpoint to start from: a folder or a hub id.")
+    ],
+    epochs: Annotated[float, typer.Option(min=0.0, help="Passes over the manifest.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 4,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches for one step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 1e-4,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps up to there.")] = 0,
+    max_steps: Annotated[int, typer.Option(min=0, help="End earlier; 0 for no limit.")] = 0,
+    save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start from a random Q-Former.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+    device: options.Device = "auto",
+    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Of the frozen language model; see chat.", show_default=False),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")
+    ] = False,
+    local_files_only: options.LocalFilesOnly = False,
+) -> int:
+    """Train the Q-Former of a DeSTA checkpoint; Whisper and the language model stay frozen."""
+    from speechmeta.training.qformer import QFormerOptions, train_qformer
+
+    dtype = compute_type.value
+    if dtype == options.ComputeType.INT8.value:
+        dtype, quantization = "auto", quantization or "int8"
+    final = train_qformer(
+        QFormerOptions(
+            model=model,
+            manifest=manifest,
+            output=output,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            max_steps=max_steps,
+            save_steps=save_steps,
+            seed=seed,
+            fresh=fresh,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            gradient_checkpointing=gradient_checkpointing,
+            local_files_only=local_files_only,
+        ),
+        resume=resume,
+    )
+    print_note(f"trained checkpoint: {final}")
+    return 0

@@ -1,0 +1,159 @@
+"""Language models that write responses: any of transformers, or an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from speechmeta.errors import ModelError, UsageError
+
+Messages = list[dict[str, str]]
+
+
+class TextModel(Protocol):
+    """Answers conversations."""
+
+    name: str
+
+    def answer(self, conversations: Sequence[Messages]) -> list[str]:
+        """One answer for each conversation, in order."""
+        ...
+
+
+class TransformersText:
+    """A causal language model of transformers with a chat template.
+
+    Args:
+        name: a folder or a hub id; safetensors only, none of its code is run.
+        device, dtype: as for `ChatModel`.
+        max_new_tokens: longest answer.
+        temperature: above 0 samples; 0 takes the most likely token.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+        local_files_only: bool = False,
+    ) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from speechmeta.models.desta2.loading import pick_device, pick_dtype, quiet_transformers
+
+        self.name = name
+        self.options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        if temperature > 0:
+            self.options |= {"do_sample": True, "temperature": temperature}
+        self.seed = seed
+        try:
+            with quiet_transformers():
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                    name, local_files_only=local_files_only, padding_side="left"
+                )
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    name,
+                    dtype=pick_dtype(dtype),
+                    use_safetensors=True,
+                    local_files_only=local_files_only,
+                )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(
+                f"the language model {name!r} cannot be loaded: "
+                f"{str(error).strip().splitlines()[0]}",
+                "give a folder or a hub id",
+            ) from error
+        if not self.tokenizer.chat_template:
+            raise ModelError(f"{name!r} has no chat template", "take an instruction-tuned model")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = model.to(pick_device(device)).eval()
+
+    def answer(self, conversations: Sequence[Messages]) -> list[str]:
+        import torch
+
+        from speechmeta.models.desta2.loading import quiet_transformers
+
+        inputs = self.tokenizer.apply_chat_template(
+            list(conversations),
+            add_generation_prompt=True,
+            tokenize=True,
+            padding=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        torch.manual_seed(self.seed)
+        with torch.inference_mode(), quiet_transformers():
+            ids = self.model.generate(
+                **inputs, **self.options, pad_token_id=self.tokenizer.pad_token_id
+            )
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        texts: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+class OpenAIText:
+    """A server with OpenAI's chat completions, such as vLLM or llama.cpp.
+
+    Args:
+        base_url: up to and including `/v1`.
+        name: the model's name at the server.
+        key_variable: environment variable with the key, if the server wants one.
+        timeout: seconds for one answer.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        name: str,
+        key_variable: str = "OPENAI_API_KEY",
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+        timeout: float = 120.0,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise UsageError(f"{base_url!r} is no address", "such as http://127.0.0.1:8000/v1")
+        self.name = name
+        self.address = base_url.rstrip("/") + "/chat/completions"
+        self.key = os.environ.get(key_variable, "")
+        self.timeout = timeout
+        self.options = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+
+    def answer(self, conversations: Sequence[Messages]) -> list[str]:
+        return [self._one(messages) for messages in conversations]
+
+    def _one(self, messages: Messages) -> str:
+        body = {"model": self.name, "messages": messages, **self.options}
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        request = urllib.request.Request(
+            self.address, json.dumps(body).encode(), headers, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                answer = json.load(response)
+            text = answer["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode(errors="replace")
+            raise ModelError(
+                f"{self.address} answered {error.code}: {detail}", "check model name and key"
+            ) from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(
+                f"{self.address} gave no answer: {type(error).__name__}: {error}",
+                "check that the server runs; a rerun goes on where this one ended",
+            ) from error
+        return str(text or "").strip()
+
+
+__all__ = ["Messages", "OpenAIText", "TextModel", "TransformersText"]
