@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -45,6 +46,8 @@ class Recording:
     def __init__(self, source: AudioSource, rate_for: Any, window_seconds: float) -> None:
         self._given = source
         self._source = _rewindable(source)
+        if self._source is not source:
+            weakref.finalize(self, cast(IO[bytes], self._source).close)
         with stream_audio(self._source, block_seconds=1.0) as stream:
             self.sample_rate, self.channels = stream.sample_rate, stream.channels
             self.path = getattr(source, "name", None) if source is not self._source else stream.path

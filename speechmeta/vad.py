@@ -92,7 +92,7 @@ def _load_network(rate: int) -> _Network:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            weights = torch.jit.load(str(file), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            weights = torch.jit.load(str(file), map_location="cpu").state_dict()
         prefix = "_model." if rate == 16000 else "_model_8k."
         network = _Network(rate)
         own = {"stft.weight": weights[f"{prefix}stft.forward_basis_buffer"]}
@@ -120,8 +120,9 @@ class SileroVad:
     Args:
         sample_rate: 8000 or 16000 Hz.
         channels: rows of the blocks.
-        warm_up: let the network hear a second of silence first. Fresh, it misses up to half
-            a second of a recording that begins with speech.
+        warm_up: let the network hear the first second backwards before it begins. Fresh, it
+            misses up to half a second of a recording that begins with speech; after silence
+            it would take the sudden noise of a line for speech.
 
     Raises:
         UsageError: another rate. ModelError: the weights cannot be loaded.
@@ -137,13 +138,16 @@ class SileroVad:
         context = self._network.context
         self._held = np.zeros((channels, context), np.float32)
         self._state = (torch.zeros(1, channels, 128), torch.zeros(1, channels, 128))
-        if warm_up:
-            self.push(np.zeros((channels, _WARM_UP_WINDOWS * self.window), np.float32))
+        self._waiting = warm_up
 
     def push(self, block: FloatArray) -> FloatArray:
         """Takes (channels, n) samples; returns (channels, m) of the windows complete now."""
         self._held = np.concatenate([self._held, block], axis=1)
         context = self._network.context
+        if self._waiting:
+            if self._held.shape[1] - context < _WARM_UP_WINDOWS * self.window:
+                return self._held[:, :0]
+            self._warm_up()
         count = (self._held.shape[1] - context) // self.window
         found = [np.zeros((len(self._held), 0), np.float32)]
         for first in range(0, count, _CHUNK_WINDOWS):
@@ -154,9 +158,22 @@ class SileroVad:
         return np.concatenate(found, axis=1)
 
     def finish(self) -> FloatArray:
-        """The last, incomplete window, filled up with zeros: (channels, 0 or 1)."""
+        """What was held back, the last window filled up with zeros: (channels, m)."""
+        if self._waiting:
+            self._warm_up()
         missing = -(self._held.shape[1] - self._network.context) % self.window
         return self.push(np.zeros((len(self._held), missing), np.float32))
+
+    def _warm_up(self) -> None:
+        self._waiting = False
+        context = self._network.context
+        first = self._held[:, context : context + _WARM_UP_WINDOWS * self.window]
+        whole = first.shape[1] // self.window * self.window
+        if whole:
+            backwards = first[:, :whole][:, ::-1]
+            padded = np.pad(backwards, ((0, 0), (context, 0)))
+            self._probabilities(np.ascontiguousarray(padded))
+            self._held[:, :context] = backwards[:, whole - context :]
 
     def _probabilities(self, samples: FloatArray) -> FloatArray:
         with torch.inference_mode():
