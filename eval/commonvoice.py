@@ -3,6 +3,7 @@
 The columns changed over the releases: `accent` became `accents` (Corpus 8), a free text that
 may name several; `female` and `male` became `female_feminine` and `male_masculine` (Corpus
 17); `variant`, `sentence_id` and `sentence_domain` were added. Columns are read by name.
+torchaudio's reader decodes a clip to give its row, so that one broken file would end a run.
 """
 
 from __future__ import annotations

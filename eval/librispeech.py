@@ -52,8 +52,9 @@ def read_librispeech(path: Path, split: str | None) -> Dataset:
         chosen = choose_split(split, known, "test-clean" if "test-clean" in known else known[0])
     mapper = LabelMapper("librispeech")
     genders = _genders(root)
-    clips = []
+    clips, orphans = [], 0
     for transcripts in sorted((root / chosen).glob("*/*/*.trans.txt")):
+        orphans += len(list(transcripts.parent.glob("*.flac")))
         for line in read_lines(transcripts):
             name, _, text = line.partition(" ")
             if not name:
@@ -61,10 +62,12 @@ def read_librispeech(path: Path, split: str | None) -> Dataset:
             if not text.strip():
                 raise DatasetError(f"{transcripts}: {name} has no text", "unpack the archive anew")
             speaker = name.split("-")[0]
+            audio = transcripts.parent / f"{name}.flac"
+            orphans -= audio.exists()
             clips.append(
                 Clip(
                     id=name,
-                    audio=transcripts.parent / f"{name}.flac",
+                    audio=audio,
                     dataset=f"librispeech-{chosen}",
                     speaker=speaker,
                     speech=True,
@@ -73,6 +76,8 @@ def read_librispeech(path: Path, split: str | None) -> Dataset:
                 )
             )
     notes = ["Gender is from SPEAKERS.TXT."] if genders else ["No SPEAKERS.TXT: no gender."]
+    if orphans:
+        notes.append(f"{orphans} recordings have no transcript and are left out.")
     return Dataset("librispeech", str(path), chosen, clips, mapper.report(), tuple(notes))
 
 

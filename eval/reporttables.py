@@ -236,7 +236,10 @@ def _other(report: Mapping[str, Any]) -> Table:
             ),
         ]
     if valid is not None:
-        rows.append(("Valid JSON %", f"{percent(valid['share'])} of {valid['n']}"))
+        text = f"{percent(valid['share'])} of {valid['n']}"
+        if report["errors"]:
+            text += f", {percent(valid['share_of_results'])} of those with a result"
+        rows.append(("Valid JSON %", text))
     rows += [
         ("RTFx", number(report["rtfx"], 1)),
         ("Transcripts cut by the budget", str(report["truncated_transcripts"])),

@@ -174,13 +174,17 @@ def score_json(
 ) -> dict[str, Any] | None:
     """The share of clips whose delivered JSON parses and fits the schema of the fields.
 
+    `share` counts failed clips as invalid, `share_of_results` leaves them out.
+
     None for systems that deliver none.
     """
     if all(record.output is None for record in records):
         return None
     valid = [is_valid_json(record.output, label_sets, fields) for record in records]
+    answered = sum(record.error is None for record in records)
     return {
         "share": fmean(valid),
+        "share_of_results": sum(valid) / answered if answered else None,
         "n": len(valid),
         "invalid": [r.id for r, good in zip(records, valid, strict=True) if not good],
     }

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from eval_trees import OURS, common_voice, iemocap, librispeech, manifest, spoken_words
+from eval_trees import OURS, common_voice, iemocap, librispeech, manifest, spoken_words, write_tone
 
 from speechmeta.audio import load_audio
 from speechmeta.errors import DatasetError, UsageError
@@ -39,6 +39,15 @@ def test_librispeech_other_split_and_name_with_a_bar(tmp_path: Path) -> None:
     assert [clip.labels for clip in dataset.clips] == [{"Gender": "Female"}]
     with pytest.raises(UsageError, match="no split 'dev-clean'"):
         read_dataset("librispeech", tmp_path, "dev-clean")
+
+
+def test_librispeech_counts_recordings_without_a_transcript(tmp_path: Path) -> None:
+    librispeech(tmp_path)
+    folder = tmp_path / "LibriSpeech" / "test-clean" / "61" / "70968"
+    write_tone(folder / "61-70968-0009.flac")
+    dataset = read_dataset("librispeech", tmp_path)
+    assert "1 recordings have no transcript and are left out." in dataset.notes
+    assert len(dataset.clips) == 3
 
 
 def test_librispeech_without_speakers(tmp_path: Path) -> None:

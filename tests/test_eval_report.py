@@ -38,7 +38,9 @@ def test_a_perfect_system_is_perfect(dataset: Dataset, tmp_path: Path) -> None:
         assert {"accuracy", "uar", "macro_f1", "ece", "n"} <= set(scores)
         assert scores["accuracy"] == scores["uar"] == scores["macro_f1"] == 1.0
         assert scores["ece"] == pytest.approx(0.2)
-    assert report["valid_json"] == {"share": 1.0, "n": 5, "invalid": []}
+    assert report["valid_json"] == {
+        "share": 1.0, "share_of_results": 1.0, "n": 5, "invalid": [],
+    }  # fmt: skip
     assert report["normalizer"] == "whisper-english (no spelling map)"
     assert report["decoding"] == "free-running"
     assert report["rtfx"] > 0
@@ -92,6 +94,7 @@ def test_failures_are_named_everywhere(dataset: Dataset, tmp_path: Path) -> None
     assert report["wer"] == pytest.approx(4 / 5)
     assert report["labels"]["Emotion"]["accuracy"] == 0.5
     assert report["valid_json"]["share"] == 0.8
+    assert report["valid_json"]["share_of_results"] == 1.0
     for name in ("report.md", "report.html"):
         text = (tmp_path / "out" / name).read_text()
         assert "clips/a.opus" in text
