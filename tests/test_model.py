@@ -20,6 +20,7 @@ from speechmeta.models.speechllm import (
     SpeechLLMProcessor,
     load_model,
 )
+from speechmeta.models.speechllm.quantization import Int8Linear
 from speechmeta.models.speechllm.wavlm_attention import WavLMSdpaAttention
 
 
@@ -173,6 +174,31 @@ def test_processor_refuses(
 ) -> None:
     with pytest.raises(error, match=message):
         tiny[1](**arguments)
+
+
+def test_int8_stays_close_to_bfloat16(tiny: Any, tmp_path: Path) -> None:
+    model, processor = tiny
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    inputs = processor(audio=wave(1.0), sampling_rate=16_000)
+    half, _ = load_model(tmp_path, device="cpu", dtype="bfloat16")
+    small, _ = load_model(tmp_path, device="cpu", dtype="int8")
+    with torch.inference_mode():
+        expected = half(**inputs).logits.float().flatten()
+        got = small(**inputs).logits.float().flatten()
+    assert torch.corrcoef(torch.stack([expected, got]))[0, 1] > 0.99
+    linears = [m for m in small.language_model.model.layers.modules() if "Linear" in str(type(m))]
+    assert {type(module).__name__ for module in linears} == {"Int8Linear"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_int8_linear(rows: int) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 32).bfloat16()
+    inputs = torch.randn(1, rows, 64, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        error = (Int8Linear(linear)(inputs) - linear(inputs)).float().abs().max()
+    assert error < 0.05
 
 
 def test_unknown_checkpoints(tmp_path: Path) -> None:

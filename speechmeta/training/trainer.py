@@ -89,23 +89,34 @@ _DECODER_DEFAULTS: dict[str, Any] = {
 
 
 def start_as_filterbank(model: SpeechLLMForConditionalGeneration) -> None:
-    """Sets the encoder's first convolution to windowed sinusoids at mel-spaced frequencies.
+    """Starts the encoder's convolutions as a mel filterbank; training goes on from there.
 
-    Sine and cosine take turns over the channels; training goes on from there. Only for first
-    kernels of at least 10 ms, shorter ones cannot hold a filterbank.
+    The first convolution becomes windowed sinusoids at mel-spaced frequencies in four phases:
+    behind its activation, which lets positive values through, the four add up to a band's
+    level whatever the phase of the sound. In the next two, as many channels as there are bands
+    start as these sums, the others at random. Only for first kernels of at least 10 ms.
     """
-    conv = model.audio_tower.feature_extractor.conv_layers[0].conv
-    channels, _, kernel = conv.weight.shape
-    if kernel < SAMPLE_RATE // 100:
+    first, *later = model.audio_tower.feature_extractor.conv_layers
+    channels, _, kernel = first.conv.weight.shape
+    if kernel < SAMPLE_RATE // 100 or channels % 4:
         return
-    mel = np.linspace(2595 * math.log10(1 + 60 / 700), 2595 * math.log10(1 + 7600 / 700), channels)
-    frequency = 700 * (10 ** (mel / 2595) - 1)
+    bands = channels // 4
+    mel = np.linspace(2595 * math.log10(1 + 80 / 700), 2595 * math.log10(1 + 7400 / 700), bands)
+    frequency = np.repeat(700 * (10 ** (mel / 2595) - 1), 4)
+    phase = np.tile(np.arange(4) * np.pi / 2, bands)
     time_axis = np.arange(kernel) / SAMPLE_RATE
-    phase = np.where(np.arange(channels) % 2, np.pi / 2, 0.0)
     bank = np.sin(2 * np.pi * frequency[:, None] * time_axis + phase[:, None]) * np.hanning(kernel)
     bank /= np.sqrt((bank**2).sum(1, keepdims=True))
+    # Speech loses about 6 dB an octave, and there is no logarithm that would make up for it.
+    bank *= 1 + frequency[:, None] / 400
     with torch.no_grad():
-        conv.weight.copy_(torch.tensor(bank[:, None, :], dtype=conv.weight.dtype))
+        first.conv.weight.copy_(torch.tensor(bank[:, None, :]))
+        for number, layer in enumerate(later):
+            span = 4 if number == 0 else 1
+            weight = layer.conv.weight
+            for band in range(min(bands, weight.shape[0], weight.shape[1] // span)):
+                weight[band] = 0.0
+                weight[band, span * band : span * (band + 1)] = 1.0 / span
 
 
 def build(

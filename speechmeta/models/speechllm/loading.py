@@ -11,6 +11,7 @@ from speechmeta.models.speechllm.hub import Source, find_checkpoint
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
 from speechmeta.models.speechllm.published import is_published, load_published, read_json
+from speechmeta.models.speechllm.quantization import quantize_int8
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "bundled"
 """The checkpoint that this project trained and ships."""
@@ -34,7 +35,8 @@ def load_model(
         name_or_path: a folder or hub id, in our layout or in that of `skit-ai/speechllm-*`;
             None for the bundled checkpoint. No code of a checkpoint is ever executed.
         device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto`: half precision on CUDA, else float32.
+        dtype: `float32`, `bfloat16`, `float16`, `int8` (weights of the layers, the rest in
+            bfloat16), or `auto`: half precision on CUDA, else float32.
         local_files_only: fetch nothing.
 
     Raises:
@@ -42,7 +44,7 @@ def load_model(
         UsageError: the device or dtype is not known or not there.
     """
     place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
+    kind = torch.bfloat16 if dtype == "int8" else resolve_dtype(dtype, place)
     if name_or_path is None:
         if not (BUNDLED / "config.json").is_file():
             raise ModelError(
@@ -61,6 +63,8 @@ def load_model(
             f"{source.folder} holds a {config.get('model_type', 'unknown')!r} model",
             "analysis needs a SpeechLLM checkpoint; DeSTA2 checkpoints are for speechmeta chat",
         )
+    if dtype == "int8":
+        quantize_int8(model)
     # For `model.generate_meta`, which the published checkpoints' users call.
     model.processor = processor
     return model, processor
@@ -132,5 +136,5 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}", f"choose auto, {', '.join(DTYPES)}")
+        raise UsageError(f"unknown dtype {dtype!r}", f"choose auto, {', '.join(DTYPES)}, int8")
     return DTYPES[dtype]
