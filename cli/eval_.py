@@ -14,7 +14,7 @@ import typer
 
 from speechmeta.errors import UsageError
 
-from . import options
+from . import eval_instruction, options
 from .console import out_console, print_note, progress
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
     for name, text in HELP.items():
         group.command(name.value, help=text)(_command(name))
     group.command("compare")(compare)
+    group.command("instruction")(eval_instruction.instruction)
     app.add_typer(group, name="eval")
 
 
