@@ -150,11 +150,11 @@ def test_html_shows_measures_that_it_does_not_know() -> None:
     report = sample_report()
     page = HtmlWriter()
     data = document(report)
-    data["conversation"]["longest_monologue_seconds"] = {"agent": 7.5}
+    data["conversation"]["applause_seconds"] = {"agent": 7.5}
     from speechmeta.writers.html_parts import conversation_card
 
     card = conversation_card(data)
-    assert "Longest monologue agent" in card
+    assert "Applause agent" in card
     assert "7.5 s" in card
     assert page.name == "html"
 

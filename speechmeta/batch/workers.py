@@ -24,6 +24,8 @@ from speechmeta.errors import AudioError, SpeechMetaError
 START_SECONDS = 300.0
 """A process that is not ready after this is taken for hung; importing torch can be slow."""
 START_ATTEMPTS = 3
+CLOSE_SECONDS = 5.0
+"""An idle process that does not end in this time is killed."""
 
 
 Ask = Callable[[Any], Any]
@@ -330,7 +332,14 @@ class ProcessPool:
         worker.connection.close()
 
     def close(self) -> None:
-        """Ends all processes at once."""
+        """Ends all processes: idle ones by themselves, which lets them tidy up, others at once."""
+        idle = [worker for worker in self._workers if worker.ready and not worker.busy]
+        for worker in idle:
+            # What it hears is the end of its orders.
+            worker.connection.close()
+        limit = time.monotonic() + CLOSE_SECONDS
+        for worker in idle:
+            worker.process.join(max(0.0, limit - time.monotonic()))
         for worker in list(self._workers):
             self._end(worker)
 

@@ -20,8 +20,24 @@ OTHER_COLOURS = ("#0f9d8a", "#b5651d", "#d6479b", "#5b8c2a", "#5560d0")
 """For the emotions that a checkpoint of its own label set brings."""
 NO_EMOTION = "#a9b1bd"
 
-KNOWN_MEASURES = {"talk_seconds", "silence_seconds", "overlap_seconds", "interruptions"}
+KNOWN_MEASURES = {
+    "talk_seconds",
+    "silence_seconds",
+    "overlap_seconds",
+    "interruptions",
+    "emotion_by_quarter",
+    "longest_monologue",
+}
 """Measures that have a place of their own on the page."""
+KNOWN_OF_SPEAKER = {
+    "speaker",
+    "channel",
+    "talk_seconds",
+    "talk_share",
+    "turns",
+    "emotion_by_quarter",
+    *LABEL_FIELDS,
+}
 
 
 def emotion_colours(data: dict[str, Any]) -> dict[str, str]:
@@ -109,14 +125,14 @@ def tiles(data: dict[str, Any]) -> Markup:
 def speaker_card(data: dict[str, Any], speaker: dict[str, Any]) -> Markup:
     """Labels with their confidence, emotions, and the speaker's own measures."""
     total = sum(item["talk_seconds"] for item in data["speakers"]) or 1.0
+    share = speaker.get("talk_share")
     facts = [
         ("Talk time", clock(speaker["talk_seconds"])),
-        ("Share of talk", percent(speaker["talk_seconds"] / total)),
+        ("Share of talk", percent(speaker["talk_seconds"] / total if share is None else share)),
         ("Turns", str(speaker["turns"])),
     ]
-    known = {"speaker", "channel", "talk_seconds", "turns", "Emotion", *LABEL_FIELDS}
     for name, value in speaker.items():
-        if name not in known:
+        if name not in KNOWN_OF_SPEAKER:
             facts.extend(_facts(name, value))
     labels = [
         _label(name, speaker[name]["value"], speaker[name]["confidence"])
@@ -136,6 +152,7 @@ def speaker_card(data: dict[str, Any], speaker: dict[str, Any]) -> Markup:
         ),
         el("div", {"class": "block"}, *labels) if labels else None,
         _emotion_block(emotions, emotion_colours(data)) if emotions else None,
+        _quarter_block(speaker.get("emotion_by_quarter") or [], emotion_colours(data)),
         el("div", {"class": "block"}, _definitions(facts)),
     )
 
@@ -194,11 +211,15 @@ def conversation_card(data: dict[str, Any]) -> Markup:
         ("Nobody talks", clock(measures["silence_seconds"])),
         ("Several talk", f"{measures['overlap_seconds']:.1f} s"),
     ]
+    monologue = measures.get("longest_monologue")
+    if monologue:
+        span = f"{clock(monologue['start'], 1)} \N{EN DASH} {clock(monologue['end'], 1)}"
+        facts.append(("Longest monologue", f"{monologue['speaker']}, {span}"))
     for name, value in measures.items():
-        if name not in KNOWN_MEASURES and name != "emotion_by_quarter":
+        if name not in KNOWN_MEASURES:
             facts.extend(_facts(name, value))
     first = measures["interruptions"][:12]
-    listed = [(f"at {clock(item['at'], 1)}", f"by {item['by']}") for item in first]
+    listed = [(f"at {clock(item['at'], 1)}", _interruption(item)) for item in first]
     more = len(measures["interruptions"]) - len(listed)
     if more > 0:
         listed.append((f"and {more} more", ""))
@@ -207,11 +228,16 @@ def conversation_card(data: dict[str, Any]) -> Markup:
         {"class": "card"},
         el("div", {"class": "head"}, el("h2", None, "Conversation")),
         el("div", {"class": "block"}, _definitions(facts)),
-        _quarter_block(data),
+        _quarter_block(_quarters(data), emotion_colours(data)),
         el("div", {"class": "block"}, el("h3", None, "Interruptions"), _definitions(listed))
         if listed
         else None,
     )
+
+
+def _interruption(item: dict[str, Any]) -> str:
+    of = f" of {item['of']}" if item.get("of") else ""
+    return f"by {item['by']}{of}"
 
 
 def _quarters(data: dict[str, Any]) -> list[dict[str, float]]:
@@ -219,16 +245,14 @@ def _quarters(data: dict[str, Any]) -> list[dict[str, float]]:
     return found
 
 
-def _quarter_block(data: dict[str, Any]) -> Markup | None:
-    quarters = _quarters(data)
+def _quarter_block(quarters: list[dict[str, float]], colours: dict[str, str]) -> Markup | None:
     if not any(quarters):
         return None
-    colours = emotion_colours(data)
     bars = [
         el("div", {"class": "quarter"}, f"Q{number}", stack(shares, colours))
         for number, shares in enumerate(quarters, start=1)
     ]
-    return el("div", {"class": "block"}, el("h3", None, "Emotion by quarter of the call"), *bars)
+    return el("div", {"class": "block"}, el("h3", None, "Emotion by quarter"), *bars)
 
 
 def _facts(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -258,7 +282,7 @@ def _facts(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def _measure(name: str) -> tuple[str, str]:
     """`longest_monologue_seconds` as ("Longest monologue", "s")."""
     unit = ""
-    for ending, short in (("_seconds", "s"), ("_db", "dB"), ("words_per_minute", "words/min")):
+    for ending, short in (("_seconds", "s"), ("_db", "dBFS"), ("words_per_minute", "words/min")):
         if ending in name:
             name, unit = name.replace(ending, "speed" if short == "words/min" else ""), short
     words = name.replace("_", " ").strip()
