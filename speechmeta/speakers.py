@@ -208,7 +208,7 @@ class VerificationEmbedder:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
         try:
-            self._extractor: Any = AutoFeatureExtractor.from_pretrained(  # type: ignore[no-untyped-call]
+            self._extractor: Any = AutoFeatureExtractor.from_pretrained(
                 name, local_files_only=local_files_only
             )
             self._model, found = AutoModelForAudioXVector.from_pretrained(
@@ -233,21 +233,23 @@ class VerificationEmbedder:
 
     def embed(self, clips: Sequence[FloatArray]) -> Matrix:
         """Unit vectors (clips, size)."""
-        rows: list[FloatArray] = []
-        for part in _batches(clips, self._batch_seconds):
-            rows.extend(self._embed(part))
-        return unit(np.stack(rows).astype(np.float64))
+        # Only clips of one length go together: the front-end of the published models
+        # normalises over time, so that padding would change what is embedded.
+        by_length: dict[int, list[int]] = {}
+        for index, clip in enumerate(clips):
+            by_length.setdefault(len(clip), []).append(index)
+        rows: dict[int, FloatArray] = {}
+        for indices in by_length.values():
+            parts = _batches([clips[index] for index in indices], self._batch_seconds)
+            found = [row for part in parts for row in self._embed(part)]
+            rows.update(zip(indices, found, strict=True))
+        return unit(np.stack([rows[index] for index in range(len(clips))]).astype(np.float64))
 
     @torch.inference_mode()
     def _embed(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
-        inputs = self._extractor(
-            list(clips),
-            sampling_rate=SAMPLE_RATE,
-            padding=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        ).to(self._model.device)
-        return list(self._model(**inputs).embeddings.float().cpu().numpy())
+        inputs = self._extractor(list(clips), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        values = inputs["input_values"].to(self._model.device)
+        return list(self._model(input_values=values).embeddings.float().cpu().numpy())
 
 
 def load_embedder(

@@ -171,7 +171,8 @@ def hold_music(seconds: float, rate: int) -> np.ndarray:
                 wave[part] += np.exp(-4 * local) * np.sin(
                     2 * np.pi * tone * harmonic * local
                 ) / harmonic  # fmt: skip
-    return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+    scaled: np.ndarray = (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+    return scaled
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])

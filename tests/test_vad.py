@@ -31,7 +31,7 @@ def test_same_as_the_package(rate: int) -> None:
     assert package.origin is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = torch.jit.load(str(Path(package.origin).parent / "data" / "silero_vad.jit"))  # type: ignore[no-untyped-call]
+        model = torch.jit.load(str(Path(package.origin).parent / "data" / "silero_vad.jit"))
     call = make_call(rate=rate, turns=2)
     noise = np.random.default_rng(0).normal(0, 0.01, call.waveform.shape)
     rows = (call.waveform + noise).astype(np.float32)
