@@ -138,10 +138,14 @@ class Grammar:
     @cached_property
     def regex(self) -> str:
         """The whole answer, with what the tokenizer puts before a text."""
+        return escape(self.table.start) + self.pattern(0)
+
+    def pattern(self, first: int) -> str:
+        """The answer from the fixed text before a field on, as a regular expression."""
         body = f"[^{_FORBIDDEN}]*"
         lead = escape(self.layout.transcript_lead)
         pattern = escape(self.layout.after_last)
-        for index in range(len(self.fields) - 1, -1, -1):
+        for index in range(len(self.fields) - 1, first - 1, -1):
             field = self.fields[index]
             if field == "Transcript":
                 pattern = (f"(?:{lead}{body})?" if lead else body) + pattern
@@ -159,7 +163,7 @@ class Grammar:
                 choices = "|".join([f"(?:{'|'.join(going)})" + pattern, *ending])
                 pattern = f"(?:{choices})"
             pattern = escape(self.before(index)) + pattern
-        return escape(self.table.start) + pattern
+        return pattern
 
     @cached_property
     def index(self) -> Index:
