@@ -303,7 +303,7 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
         def advance(now: Progress) -> None:
             if now.error:
-                console.print(f"{now.path}: {now.error}", markup=False, style="red")
+                console.print(failure(now), markup=False, style="red")
             ended = now.done + now.failed
             failed = f", {now.failed} failed" if now.failed else ""
             bar.update(
@@ -327,7 +327,7 @@ class _Lines:
 
     def __call__(self, now: Progress) -> None:
         if now.error:
-            print_error(f"{now.path}: {now.error}")
+            print_error(failure(now))
         ended = now.done + now.failed
         tenth = 10 * ended // now.total if now.total else 0
         if not self._quiet and self._tenth < tenth < 10:
@@ -337,14 +337,22 @@ class _Lines:
             print_note(f"{ended}/{now.total} files, {speed(now):.1f} s audio/s{more}")
 
 
+def failure(now: Progress) -> str:
+    """The file and what is wrong with it; most messages name the file themselves."""
+    return now.error if now.path in now.error else f"{now.path}: {now.error}"
+
+
 def speed(now: Progress) -> float:
     """Seconds of audio that are finished in a second."""
     return now.audio_seconds / now.seconds if now.seconds > 0 else 0.0
 
 
 def seconds_left(now: Progress) -> float | None:
-    """The time that the remaining bytes will take at the rate so far; None at the beginning."""
-    if not now.bytes_done or now.seconds <= 0:
+    """The time that the remaining bytes will take at the rate so far.
+
+    None before the first success: files that fail are no measure of those that do not.
+    """
+    if not now.audio_seconds or not now.bytes_done:
         return None
     return (now.bytes_total - now.bytes_done) * now.seconds / now.bytes_done
 

@@ -128,7 +128,7 @@ def test_command_line(
     # A broken file: its record, a line on stderr, and exit code 1.
     assert main(["batch", *common, "--overwrite", "--include", "broken*", "--summary"]) == 1
     stdout, stderr = capfd.readouterr()
-    assert "broken.wav: " in stderr
+    assert "broken.wav" in stderr
     assert "0 calls, 1 failed" in stdout
     assert "AudioError" in stdout
     # The summary alone, as JSON.
@@ -172,3 +172,20 @@ def test_an_empty_folder_is_no_failure(
     arguments = [str(tmp_path / "calls"), "-o", str(tmp_path / "out"), "--model", str(checkpoint)]
     assert main(["batch", *arguments]) == 0
     assert "no recordings found" in capfd.readouterr().err
+
+
+def test_progress_in_words() -> None:
+    from speechmeta.batch.runner import Progress
+    from speechmeta.cli.batch import clock, failure, seconds_left, speed
+
+    start = Progress(4, 0, 0, 0.0, 0, 1000, 0.0)
+    assert seconds_left(start) is None
+    assert speed(start) == 0.0
+    failed = Progress(4, 0, 1, 0.0, 10, 1000, 5.0, "a/b.wav", "a/b.wav is empty")
+    assert seconds_left(failed) is None
+    assert failure(failed) == "a/b.wav is empty"
+    half = Progress(4, 2, 0, 60.0, 500, 1000, 10.0, "c.wav", "no sound")
+    assert seconds_left(half) == pytest.approx(10.0)
+    assert speed(half) == pytest.approx(6.0)
+    assert failure(half) == "c.wav: no sound"
+    assert [clock(59.6), clock(3661)] == ["1:00", "1:01:01"]
