@@ -151,22 +151,24 @@ class EncoderEmbedder:
 
     def pool(self, clips: Sequence[FloatArray]) -> Matrix:
         """Means and standard deviations (clips, 2 * width), before any projection."""
-        rows: list[FloatArray] = []
-        for part in _batches(clips, self._batch_seconds):
-            rows.extend(self._pool(part))
-        return np.stack(rows).astype(np.float64)
+        return self.pool_layers(clips, [self.layer])[0]
+
+    def pool_layers(self, clips: Sequence[FloatArray], layers: Sequence[int]) -> list[Matrix]:
+        """The same for several hidden states, each (clips, 2 * width)."""
+        parts = [self._pool(part, layers) for part in _batches(clips, self._batch_seconds)]
+        return [np.concatenate(rows).astype(np.float64) for rows in zip(*parts, strict=True)]
 
     @torch.inference_mode()
-    def _pool(self, clips: Sequence[FloatArray]) -> list[FloatArray]:
+    def _pool(self, clips: Sequence[FloatArray], layers: Sequence[int]) -> list[FloatArray]:
         inputs = self._processor.prepare_audio(clips)
         tower = self._model.audio_tower
         weight = next(tower.parameters())
         mask = inputs["audio_attention_mask"].to(weight.device)
         values = inputs["input_values"].to(weight.device, weight.dtype)
         states = tower(values, attention_mask=mask, output_hidden_states=True).hidden_states
-        hidden = states[self.layer].float()
         frames = self._model.num_encoder_frames(mask.sum(-1))
-        real = torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
+        places = torch.arange(states[0].shape[1], device=mask.device)
+        real = places < frames[:, None]
         # The processor's silent margin is the same for all and says nothing.
         stride = int(np.prod(self._model.config.audio_config.conv_stride))
         margin = self._processor.margin_samples // stride
@@ -174,13 +176,17 @@ class EncoderEmbedder:
             inner = real.clone()
             inner[:, :margin] = False
             ends = torch.clamp(frames - margin, min=0)[:, None]
-            inner &= torch.arange(hidden.shape[1], device=hidden.device) < ends
+            inner &= places < ends
             real = torch.where(inner.any(-1, keepdim=True), inner, real)
         count = real.sum(-1, keepdim=True).clamp(min=1)
         weights = real[..., None].float()
-        mean = (hidden * weights).sum(1) / count
-        variance = ((hidden - mean[:, None]).square() * weights).sum(1) / count
-        return list(torch.cat([mean, variance.sqrt()], dim=1).cpu().numpy())
+        pooled = []
+        for layer in layers:
+            hidden = states[layer].float()
+            mean = (hidden * weights).sum(1) / count
+            variance = ((hidden - mean[:, None]).square() * weights).sum(1) / count
+            pooled.append(torch.cat([mean, variance.sqrt()], dim=1).cpu().numpy())
+        return pooled
 
 
 class VerificationEmbedder:
