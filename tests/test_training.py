@@ -196,7 +196,7 @@ def test_commercial_only(config: TrainConfig) -> None:
 
 def test_optimizer_skips_what_is_not_finite(caplog: pytest.LogCaptureFixture) -> None:
     layer = torch.nn.Linear(4, 4)
-    optimizer = build_optimizer(layer, 0.1, 0.0)
+    optimizer = build_optimizer(layer, 0.1, 0.1, 0.0)
     before = layer.weight.detach().clone()
     layer.weight.grad = torch.full((4, 4), float("nan"))
     layer.bias.grad = torch.ones(4)

@@ -57,6 +57,8 @@ class OptimConfig(_Section):
     Attributes:
         minutes: time limit; the learning rate follows whatever is further along, the time or
             the steps, so that a run of a fixed time ends with a learning rate of zero.
+        learning_rate: of Muon; `adam_learning_rate` of everything else. Convolutions and embeddings
+            that move as fast as Muon's matrices drown what the audio says in constants.
         batch_seconds: padded audio in one batch.
         label_loss, ctc_loss: weights beside the transcript's loss of 1.
         label_balance: labels weigh by their frequency to the power of minus this.
@@ -66,7 +68,8 @@ class OptimConfig(_Section):
 
     max_steps: int = 10_000
     minutes: float | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    adam_learning_rate: float = 5e-4
     warmup_steps: int = 200
     decay_share: float = 0.6
     batch_seconds: float = 140.0

@@ -22,7 +22,12 @@ class MuonAdamW(Optimizer):
     """
 
     def __init__(
-        self, hidden: Iterable[nn.Parameter], other: Iterable[nn.Parameter], lr: float, decay: float
+        self,
+        hidden: Iterable[nn.Parameter],
+        other: Iterable[nn.Parameter],
+        lr: float,
+        adam_lr: float,
+        decay: float,
     ) -> None:
         self.skipped = 0
         hidden, other = list(hidden), list(other)
@@ -32,7 +37,7 @@ class MuonAdamW(Optimizer):
                 Muon(hidden, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             )
         if other:
-            self.parts.append(AdamW(other, lr=lr, weight_decay=decay, betas=(0.9, 0.98)))
+            self.parts.append(AdamW(other, lr=adam_lr, weight_decay=decay, betas=(0.9, 0.98)))
         # The parts' own groups are shared, so that a scheduler on this object steers both.
         groups = [group for part in self.parts for group in part.param_groups]
         super().__init__(groups, {})
@@ -63,7 +68,7 @@ class MuonAdamW(Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def build_optimizer(model: nn.Module, lr: float, decay: float) -> MuonAdamW:
+def build_optimizer(model: nn.Module, lr: float, adam_lr: float, decay: float) -> MuonAdamW:
     """The optimizer for a SpeechLLM: layers' linear weights to Muon, the rest to AdamW."""
     hidden, other = [], []
     for name, parameter in model.named_parameters():
@@ -71,7 +76,7 @@ def build_optimizer(model: nn.Module, lr: float, decay: float) -> MuonAdamW:
             continue
         in_layers = ".layers." in name and parameter.ndim == 2 and "rel_attn_embed" not in name
         (hidden if in_layers and min(parameter.shape) > 16 else other).append(parameter)
-    return MuonAdamW(hidden, other, lr, decay)
+    return MuonAdamW(hidden, other, lr, adam_lr, decay)
 
 
 def trapezoid(progress: Callable[[], float], warmup: int, decay_share: float) -> Any:

@@ -189,7 +189,9 @@ class SpeechLLMTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optim = self.config.optim
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, optim.learning_rate, optim.weight_decay)
+            self.optimizer = build_optimizer(
+                self.model, optim.learning_rate, optim.adam_learning_rate, optim.weight_decay
+            )
         return self.optimizer
 
     def create_scheduler(
