@@ -18,10 +18,10 @@ import typer
 from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
-from . import analyze, batch, chat, convert, eval_, models, schema, train
+from . import analyze, app_, batch, chat, convert, eval_, models, schema, train
 from .console import TRACEBACK_VARIABLE, describe_fault, print_error
 
-COMMANDS = (analyze, batch, chat, eval_, models, schema, train, convert)
+COMMANDS = (analyze, batch, chat, app_, eval_, models, schema, train, convert)
 """Modules with `register(app)`, in the order of the help."""
 
 app = typer.Typer(

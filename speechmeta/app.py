@@ -1,0 +1,251 @@
+"""A page for the browser with two tabs: Analyze a recording, Chat about it.
+
+Needs the extra `app` (Gradio). It listens on loopback only, and neither the page nor the
+server reaches for anything outside: no analytics, no fonts or scripts from elsewhere.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmeta.errors import ModelError, SpeechMetaError, UsageError
+from speechmeta.schema import FIELDS
+
+if TYPE_CHECKING:
+    from speechmeta.analyze import Analyzer
+    from speechmeta.chat import ChatModel
+    from speechmeta.schema import CallReport, Turn
+
+DOWNLOADS = ("json", "csv", "srt", "vtt", "html")
+"""Formats offered after an analysis."""
+
+HOST = "127.0.0.1"
+TURN_COLUMNS = ("Time", "Speaker", *FIELDS)
+_TIMELINE_HEIGHT = 720
+_NO_CHAT = (
+    "No chat model is loaded. Start with `speechmeta app --chat-model FOLDER_OR_HUB_ID`, for "
+    "example `DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`."
+)
+
+
+def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | None = None) -> Any:
+    """The page as `gradio.Blocks`, not started.
+
+    Args:
+        analyzer: makes the analyzer; called once, at the first analysis.
+        chat: makes the chat model; called once, at the first question. None: the chat tab
+            says how to get one.
+
+    Raises:
+        ModelError: Gradio is not installed.
+    """
+    gr = _gradio()
+    get_analyzer = cache(analyzer)
+    get_chat = cache(chat) if chat is not None else None
+
+    def analyze(path: str | None, channels: str, min_confidence: float) -> Any:
+        try:
+            return _analyze(get_analyzer(), path, channels, min_confidence)
+        except SpeechMetaError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def ask(
+        path: str | None, question: str, history: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        if not question.strip():
+            yield "", history
+            return
+        asked = [*history, {"role": "user", "content": question}]
+        yield "", asked
+        try:
+            if get_chat is None:
+                raise UsageError(_NO_CHAT)
+            messages = _messages(path, asked)
+            text = ""
+            with get_chat().stream(messages) as stream:
+                for piece in stream:
+                    text += piece
+                    yield "", [*asked, {"role": "assistant", "content": text}]
+        except SpeechMetaError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    with gr.Blocks(title="speechmeta", analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown("# speechmeta")
+        audio = gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Recording",
+            editable=False,
+            elem_id="recording",
+        )
+        with gr.Tab("Analyze", id="analyze"):
+            with gr.Row():
+                channels = gr.Radio(
+                    ["auto", "mono", "split"], value="auto", label="Channels", scale=2
+                )
+                confidence = gr.Slider(
+                    0.0, 1.0, 0.0, step=0.05, label="Leave out labels less probable than", scale=2
+                )
+                start = gr.Button("Analyze", variant="primary", elem_id="analyze-button")
+            timeline = gr.HTML(elem_id="timeline")
+            turns = gr.Dataframe(
+                headers=list(TURN_COLUMNS), label="Turns", wrap=True, interactive=False,
+                elem_id="turns",
+            )  # fmt: skip
+            files = gr.File(label="Downloads", file_count="multiple", elem_id="downloads")
+            with gr.Accordion("JSON", open=False):
+                document = gr.JSON(show_label=False, elem_id="document")
+        with gr.Tab("Chat", id="chat"):
+            talk = gr.Chatbot(
+                label="Conversation", buttons=[], feedback_options=None, elem_id="talk",
+                allow_file_downloads=False,
+            )  # fmt: skip
+            if chat is None:
+                gr.Markdown(_NO_CHAT)
+            with gr.Row():
+                question = gr.Textbox(
+                    show_label=False,
+                    placeholder="Is the customer angry? Why?",
+                    scale=5,
+                    elem_id="question",
+                    interactive=chat is not None,
+                )
+                send = gr.Button("Ask", variant="primary", interactive=chat is not None)
+                clear = gr.Button("Begin anew")
+        start.click(
+            analyze,
+            [audio, channels, confidence],
+            [timeline, turns, document, files],
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+        for event in (question.submit, send.click):
+            event(
+                ask,
+                [audio, question, talk],
+                [question, talk],
+                concurrency_limit=1,
+                api_visibility="private",
+            )
+        clear.click(list, None, talk, api_visibility="private")
+        # A conversation is about one recording; another one begins anew.
+        audio.change(list, None, talk, api_visibility="private")
+    return page
+
+
+def launch(
+    page: Any, port: int | None = None, open_browser: bool = False, block: bool = True
+) -> str:
+    """Serves a page on loopback; returns its address.
+
+    Args:
+        port: None takes a free one from 7860 on.
+        block: return only when the server is stopped.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+    gr = _gradio()
+    system_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    try:
+        _, address, _ = page.queue().launch(
+            server_name=HOST,
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            quiet=True,
+            show_error=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+            footer_links=[],
+            theme=gr.themes.Default(**system_fonts),
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise UsageError(f"port {port} cannot be used: {error}", "name another with --port") from (
+            error
+        )
+    if block:
+        page.block_thread()
+    return str(address)
+
+
+def _gradio() -> Any:
+    # Both are read when Gradio is imported or used; they keep it from calling home.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import gradio
+    except ImportError as error:
+        raise ModelError(
+            "the app needs Gradio, which is not installed", "pip install 'speechmeta[app]'"
+        ) from error
+    return gradio
+
+
+def _analyze(
+    analyzer: Analyzer, path: str | None, channels: str, min_confidence: float
+) -> tuple[str, list[list[str]], dict[str, Any], list[str]]:
+    if not path:
+        raise UsageError("there is no recording yet", "upload or record one")
+    report = analyzer.analyze_call(path, channels=channels, min_confidence=min_confidence or None)
+    from speechmeta.writers import HtmlWriter, get_writer
+
+    page = HtmlWriter().text(report)
+    folder = Path(tempfile.mkdtemp(prefix="speechmeta-"))
+    files = []
+    for name in DOWNLOADS:
+        target = folder / f"{Path(path).stem}.{name}"
+        get_writer(name).write(report, target)
+        files.append(str(target))
+    return _framed(page), turn_rows(report), report.model_dump(mode="json"), files
+
+
+def _framed(page: str) -> str:
+    """A report's page inside a frame of its own, so that neither style touches the other."""
+    return (
+        f'<iframe title="Report" sandbox="allow-scripts" srcdoc="{html.escape(page)}" '
+        f'style="width:100%;height:{_TIMELINE_HEIGHT}px;border:0"></iframe>'
+    )
+
+
+def turn_rows(report: CallReport) -> list[list[str]]:
+    """A row of text for each turn: `TURN_COLUMNS`; labels with their probability."""
+    return [
+        [f"{turn.start:.1f} - {turn.end:.1f} s", turn.speaker, *_fields(turn)]
+        for turn in report.turns
+    ]
+
+
+def _fields(turn: Turn) -> list[str]:
+    values = turn.meta.model_dump(mode="json")
+    cells = []
+    for field in FIELDS:
+        value, sure = values.get(field), turn.confidence.get(field)
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        text = "-" if value in (None, "") else str(value)
+        cells.append(f"{text} ({sure:.0%})" if sure is not None and text != "-" else text)
+    return cells
+
+
+def _messages(path: str | None, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gradio's history as messages of ours, the recording first."""
+    if not path:
+        raise UsageError("there is no recording yet", "upload or record one")
+    messages: list[dict[str, Any]] = [{"role": "audio", "content": path}]
+    for message in history:
+        content = message["content"]
+        if isinstance(content, list):
+            content = "".join(part.get("text", "") for part in content)
+        messages.append({"role": message["role"], "content": content})
+    return messages
+
+
+__all__ = ["DOWNLOADS", "build_app", "launch", "turn_rows"]
