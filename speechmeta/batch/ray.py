@@ -105,7 +105,6 @@ class RayEngine:
         self._started = not self._ray.is_initialized()
         if self._started:
             self._ray.init(log_to_driver=False, logging_level="error")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         resources = self._ray.cluster_resources()
         self._gpus = int(resources.get("GPU", 0))
         self._actors = options.actors or self._gpus or max(1, int(resources.get("CPU", 1)) // 2)
@@ -145,6 +144,8 @@ class RayEngine:
         import pyarrow as pa
         import ray.data
 
+        # Ray Data sets its loggers up when it is imported.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         size = max(1, min(FILES_PER_BLOCK, -(-len(files) // self._actors)))
