@@ -425,3 +425,27 @@ def test_half_precision_gives_valid_records(dtype: torch.dtype) -> None:
     model = getattr(model, "to")(dtype)  # noqa: B009 - the stubs of `to` take no dtype
     for record in records(Engine(model, processor).decode(tiny_clips(4))):
         record.to_meta(model.config.label_sets)
+
+
+def test_a_compiled_step_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that only counts: shapes are static, so one graph serves all steps."""
+    graphs: list[Any] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_module = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda model, **options: compile_module(model, backend=counting, **options),
+    )
+    model, processor = tiny_speechllm(0)
+    fields = ("Gender", "Transcript")
+    compiled = Engine(model, processor, DecodeOptions(compile_step=True))
+    for seed in range(2):
+        clips = tiny_clips(3, seed)
+        expected = Engine(model, processor).decode(clips, fields)
+        assert_same(compiled.decode(clips, fields), expected, passes=True)
+    assert 0 < len(graphs) <= 4

@@ -48,6 +48,11 @@ class Engine:
         self.options = options or DecodeOptions()
         self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
+        self._step = (
+            torch.compile(model.language_model.get_decoder(), dynamic=False)
+            if self.options.compile_step
+            else None
+        )
         self._forests: dict[Grammar, Forest] = {}
         self._masks: dict[Grammar, torch.Tensor] = {}
 
@@ -98,7 +103,7 @@ class Engine:
         results: list[DecodedRecord | SpeechMetaError | None] = [None] * len(prompts)
         longest = max(prompt.seconds for prompt in prompts)
         slots = self.options.budget(min(longest, 20.0)) + 4 * self.options.tree_nodes
-        session = Session(self.model, prompts, self._masks_of(grammar), slots)
+        session = Session(self.model, prompts, self._masks_of(grammar), slots, self._step)
         pending: dict[int, Plan] = {}
         running: dict[int, Decoding] = {}
 

@@ -18,6 +18,8 @@ from speechmeta.decoding.inputs import Prompt
 from speechmeta.decoding.trees import ROOT, Tree
 from speechmeta.errors import DecodingError, ModelError
 
+_SHAPES = 256
+
 
 @dataclass
 class Plan:
@@ -78,13 +80,19 @@ class Session:
         prompts: one per row.
         masks: bool (places, vocabulary) on the model's device: the tokens allowed in a place.
         room: slots to expect after the prompts.
+        step: the decoder compiled for single tokens and static shapes, if there is one.
 
     Raises:
         ModelError: the decoder's attention implementation takes no mask of its own.
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Prompt], masks: torch.Tensor | None, room: int
+        self,
+        model: Any,
+        prompts: Sequence[Prompt],
+        masks: torch.Tensor | None,
+        room: int,
+        step: Any = None,
     ) -> None:
         self._decoder = model.language_model.get_decoder()
         self._head = model.language_model.lm_head
@@ -103,7 +111,12 @@ class Session:
         self.rows = [Row(number, len(prompt.embeds)) for number, prompt in enumerate(prompts)]
         self._used = 0
         self._valid = np.zeros((len(prompts), self._width + room), dtype=bool)
-        self._cache = SlotCache(self._decoder.config.num_hidden_layers, self._width + room)
+        self._step = step
+        slots = self._width + room
+        if step is not None:
+            # Few different capacities, since each is compiled for.
+            slots = -(-slots // _SHAPES) * _SHAPES
+        self._cache = SlotCache(self._decoder.config.num_hidden_layers, slots)
 
     def run(self, plans: Sequence[tuple[Row, Plan]]) -> list[Results]:
         """One pass; the first one feeds the prompts too and needs a plan of every row."""
@@ -211,13 +224,21 @@ class Session:
             mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=self.device).masked_fill(
                 ~mask, lowest
             )
-        output = self._decoder(
+        decoder, fixed = self._decoder, None
+        if self._step is not None and embeds.shape[1] == 1 and self._used < self._cache.capacity:
+            decoder, fixed = self._step, torch.tensor([self._used], device=self.device)
+            mask = torch.nn.functional.pad(mask, (0, self._cache.capacity - mask.shape[-1]))
+            if self._additive:
+                mask[..., seen.shape[-1] :] = torch.finfo(embeds.dtype).min
+        self._cache.fix(fixed)
+        output = decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=torch.from_numpy(positions).to(self.device),
             past_key_values=self._cache,
             use_cache=True,
         )
+        self._cache.fix(None)
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 
