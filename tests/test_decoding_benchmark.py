@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def test_last_line_is_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "benchmarks")
-    import decoding
+    decoding = importlib.import_module("decoding")
 
     decoding.main(
         "--size tiny --dtype float32 --device cpu --clips 2 --rounds 1 --records 100".split()

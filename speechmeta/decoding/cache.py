@@ -20,7 +20,7 @@ class SlotLayer(CacheLayerMixin):
     is_sliding = False
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.capacity = capacity
         self.used = 0
         self.place: torch.Tensor | None = None
