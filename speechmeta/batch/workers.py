@@ -410,9 +410,9 @@ class ThreadPool:
         return done
 
     def close(self) -> None:
-        """Lets the thread end after the task that it is at."""
+        """Lets the thread end after the task that it is at; it is not waited for for long."""
         self._inbox.put(None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
         self._signal.close()
         self._wake.close()
 
