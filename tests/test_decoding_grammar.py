@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tiny import tiny_tokenizer
 
-from speechmeta.decoding.grammar import BUDGET_LEVELS, CLOSED, Grammar, GrammarCache, variants
+from speechmeta.decoding.grammar import Grammar, GrammarCache, variants
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT, TextLayout
+from speechmeta.decoding.states import BUDGET_LEVELS, CLOSED
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, ModelError
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS

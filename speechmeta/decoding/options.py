@@ -55,7 +55,7 @@ class DecodeOptions:
     loop_repeats: int = 4
     loop_min_tokens: int = 12
     label_temperature: Mapping[str, float] = field(default_factory=dict)
-    tree_nodes: int = 64
+    tree_nodes: int = 80
     transcript_search: Literal["greedy", "ctc"] = "greedy"
     ctc_beam: int = 8
     ctc_weight: float = 0.5

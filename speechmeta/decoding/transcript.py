@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from speechmeta.decoding.grammar import BUDGET_LEVELS, CLOSED, Grammar
+from speechmeta.decoding.grammar import Grammar
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import LOOP, TRUNCATED
+from speechmeta.decoding.states import BUDGET_LEVELS, CLOSED
 from speechmeta.errors import DecodingError
 
 
