@@ -146,7 +146,7 @@ def evaluate(
     if teacher_forced:
         from .teacher_forced import score_teacher_forced
 
-        report.update(score_teacher_forced(records))
+        report.update(score_teacher_forced(records, system.pop("protocol")))
     else:
         maps = getattr(predictor, "label_maps", None)
         if maps is not None:

@@ -268,7 +268,7 @@ def _pipeline(task: str, model: Any, device: str) -> Any:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return pipeline(task, model=str(model), device=device)  # type: ignore[call-overload]
+        return pipeline(task, model=str(model), device=device)
     except (OSError, ValueError) as error:
         from speechmeta.errors import ModelError
 

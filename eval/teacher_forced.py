@@ -5,6 +5,10 @@ decoder, the prediction is the argmax at every position, so that each predicted 
 the correct ones. The text of these tokens is read as JSON after a trailing comma is removed;
 what cannot be read counts as "NA". Word error rates are taken per utterance after
 lower-casing and averaged; labels are compared in lower case.
+
+That reading needs a prompt which names the fields. A checkpoint without instructions is not
+told which fields of a clip are known, cannot foresee the keys, and would be measured on them;
+its values are read at the places of the gold values instead, and the report says so.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from speechmeta.decoding.layout import SPEECH_VALUES
+from speechmeta.decoding.layout import SPEECH_VALUES, TextLayout
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.schema import LABEL_FIELDS
 
@@ -29,6 +33,10 @@ PROTOCOL = (
     "TEACHER-FORCED DIAGNOSTIC, the published SpeechLLM table's protocol: argmax after the "
     "gold prefix, mean of per-utterance WER, lower-casing only. Not what the model does in use; "
     "not comparable with the free-running numbers."
+)
+BY_PLACE = (
+    " This checkpoint takes no instruction: its values were read at the places of the gold values, "
+    "not from the JSON as a whole."
 )
 NOT_READ = "NA"
 
@@ -55,6 +63,7 @@ class TeacherForcedPredictor:
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "fields": ["SpeechActivity", "Transcript", *LABEL_FIELDS],
+            "protocol": PROTOCOL + ("" if self.processor.layout.instruction else BY_PLACE),
         }
 
     def predict_clips(
@@ -76,8 +85,9 @@ class TeacherForcedPredictor:
         inputs = self.processor(
             audio=audio.mono(), sampling_rate=audio.sample_rate, instruction=instruction
         )
-        answer = tokenizer(layout.render(gold), add_special_tokens=False)["input_ids"]
-        answer = torch.tensor([answer])
+        answer_text = layout.render(gold)
+        encoded = tokenizer(answer_text, add_special_tokens=False, return_offsets_mapping=True)
+        answer = torch.tensor([encoded["input_ids"]])
         inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
         inputs["attention_mask"] = torch.cat(
             [inputs["attention_mask"], torch.ones_like(answer)], dim=1
@@ -89,7 +99,22 @@ class TeacherForcedPredictor:
         # The logits before a position predict it.
         predicted = logits[-answer.shape[1] - 1 : -1].argmax(-1).tolist()
         text = tokenizer.decode(predicted, skip_special_tokens=False)
-        return Prediction(values=self._read(text, gold), output=text)
+        if layout.instruction:
+            found = read_answer(text)
+        else:
+            spans = value_spans(layout, gold)
+            found = {}
+            for field, (start, stop) in spans.items():
+                places = [
+                    token
+                    for token, (first, last) in zip(
+                        predicted, encoded["offset_mapping"], strict=True
+                    )
+                    if first < stop and last > start
+                ]
+                said = tokenizer.decode(places, skip_special_tokens=False)
+                found[field] = _bare(said, layout)
+        return Prediction(values=_as_values(found, gold), output=text)
 
     def gold_values(self, clip: Clip) -> dict[str, str]:
         """The clip's known fields as the checkpoint writes them.
@@ -112,18 +137,37 @@ class TeacherForcedPredictor:
                 values[field] = str(value).lower() if lower else str(value)
         return values
 
-    def _read(self, text: str, gold: Mapping[str, str]) -> dict[str, Value]:
-        found = read_answer(text)
-        values: dict[str, Value] = {}
-        for field in gold:
-            value = str(found.get(field, NOT_READ))
-            if field == "SpeechActivity":
-                # Kept as text: "NA" is neither true nor false.
-                said = {name.lower(): meaning for name, meaning in SPEECH_VALUES.items()}
-                values[field] = said.get(value.lower(), value)
-            else:
-                values[field] = value
-        return values
+
+def _as_values(found: Mapping[str, Any], gold: Mapping[str, str]) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for field in gold:
+        value = str(found.get(field, NOT_READ))
+        if field == "SpeechActivity":
+            # Kept as text where it is neither: "NA" is not false.
+            said = {name.lower(): meaning for name, meaning in SPEECH_VALUES.items()}
+            values[field] = said.get(value.lower(), value)
+        else:
+            values[field] = value
+    return values
+
+
+def _bare(text: str, layout: TextLayout) -> str:
+    # A value's first and last token may hold the fixed text around it as well.
+    text = text.lstrip(layout.key_close)
+    head, close, tail = text.rpartition(layout.value_close)
+    fixed = layout.separator + layout.key_open + layout.closing
+    return (head if close and not tail.strip(fixed) else text).strip()
+
+
+def value_spans(layout: TextLayout, values: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Where each value stands in `layout.render(values)`, as characters from and to."""
+    spans: dict[str, tuple[int, int]] = {}
+    place = 0
+    for index, field in enumerate(layout.arrange(values)):
+        place += len(layout.before_value(values, index))
+        spans[field] = (place, place + len(values[field]))
+        place += len(values[field])
+    return spans
 
 
 def read_answer(text: str) -> dict[str, Any]:
@@ -138,7 +182,7 @@ def read_answer(text: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def score_teacher_forced(records: Sequence[Record]) -> dict[str, Any]:
+def score_teacher_forced(records: Sequence[Record], protocol: str = PROTOCOL) -> dict[str, Any]:
     """The protocol's numbers; a failed clip counts as wrong, with a WER of 1.
 
     Raises:
@@ -173,7 +217,7 @@ def score_teacher_forced(records: Sequence[Record]) -> dict[str, Any]:
             labels[field] = {"accuracy": fmean(cases), "n": len(cases)}
     failures = [{"id": r.id, "error": r.error} for r in records if r.error is not None]
     return {
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "n": len(records),
         "errors": len(failures),
         "mean_utterance_wer": fmean(rates) if rates else None,

@@ -122,7 +122,7 @@ def test_pipelines_together(dataset: Dataset) -> None:
 
 
 def _tiny_config(**options: Any) -> Wav2Vec2Config:
-    return Wav2Vec2Config(  # type: ignore[call-arg]
+    return Wav2Vec2Config(
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from eval_trees import OURS, manifest
-from tiny import tiny_speechllm
+from tiny import taught_speechllm, taught_values, tiny_speechllm
 
-from speechmeta.audio import load_audio
+from speechmeta.audio import Audio, load_audio
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT
 from speechmeta.eval import Dataset, evaluate, read_dataset
 from speechmeta.eval.evaluation import evaluate as evaluate_function
@@ -17,8 +17,10 @@ from speechmeta.eval.teacher_forced import (
     TeacherForcedPredictor,
     read_answer,
     score_teacher_forced,
+    value_spans,
 )
-from speechmeta.eval.types import Record, Value
+from speechmeta.eval.types import Clip, Record, Value
+from speechmeta.schema import LABEL_FIELDS
 
 
 @pytest.fixture
@@ -50,8 +52,6 @@ def test_the_prediction_is_the_argmax_after_the_gold_prefix(dataset: Dataset) ->
     predictor = TeacherForcedPredictor(model, processor, "tiny")
     clip = dataset.clips[0]
     audio = load_audio(clip.audio)
-    from speechmeta.audio import Audio
-
     audio = Audio(audio.resampled(), 16000)
     prediction = predictor.predict_clips([clip], [audio])[0]
     # The same, one token at a time: everything before a token is gold.
@@ -74,6 +74,38 @@ def test_the_prediction_is_the_argmax_after_the_gold_prefix(dataset: Dataset) ->
             ).logits
         said.append(int(logits[0, -1].argmax()))
     assert prediction.output == processor.tokenizer.decode(said, skip_special_tokens=False)
+
+
+def test_value_spans() -> None:
+    values = {"SpeechActivity": "True", "Gender": "female", "Transcript": " hello"}
+    for layout in (COMPACT_LAYOUT, PUBLISHED_LAYOUT):
+        text = layout.render(values)
+        spans = value_spans(layout, values)
+        assert {field: text[start:stop] for field, (start, stop) in spans.items()} == values
+
+
+def test_a_checkpoint_without_instructions_is_read_by_place(tmp_path: Path) -> None:
+    model, processor, clips = taught_speechllm()
+    predictor = TeacherForcedPredictor(model, processor, "taught")
+    assert "at the places of the gold values" in predictor.describe()["protocol"]
+    for number in range(len(clips)):
+        values = taught_values(number)
+        speech = values["SpeechActivity"]
+        labels = {f: values[f] for f in LABEL_FIELDS} if speech else {}
+        clip = Clip(
+            str(number),
+            tmp_path / "none",
+            "taught",
+            speech=speech,
+            transcript=values["Transcript"] if speech else None,
+            labels=labels,
+        )
+        audio = Audio(clips[number][None], 16000)
+        said = predictor.predict_clips([clip], [audio])[0].values
+        expected = {"SpeechActivity": speech, **labels}
+        if speech:
+            expected["Transcript"] = values["Transcript"]
+        assert {field: said[field] for field in expected} == expected
 
 
 def test_a_run_is_labelled_as_what_it_is(
