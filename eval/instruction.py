@@ -120,7 +120,7 @@ def _item(row: dict[str, Any], number: int, folder: Path) -> Item:
     if task not in TASKS:
         raise ValueError(f"the task is {task!r}, known are {', '.join(TASKS)}")
     audios = row["audio"] if isinstance(row["audio"], list) else [row["audio"]]
-    common = {
+    common: dict[str, Any] = {
         "number": number,
         "task": task,
         "name": str(row.get("name") or task),

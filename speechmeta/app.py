@@ -41,6 +41,7 @@ def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | 
         analyzer: makes the analyzer; called once, at the first analysis.
         chat: makes the chat model; called once, at the first question. None: the chat tab
             says how to get one.
+        max_new_tokens: longest answer of the chat.
 
     Raises:
         ModelError: Gradio is not installed.
@@ -68,7 +69,7 @@ def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | 
                 raise UsageError(_NO_CHAT)
             messages = _messages(path, asked)
             text = ""
-            with get_chat().stream(messages) as stream:
+            with get_chat().stream(messages, max_new_tokens=max_new_tokens) as stream:
                 for piece in stream:
                     text += piece
                     yield "", [*asked, {"role": "assistant", "content": text}]
@@ -82,6 +83,7 @@ def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | 
             type="filepath",
             label="Recording",
             editable=False,
+            buttons=["download"],
             elem_id="recording",
         )
         with gr.Tab("Analyze", id="analyze"):
@@ -94,10 +96,7 @@ def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | 
                 )
                 start = gr.Button("Analyze", variant="primary", elem_id="analyze-button")
             timeline = gr.HTML(elem_id="timeline")
-            turns = gr.Dataframe(
-                headers=list(TURN_COLUMNS), label="Turns", wrap=True, interactive=False,
-                elem_id="turns",
-            )  # fmt: skip
+            turns = gr.HTML(elem_id="turns")
             files = gr.File(label="Downloads", file_count="multiple", elem_id="downloads")
             with gr.Accordion("JSON", open=False):
                 document = gr.JSON(show_label=False, elem_id="document")
@@ -190,21 +189,23 @@ def _gradio() -> Any:
 
 
 def _analyze(
-    analyzer: Analyzer, path: str | None, channels: str, min_confidence: float
-) -> tuple[str, list[list[str]], dict[str, Any], list[str]]:
+    analyzer: Analyzer, path: str | None, channels: Any, min_confidence: float
+) -> tuple[str, str, dict[str, Any], list[str]]:
     if not path:
         raise UsageError("there is no recording yet", "upload or record one")
     report = analyzer.analyze_call(path, channels=channels, min_confidence=min_confidence or None)
     from speechmeta.writers import HtmlWriter, get_writer
 
-    page = HtmlWriter().text(report)
+    # The report is drawn from the file; what is shown is its name, not where Gradio keeps it.
+    page = HtmlWriter().text(report).replace(html.escape(path), html.escape(Path(path).name))
+    report.audio.path = Path(path).name
     folder = Path(tempfile.mkdtemp(prefix="speechmeta-"))
     files = []
     for name in DOWNLOADS:
         target = folder / f"{Path(path).stem}.{name}"
         get_writer(name).write(report, target)
         files.append(str(target))
-    return _framed(page), turn_rows(report), report.model_dump(mode="json"), files
+    return _framed(page), _table(report), report.model_dump(mode="json"), files
 
 
 def _framed(page: str) -> str:
@@ -212,6 +213,19 @@ def _framed(page: str) -> str:
     return (
         f'<iframe title="Report" sandbox="allow-scripts" srcdoc="{html.escape(page)}" '
         f'style="width:100%;height:{_TIMELINE_HEIGHT}px;border:0"></iframe>'
+    )
+
+
+def _table(report: CallReport) -> str:
+    """The turns' fields as an HTML table; what a recording says is text there, never markup."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in TURN_COLUMNS)
+    rows = (
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in turn_rows(report)
+    )
+    return (
+        '<div style="overflow-x:auto"><table style="width:100%;text-align:left">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

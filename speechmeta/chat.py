@@ -458,7 +458,8 @@ class ChatModel:
         if not wanted:
             embeds: torch.Tensor = self.model.get_input_embeddings()(ids)[0]
             return embeds
-        return self.model.merge_inputs(ids, audio.to(device))[0]
+        merged: torch.Tensor = self.model.merge_inputs(ids, audio.to(device))[0]
+        return merged
 
     def _steps(
         self,

@@ -25,7 +25,7 @@ def main() -> None:
     def chat() -> ChatModel:
         return ChatModel.from_pretrained(sys.argv[2], device="cpu", local_files_only=True)
 
-    page = build_app(analyzer, chat if len(sys.argv) > 2 else None)
+    page = build_app(analyzer, chat if len(sys.argv) > 2 else None, max_new_tokens=12)
     print(launch(page, block=False), flush=True)
     sys.stdin.read()
     page.close()

@@ -103,7 +103,7 @@ def _bpe(special: list[str], size: int) -> Tokenizer:
 
 def _save_llama(folder: Path, shape: Shape) -> None:
     tokenizer = _bpe(LLAMA_SPECIAL, 400)
-    bos = tokenizer.token_to_id(LLAMA_SPECIAL[0])
+    bos = tokenizer.get_vocab()[LLAMA_SPECIAL[0]]
     if shape.adds_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{LLAMA_SPECIAL[0]} $A", special_tokens=[(LLAMA_SPECIAL[0], bos)]

@@ -105,7 +105,7 @@ def test_reuse_gives_the_same_logits(folder: Path, clip: str) -> None:
 
 def test_batch_is_single(folder: Path, model: ChatModel, clip: str) -> None:
     noise = (0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32), 8000)
-    batch = [
+    batch: list[list[dict[str, Any]]] = [
         [{"role": "audio", "content": clip}, ASK],
         [{"role": "user", "content": "true"}],
         [SYSTEM, {"role": "audio", "content": noise}, {"role": "audio", "content": clip}, ASK],
@@ -165,7 +165,7 @@ def test_stream(model: ChatModel, clip: str) -> None:
 
 def test_sampling(model: ChatModel, clip: str) -> None:
     talk = [{"role": "audio", "content": clip}, ASK]
-    options = {"max_new_tokens": 20, "do_sample": True, "temperature": 2.0}
+    options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": True, "temperature": 2.0}
     one, same, other = (model.chat(talk, seed=seed, **options) for seed in (1, 1, 2))
     assert one.token_ids == same.token_ids != other.token_ids
     greedy = model.chat(talk, max_new_tokens=20)
@@ -173,7 +173,13 @@ def test_sampling(model: ChatModel, clip: str) -> None:
     assert model.chat(talk, **options, top_p=1e-6).token_ids == greedy.token_ids
     penalised = model.chat(talk, max_new_tokens=20, repetition_penalty=1000.0)
     assert len(set(penalised.token_ids)) == len(penalised.token_ids)
-    for bad in ({"temperature": 0}, {"top_p": 0}, {"max_new_tokens": 0}, {"beams": 4}):
+    wrong: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"top_p": 0},
+        {"max_new_tokens": 0},
+        {"beams": 4},
+    ]
+    for bad in wrong:
         with pytest.raises(UsageError, match=next(iter(bad))):
             model.chat(talk, **bad)
 

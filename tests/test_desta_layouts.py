@@ -32,8 +32,11 @@ SHAPES = [
 
 def _by_hand(connector: DestaConnector, tapped: torch.Tensor) -> torch.Tensor:
     """The connector's definition, one window, one head at a time."""
-    weights = {name: tensor.double() for name, tensor in connector.state_dict().items()}
-    heads = connector.qformer.layer[0].attention.heads
+    weights: dict[str, torch.Tensor] = {
+        name: tensor.double() for name, tensor in connector.state_dict().items()
+    }
+    first: Any = connector.qformer.layer[0]
+    heads: int = first.attention.heads
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -263,7 +266,7 @@ def test_quantised_decoders_answer(tmp_path: Path, name: str, library: str, shar
             lambda _, __, out: logits.append(out.logits[0, -1].float())
         )
         assert c.chat(talk, max_new_tokens=1).token_ids
-    similarity = torch.nn.functional.cosine_similarity(*logits, dim=0)
+    similarity = torch.nn.functional.cosine_similarity(logits[0], logits[1], dim=0)
     assert similarity > 0.7
 
 

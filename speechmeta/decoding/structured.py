@@ -185,7 +185,8 @@ class _Masks(OutlinesCoreLogitsProcessor):
         self.index = index
         self.tensor_library_name = "torch"
         self.is_first_token = True
-        self.tensor_adapter = tensor_adapters["torch"]()
+        adapter: Any = tensor_adapters["torch"]
+        self.tensor_adapter = adapter()
 
     def _setup(self, batch_size: int, vocab_size: int) -> None:
         self._guides = [Guide(self.index) for _ in range(batch_size)]
@@ -196,7 +197,7 @@ class _Masks(OutlinesCoreLogitsProcessor):
         """Each row's place in the automaton, from the first step on."""
         return self._guides
 
-    def bias_logits(self, batch_size: int, logits: torch.Tensor) -> torch.Tensor:
+    def bias_logits(self, batch_size: int, logits: Any) -> Any:
         """Sets what no guide allows to -inf, in place; (rows, vocabulary)."""
         for guide, words in zip(self._guides, self._words, strict=True):
             words.zero_()

@@ -36,8 +36,9 @@ class DestaConfig(PreTrainedConfig):
     model_type = "speechmeta_desta"
     sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012
 
-    audio_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Dicts or None when given, configs afterwards.
+    audio_config: Any = None
+    text_config: Any = None
     variant: str = "desta25"
     tapped_states: list[int] | None = None
     final_norm: bool = False
@@ -45,7 +46,7 @@ class DestaConfig(PreTrainedConfig):
     qformer_layers: int = 6
     qformer_intermediate_size: int = 3072
     qformer_dropout: float = 0.1
-    audio_token_id: int | None = None
+    audio_token_id: Any = None
     audio_locator: str = "<|AUDIO|>"
     placeholder_token: str = "<|reserved_special_token_87|>"
     audio_name: str | None = None

@@ -26,7 +26,7 @@ from speechmeta.models.desta2.configuration_desta2 import DestaConfig
 
 
 @dataclass
-class DestaAudioFeatures(ModelOutput):  # type: ignore[misc]
+class DestaAudioFeatures(ModelOutput):
     """What `get_audio_features` returns.
 
     Attributes:
@@ -36,13 +36,14 @@ class DestaAudioFeatures(ModelOutput):  # type: ignore[misc]
             which Whisper's decoder takes, so that the transcript needs no second encoding.
     """
 
-    embeds: torch.Tensor | None = None
-    tapped: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
+    # transformers wants a default for every field; all three are always filled.
+    embeds: torch.Tensor = None  # type: ignore[assignment]
+    tapped: torch.Tensor = None  # type: ignore[assignment]
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
 
 
 @dataclass
-class DestaOutput(CausalLMOutputWithPast):  # type: ignore[misc]
+class DestaOutput(CausalLMOutputWithPast):
     """Output of the decoder, with the audio rows where audio was encoded."""
 
     audio_embeds: torch.Tensor | None = None
@@ -151,7 +152,7 @@ class DestaConnector(nn.Module):
 
     def __init__(self, config: DestaConfig) -> None:
         super().__init__()
-        width, count = config.audio_config.d_model, len(config.tapped_states)
+        width, count = config.audio_config.d_model, len(config.tapped_states or ())
         self.layer_prompts = nn.ParameterList(
             nn.Parameter(torch.empty(1, config.prompt_size, width)) for _ in range(count)
         )
@@ -212,13 +213,15 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
+        table: nn.Module = self.language_model.get_input_embeddings()
+        return table
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
+        head: nn.Module = self.language_model.get_output_embeddings()
+        return head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
@@ -251,7 +254,8 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
         # transformers reports the last state after the final norm; running the last layer once
         # more is cheaper to keep right than a hook into Whisper's internals.
         result = self.audio_tower.get_encoder().layers[-1](hidden, None)
-        return result[0] if isinstance(result, tuple) else result
+        last: torch.Tensor = result[0] if isinstance(result, tuple) else result
+        return last
 
     @torch.no_grad()
     def transcribe(self, last_hidden_state: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -281,7 +285,10 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
                 f"input_ids have {int(places.sum())} audio positions, the audio has {len(rows)}"
             )
         embeds = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
-        return embeds.masked_scatter(places[..., None], rows.to(embeds.device, embeds.dtype))
+        merged: torch.Tensor = embeds.masked_scatter(
+            places[..., None], rows.to(embeds.device, embeds.dtype)
+        )
+        return merged
 
     def forward(
         self,

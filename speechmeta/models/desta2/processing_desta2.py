@@ -50,7 +50,7 @@ class Prompt:
     windows: list[tuple[int, int]]
 
 
-class DestaProcessor(ProcessorMixin):  # type: ignore[misc]
+class DestaProcessor(ProcessorMixin):
     """Log-mel features, transcripts and prompts.
 
     Args:
