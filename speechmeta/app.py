@@ -34,7 +34,11 @@ _NO_CHAT = (
 )
 
 
-def build_app(analyzer: Callable[[], Analyzer], chat: Callable[[], ChatModel] | None = None) -> Any:
+def build_app(
+    analyzer: Callable[[], Analyzer],
+    chat: Callable[[], ChatModel] | None = None,
+    max_new_tokens: int = 512,
+) -> Any:
     """The page as `gradio.Blocks`, not started.
 
     Args:
