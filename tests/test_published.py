@@ -35,7 +35,8 @@ def copy(fixture_folder: Path, tmp_path: Path) -> Path:
 
 
 def read_clip(folder: Path) -> tuple[np.ndarray, int]:
-    return soundfile.read(folder / "clip.wav", dtype="float32")
+    wave, rate = soundfile.read(folder / "clip.wav", dtype="float32")
+    return wave, rate
 
 
 def last_logits(folder: Path, reference: Path) -> torch.Tensor:
@@ -43,11 +44,12 @@ def last_logits(folder: Path, reference: Path) -> torch.Tensor:
     wave, rate = read_clip(reference)
     inputs = processor(audio=wave, sampling_rate=rate, instruction=instruction(reference))
     with torch.inference_mode():
-        return model(**inputs).logits[:, -1]
+        logits: torch.Tensor = model(**inputs).logits[:, -1]
+    return logits
 
 
 def instruction(folder: Path) -> str:
-    return json.loads((folder / "expected.json").read_text())["instruction"]
+    return str(json.loads((folder / "expected.json").read_text())["instruction"])
 
 
 def test_reference_results(fixture_folder: Path) -> None:

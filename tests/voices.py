@@ -90,5 +90,5 @@ def telephone(waveform: Waveform, rate: int) -> Waveform:
     band = np.fft.irfft(spectrum, waveform.shape[-1])
     squeezed = np.sign(band) * np.log1p(255 * np.abs(np.clip(band, -1, 1))) / np.log(256)
     coded = np.round(squeezed * 127) / 127
-    opened = np.sign(coded) * np.expm1(np.abs(coded) * np.log(256)) / 255
+    opened: Waveform = np.sign(coded) * np.expm1(np.abs(coded) * np.log(256)) / 255
     return np.asarray(opened, dtype=np.float32)

@@ -44,7 +44,8 @@ def mu_law(wave: np.ndarray) -> np.ndarray:
     clipped = np.clip(wave, -1.0, 1.0)
     coded = np.sign(clipped) * np.log1p(_MU * np.abs(clipped)) / np.log1p(_MU)
     coded = np.round((coded + 1) * 127.5) / 127.5 - 1
-    return (np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU).astype(np.float32)
+    opened: np.ndarray = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU
+    return opened.astype(np.float32)
 
 
 def telephone_band(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -92,7 +93,7 @@ def augment(
     if rng.random() < options.reverb:
         wave = add_reverb(wave, rng)
     if noises and rng.random() < options.noise:
-        noise = noises[rng.integers(len(noises))]()
+        noise = noises[int(rng.integers(len(noises)))]()
         if len(noise):
             start = int(rng.integers(len(noise)))
             wave = add_noise(wave, np.roll(noise, -start), rng.uniform(*options.snr_db))

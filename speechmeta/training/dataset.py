@@ -134,7 +134,7 @@ class ClipDataset(Dataset[Example]):
 
     def _example(self, wave: np.ndarray, values: dict[str, str], transcript: str | None) -> Example:
         layout, tokenizer = self.layout, self.processor.tokenizer
-        ctc = [] if values["SpeechActivity"] == "False" else None
+        ctc: list[int] | None = [] if values["SpeechActivity"] == "False" else None
         if transcript:
             values = {**values, "Transcript": layout.transcript_lead + transcript}
         answer: list[int] = []

@@ -70,7 +70,8 @@ class MuonAdamW(Optimizer):
 
 def build_optimizer(model: nn.Module, lr: float, adam_lr: float, decay: float) -> MuonAdamW:
     """The optimizer for a SpeechLLM: layers' linear weights to Muon, the rest to AdamW."""
-    hidden, other = [], []
+    hidden: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -163,11 +163,13 @@ def build(
     return model, SpeechLLMProcessor.for_config(model_config, extractor, tokenizer, margin)
 
 
-class SpeechLLMTrainer(Trainer):  # type: ignore[misc]
+class SpeechLLMTrainer(Trainer):
     """`Trainer` with the loss of transcripts, labels and CTC, and batches by seconds."""
 
     def __init__(self, train_config: TrainConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.optimizer: torch.optim.Optimizer | None
+        self.lr_scheduler: LambdaLR | None
         self.config = train_config
         self.started = time.monotonic()
         self.elapsed_before = 0.0
@@ -184,7 +186,7 @@ class SpeechLLMTrainer(Trainer):  # type: ignore[misc]
         optim = self.config.optim
         by_steps = self.state.global_step / optim.max_steps
         by_time = self.elapsed / (optim.minutes * 60) if optim.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
+        return float(min(1.0, max(by_steps, by_time)))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optim = self.config.optim
@@ -200,7 +202,7 @@ class SpeechLLMTrainer(Trainer):  # type: ignore[misc]
         optim = self.config.optim
         if self.lr_scheduler is None:
             factor = trapezoid(self.progress, optim.warmup_steps, optim.decay_share)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -280,7 +282,8 @@ def ctc_loss(features: Any, batch: dict[str, torch.Tensor], config: Any) -> torc
     lengths = batch["ctc_lengths"]
     known = lengths > 0
     if not bool(known.any()):
-        return features.ctc_logits.sum() * 0.0
+        nothing: torch.Tensor = features.ctc_logits.sum() * 0.0
+        return nothing
     # Clips without speech have an empty target, which teaches nothing but blanks.
     log_probs = features.ctc_logits[known].float().log_softmax(-1).transpose(0, 1)
     loss = functional.ctc_loss(
@@ -292,10 +295,11 @@ def ctc_loss(features: Any, batch: dict[str, torch.Tensor], config: Any) -> torc
         reduction="sum",
         zero_infinity=True,
     )
-    return loss / lengths[known].sum()
+    mean: torch.Tensor = loss / lengths[known].sum()
+    return mean
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
+class _Clock(TrainerCallback):
     """Stops at the time limit, saves by the minute, and remembers the time across resumes."""
 
     def __init__(self, config: TrainConfig) -> None:

@@ -37,8 +37,9 @@ class SpeechLLMConfig(PreTrainedConfig):
     model_type = "speechllm"
     sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012
 
-    audio_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    # A config, or a dict that becomes one.
+    audio_config: Any = None
+    text_config: Any = None
     audio_token_id: int | None = None
     connector_kernel_size: int = 5
     connector_stride: int = 2

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class AudioFeatures(ModelOutput):  # type: ignore[misc]
+class AudioFeatures(ModelOutput):
     """What `get_audio_features` returns.
 
     Attributes:
@@ -38,15 +38,16 @@ class AudioFeatures(ModelOutput):  # type: ignore[misc]
         ctc_logits: (batch, frames, vocabulary) where the checkpoint has a CTC head.
     """
 
-    embeds: torch.Tensor | None = None
-    lengths: torch.Tensor | None = None
+    # transformers wants a default for every field; these two are always filled.
+    embeds: torch.Tensor = None  # type: ignore[assignment]
+    lengths: torch.Tensor = None  # type: ignore[assignment]
     encoder_hidden: torch.Tensor | None = None
     encoder_lengths: torch.Tensor | None = None
     ctc_logits: torch.Tensor | None = None
 
 
 @dataclass
-class SpeechLLMOutput(CausalLMOutputWithPast):  # type: ignore[misc]
+class SpeechLLMOutput(CausalLMOutputWithPast):
     """Output of the decoder, with the audio features where the audio was encoded."""
 
     audio_features: AudioFeatures | None = None
@@ -125,13 +126,15 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
+        embeddings: nn.Module = self.language_model.get_input_embeddings()
+        return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
+        embeddings: nn.Module = self.language_model.get_output_embeddings()
+        return embeddings
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.language_model.set_output_embeddings(new_embeddings)
@@ -214,7 +217,7 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
                 f"input_ids have {counts.tolist()} audio positions, the audio has "
                 f"{lengths.tolist()}"
             )
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
+        embeds: torch.Tensor = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
         real = torch.arange(audio_embeds.shape[1], device=audio_embeds.device) < lengths[:, None]
         return embeds.masked_scatter(places[..., None], audio_embeds[real].to(embeds.dtype))
 

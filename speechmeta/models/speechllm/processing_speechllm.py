@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import BatchFeature
@@ -17,7 +17,7 @@ from speechmeta.schema import FIELDS
 SAMPLE_RATE = 16_000
 
 
-class SpeechLLMProcessor(ProcessorMixin):  # type: ignore[misc]
+class SpeechLLMProcessor(ProcessorMixin):
     """Normalises waveforms and builds prompts with exact counts of audio positions.
 
     The pieces of a prompt are tokenized one by one, without special tokens, as the published
@@ -66,7 +66,7 @@ class SpeechLLMProcessor(ProcessorMixin):  # type: ignore[misc]
             feature_extractor=feature_extractor,
             tokenizer=tokenizer,
             layout=config.layout,
-            audio_token_id=config.audio_token_id,
+            audio_token_id=cast(int, config.audio_token_id),
             conv_kernels=[*config.audio_config.conv_kernel, kernel, kernel, kernel],
             conv_strides=[*config.audio_config.conv_stride, 1, config.connector_stride, 1],
             margin_samples=margin_samples,

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 
-class WavLMSdpaAttention(WavLMAttention):  # type: ignore[misc]
+class WavLMSdpaAttention(WavLMAttention):
     """`WavLMAttention` on scaled_dot_product_attention; weights and their names stay."""
 
     def forward(

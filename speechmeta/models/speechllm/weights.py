@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def _each(files: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]
         try:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    yield name, lambda name=name, tensors=tensors: tensors.get_tensor(name)
+                    yield name, partial(tensors.get_tensor, name)
         except (SafetensorError, OSError) as error:
             raise ModelError(
                 f"cannot read the weights {path}: {error}", "fetch the file again"
@@ -87,7 +88,7 @@ def load_weights(
     Raises:
         ModelError: names are missing or unexpected, or shapes do not fit; all are named.
     """
-    expected = dict(model.named_parameters(remove_duplicate=False))
+    expected: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     expected.update(
         {n: b for n, b in model.named_buffers() if n in model.state_dict(keep_vars=True)}
     )
