@@ -6,6 +6,7 @@ and the grammar as a structured output. What it cannot give is said in `VllmEngi
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,14 +28,13 @@ from speechmeta.schema import check_fields
 _ALTERNATIVES = 20
 
 
-def _vllm() -> Any:
+def _vllm(name: str = "vllm") -> Any:
     try:
-        import vllm
+        return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
             "vLLM is not installed", 'pip install "speechmeta[vllm]" on a machine with a GPU'
         ) from error
-    return vllm
 
 
 def start_vllm(model: Any, processor: Any, folder: str | Path, **options: Any) -> Any:
@@ -120,8 +120,7 @@ class VllmEngine:
 
     def _generate(self, answers: Sequence[_Answer]) -> list[Any]:
         vllm = _vllm()
-        from vllm.sampling_params import StructuredOutputsParams
-
+        structured = _vllm("vllm.sampling_params").StructuredOutputsParams
         table = self.model.get_input_embeddings()
         requests, parameters = [], []
         for answer in answers:
@@ -137,7 +136,7 @@ class VllmEngine:
                     temperature=0.0,
                     max_tokens=answer.limit,
                     logprobs=_ALTERNATIVES,
-                    structured_outputs=StructuredOutputsParams(regex=answer.pattern),
+                    structured_outputs=structured(regex=answer.pattern),
                 )
             )
         outputs: list[Any] = self.llm.generate(requests, parameters)
