@@ -61,6 +61,9 @@ class OptimConfig(_Section):
             that move as fast as Muon's matrices drown what the audio says in constants.
         batch_seconds: padded audio in one batch.
         label_loss, ctc_loss: weights beside the transcript's loss of 1.
+        probe_loss: weight of linear classifiers on the encoder, which only train.
+        encoder_first: the first share of the run, in which CTC and the probe train the encoder
+            alone.
         label_balance: labels weigh by their frequency to the power of minus this.
         token_noise: share of transcript tokens that the decoder sees replaced at random, so
             that it listens instead of trusting what was said before.
@@ -76,6 +79,8 @@ class OptimConfig(_Section):
     accumulation: int = 1
     label_loss: float = 0.5
     ctc_loss: float = 1.0
+    probe_loss: float = 0.5
+    encoder_first: float = 0.0
     label_balance: float = 0.5
     token_noise: float = 0.1
     weight_decay: float = 0.02

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from speechmeta.audio import SAMPLE_RATE
+from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.models.speechllm import SpeechLLMProcessor
-from speechmeta.schema import LABEL_FIELDS
+from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS
 from speechmeta.training.augment import augment, non_speech
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
@@ -24,6 +25,9 @@ from speechmeta.training.text import normalize_transcript
 
 TRANSCRIPT, LABEL, FORCED = 1, 2, 3
 """What a target token is: part of the transcript, a label, or text that the grammar forces."""
+
+TARGETS = ("labels", "kinds", "weights", "ctc_targets", "ctc_lengths", "classes")
+"""What a batch holds beside the model's inputs."""
 
 _DROP_LABEL = 0.1
 _MIN_SECONDS = 0.15
@@ -39,6 +43,7 @@ class Example:
         kinds: per answer token one of TRANSCRIPT, LABEL, FORCED.
         weights: per answer token the weight of its loss.
         ctc: token ids of the transcript, or None where it is not known.
+        classes: by closed field, the place of the value in its label set.
     """
 
     wave: np.ndarray
@@ -46,6 +51,18 @@ class Example:
     kinds: list[int]
     weights: list[float]
     ctc: list[int] | None
+    classes: dict[str, int] = field(default_factory=dict)
+
+
+CLOSED_SETS: dict[str, list[str]] = {"SpeechActivity": list(SPEECH_VALUES), **DEFAULT_LABEL_SETS}
+"""The fields with a closed set of values, as they are written."""
+
+
+def closed_classes(values: Mapping[str, str]) -> dict[str, int]:
+    """By closed field, the place of a known value in its set."""
+    return {
+        name: labels.index(values[name]) for name, labels in CLOSED_SETS.items() if name in values
+    }
 
 
 class ClipDataset(Dataset[Example]):
@@ -162,7 +179,7 @@ class ClipDataset(Dataset[Example]):
         answer.append(tokenizer.eos_token_id)
         kinds.append(FORCED)
         weights.append(1.0)
-        return Example(wave, answer, kinds, weights, ctc)
+        return Example(wave, answer, kinds, weights, ctc, closed_classes(values))
 
 
 class Collator:
@@ -217,6 +234,9 @@ class Collator:
             "weights": weights,
             "ctc_targets": torch.tensor([t for ids in targets for t in ids or []]).long(),
             "ctc_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in targets]),
+            "classes": torch.tensor(
+                [[example.classes.get(name, -100) for name in CLOSED_SETS] for example in examples]
+            ),
         }
 
 

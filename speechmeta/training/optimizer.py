@@ -37,11 +37,18 @@ class MuonAdamW(Optimizer):
                 Muon(hidden, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             )
         if other:
+            # Last: `add_to_adam` finds it there.
             self.parts.append(AdamW(other, lr=adam_lr, weight_decay=decay, betas=(0.9, 0.98)))
         # The parts' own groups are shared, so that a scheduler on this object steers both.
         groups = [group for part in self.parts for group in part.param_groups]
         super().__init__(groups, {})
         self.param_groups = groups
+
+    def add_to_adam(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds parameters that are not the model's to AdamW."""
+        adam = self.parts[-1]
+        adam.add_param_group({"params": list(parameters), "lr": adam.param_groups[0]["lr"]})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         grads = [

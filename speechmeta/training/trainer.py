@@ -37,7 +37,9 @@ from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
 from speechmeta.training.dataset import (
+    CLOSED_SETS,
     LABEL,
+    TARGETS,
     TRANSCRIPT,
     ClipDataset,
     Collator,
@@ -163,6 +165,33 @@ def build(
     return model, SpeechLLMProcessor.for_config(model_config, extractor, tokenizer, margin)
 
 
+class LabelProbe(nn.Module):
+    """Linear classifiers on the encoder's pooled states; they only train, and are not kept.
+
+    Through them the encoder learns to tell voices apart before the decoder can read it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(2 * width, len(s)) for s in CLOSED_SETS.values())
+
+    def forward(self, features: Any, classes: torch.Tensor) -> torch.Tensor:
+        """Mean cross entropy over the known `classes` (batch, closed fields), -100 if unknown."""
+        hidden = features.encoder_hidden.float()
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        real = (places < features.encoder_lengths[:, None])[..., None]
+        count = real.sum(1)
+        mean = (hidden * real).sum(1) / count
+        spread = (((hidden - mean[:, None]) ** 2 * real).sum(1) / count + 1e-5).sqrt()
+        pooled = torch.cat([mean, spread], -1)
+        losses = [
+            functional.cross_entropy(head(pooled)[known], classes[known, place])
+            for place, head in enumerate(self.heads)
+            if bool((known := classes[:, place] >= 0).any())
+        ]
+        return torch.stack(losses).mean()
+
+
 class SpeechLLMTrainer(Trainer):
     """`Trainer` with the loss of transcripts, labels and CTC, and batches by seconds."""
 
@@ -173,6 +202,7 @@ class SpeechLLMTrainer(Trainer):
         self.config = train_config
         self.started = time.monotonic()
         self.elapsed_before = 0.0
+        self.probe = LabelProbe(self.model.config.audio_config.hidden_size).to(self.args.device)
         self._sums: dict[str, float] = {}
         self._count = 0
 
@@ -194,6 +224,7 @@ class SpeechLLMTrainer(Trainer):
             self.optimizer = build_optimizer(
                 self.model, optim.learning_rate, optim.adam_learning_rate, optim.weight_decay
             )
+            self.optimizer.add_to_adam(self.probe.parameters())
         return self.optimizer
 
     def create_scheduler(
@@ -225,20 +256,29 @@ class SpeechLLMTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         inputs = dict(inputs)
-        extra = {
-            name: inputs.pop(name)
-            for name in ("labels", "kinds", "weights", "ctc_targets", "ctc_lengths")
-        }
-        outputs = model(**inputs, use_cache=False)
-        losses = text_losses(outputs.logits, extra)
-        losses["ctc"] = ctc_loss(outputs.audio_features, extra, self.model.config)
+        extra = {name: inputs.pop(name) for name in TARGETS}
         optim = self.config.optim
-        total = (
-            losses["transcript"]
-            + optim.label_loss * losses["label"]
-            + optim.ctc_loss * losses["ctc"]
-            + _FORCED_LOSS * losses["forced"]
-        )
+        outputs = None
+        losses: dict[str, torch.Tensor] = {}
+        if self.progress() < optim.encoder_first:
+            # A decoder that cannot hear yet only teaches the connector constants.
+            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=optim.bf16):
+                features = self.model.get_audio_features(
+                    inputs["input_values"], inputs["audio_attention_mask"]
+                )
+            total = features.ctc_logits.new_zeros(())
+        else:
+            outputs = model(**inputs, use_cache=False)
+            features = outputs.audio_features
+            losses = text_losses(outputs.logits, extra)
+            total = (
+                losses["transcript"]
+                + optim.label_loss * losses["label"]
+                + _FORCED_LOSS * losses["forced"]
+            )
+        losses["ctc"] = ctc_loss(features, extra, self.model.config)
+        losses["probe"] = self.probe(features, extra["classes"])
+        total = total + optim.ctc_loss * losses["ctc"] + optim.probe_loss * losses["probe"]
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         self._count += 1
