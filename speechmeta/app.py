@@ -62,9 +62,9 @@ def build_app(
 
     def ask(
         path: str | None, question: str, history: list[dict[str, Any]]
-    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    ) -> Iterator[tuple[Any, Any]]:
         if not question.strip():
-            yield "", history
+            yield gr.skip(), gr.skip()
             return
         asked = [*history, {"role": "user", "content": question}]
         yield "", asked
@@ -76,7 +76,8 @@ def build_app(
             with get_chat().stream(messages, max_new_tokens=max_new_tokens) as stream:
                 for piece in stream:
                     text += piece
-                    yield "", [*asked, {"role": "assistant", "content": text}]
+                    # The box is left alone: the next question may be in it already.
+                    yield gr.skip(), [*asked, {"role": "assistant", "content": text}]
         except SpeechMetaError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

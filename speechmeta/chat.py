@@ -201,7 +201,7 @@ class ChatModel:
     def from_pretrained(
         cls,
         name_or_path: str | Path = DEFAULT_CHAT_MODEL,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         *,
         local_files_only: bool = False,
@@ -213,7 +213,7 @@ class ChatModel:
 
         Args:
             name_or_path: a folder or a hub id.
-            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            device: "auto", "cpu", "cuda", "cuda:1", "mps", or a torch.device.
             dtype: of the decoder: "auto" for that of its files, "float32", "bfloat16",
                 "float16". Whisper and the connector compute in float32 always.
             local_files_only: never reach for the network.

@@ -141,9 +141,9 @@ def test_chat(browser: Any, address: str, shared_dir: Path) -> None:
     for count, text in ((1, "Is the customer angry?"), (2, "Why?")):
         page.locator("#question textarea, #question input").first.fill(text)
         # Gradio takes no question while an answer is on its way.
-        for _ in range(60):
+        for _ in range(30):
             page.get_by_role("button", name="Ask").click()
-            page.wait_for_timeout(1000)
+            page.wait_for_timeout(2000)
             if page.locator("#talk .user.message").count() == count:
                 break
         page.wait_for_function(

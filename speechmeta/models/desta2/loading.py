@@ -34,14 +34,14 @@ QUANTIZATIONS = ("int8", "int4", "torchao-int8", "torchao-int4")
 
 def load_desta(
     name_or_path: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     local_files_only: bool = False,
     quantization: Any = None,
     device_map: Any = None,
 ) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
     """Model and processor of a checkpoint; see `speechmeta.chat.ChatModel.from_pretrained`."""
-    place = pick_device(device)
+    place = pick_device(str(device))
     wanted = pick_dtype(dtype)
     quantizer = quantization_config(quantization, place)
     if quantization == "int8" and wanted == "auto":
