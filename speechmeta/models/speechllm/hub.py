@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -116,7 +116,8 @@ def _download(name: str, patterns: Sequence[str], local_files_only: bool) -> Pat
             f"the model {name} is not on this machine {why}",
             f"with a network, run `hf download {name}`, or leave the model out for the bundled one",
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    # HTTPError is that of the HTTP library in use, httpx or httpx2 by the hub's version.
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         raise ModelError(
             f"cannot fetch {name} from the hub: {next(iter(str(error).splitlines()), 'no answer')}",
             "check the network, or give a local folder",
