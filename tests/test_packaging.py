@@ -75,6 +75,7 @@ COMES_WITH = {
     "tokenizers": "transformers",
     "outlines-core": "outlines",
     "pydantic-core": "pydantic",
+    "scipy": "scikit-learn",
 }
 """Distributions that are imported and always come with a declared one."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,7 @@ class Example:
     kinds: list[int]
     weights: list[float]
     ctc: list[int] | None
-    classes: dict[str, int] = field(default_factory=dict)
+    classes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 CLOSED_SETS: dict[str, list[str]] = {"SpeechActivity": list(SPEECH_VALUES), **DEFAULT_LABEL_SETS}
