@@ -82,7 +82,8 @@ def reference_16k(audio: Audio, twice: bool) -> FloatArray:
 
 def speech_spans(waveform: FloatArray) -> list[tuple[int, int]]:
     """Speech in a waveform of 16 kHz as (start, end) samples, by Silero's default rules."""
-    vad = SileroVad(SAMPLE_RATE, 1)
+    # Without the warm-up these are Silero's own probabilities, as the published code has them.
+    vad = SileroVad(SAMPLE_RATE, 1, warm_up=False)
     block = np.ascontiguousarray(waveform, np.float32)[None]
     probabilities = np.concatenate([vad.push(block), vad.finish()], axis=1)[0]
     found: list[tuple[int, int]] = []
