@@ -24,7 +24,7 @@ from speechmeta.audio import SAMPLE_RATE, load_audio
 from speechmeta.calls import CallOptions, prepare_call
 from speechmeta.eval.der import DiarizationError, diarization_error
 from speechmeta.models.speechllm import load_model
-from speechmeta.speakers import load_embedder
+from speechmeta.speakers import ENCODER, load_embedder
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.speakers import telephone_band
 
@@ -100,7 +100,9 @@ def main() -> int:
     }
     eligible = {k: v for k, v in eligible.items() if len(v) >= max(given.speakers)}
     sources = sorted(eligible)
-    model, processor = load_model(given.model, local_files_only=True)
+    model = processor = None
+    if given.speaker_model == ENCODER:
+        model, processor = load_model(given.model, local_files_only=True)
     embedder = load_embedder(given.speaker_model, model, processor, local_files_only=True)
     nothing = DiarizationError(0, 0, 0, 0)
     totals: dict[str, DiarizationError] = defaultdict(lambda: nothing)
@@ -139,8 +141,8 @@ def main() -> int:
         "split": given.split,
         "sources": sources,
         "telephone": given.telephone,
-        "model": given.model or "bundled",
-        "speaker_model": given.speaker_model or "encoder",
+        "model": (given.model or "bundled") if model is not None else None,
+        "speaker_model": given.speaker_model or "voiceprint",
         "right_number_of_speakers": round(right_count / given.calls, 4),
         "audio_seconds_per_second": round(seconds / spent, 1),
     }

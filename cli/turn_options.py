@@ -77,8 +77,8 @@ SpeakerModel = Annotated[
     str | None,
     typer.Option(
         "--speaker-model",
-        help="Speaker verification model that tells them apart, such as "
-        "microsoft/wavlm-base-plus-sv. Default: the checkpoint's own encoder.",
+        help="What tells them apart: voiceprint (in the package, the default), encoder (the "
+        "checkpoint's), or a speaker verification model such as microsoft/wavlm-base-plus-sv.",
         show_default=False,
         rich_help_panel=PANEL,
     ),

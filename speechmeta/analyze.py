@@ -204,8 +204,9 @@ class Analyzer:
             vad: find turns; without it each channel is one turn.
             turns: how they are found; None for the defaults.
             speakers: how many speakers share one channel; None to find out.
-            speaker_model: hub id or folder of a speaker verification model that tells them
-                apart; None for the checkpoint's own encoder.
+            speaker_model: what tells them apart: None or `voiceprint` for the package's own
+                projection, `encoder` for the checkpoint's encoder, or the hub id or folder of
+                a speaker verification model.
             word_times: add the times of the words, where the checkpoint has a CTC head.
             redact: replace card and phone numbers, e-mail addresses and spoken digits.
             min_confidence: labels less probable than this become None.
@@ -246,18 +247,12 @@ class Analyzer:
 
         return WordAligner(self.engine.model, self._processor)
 
-    def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource | None:
+    def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
         """What makes the embedder that tells speakers apart, when one is needed.
 
         Args:
-            speaker_model: a speaker verification model, or None for this checkpoint's encoder.
-
-        Returns:
-            None where this checkpoint has no encoder for it.
+            speaker_model: see `speechmeta.speakers.load_embedder`.
         """
-        own = getattr(self.engine.model, "audio_tower", None) is not None
-        if speaker_model is None and (not own or self._processor is None):
-            return None
 
         def make() -> Embedder:
             from speechmeta.speakers import load_embedder

@@ -65,8 +65,7 @@ class CallOptions:
         turns: how they are found.
         speakers: how many speakers share the only channel; None to find out, unless there
             are roles, whose number then counts.
-        speaker_model: name of a speaker verification model to tell them apart; None for the
-            encoder of the checkpoint itself.
+        speaker_model: what tells them apart, see `speechmeta.speakers.load_embedder`.
         word_times: add the times of the words.
         redact: replace card and phone numbers, e-mail addresses and spoken digits.
         min_confidence: labels less probable than this become None.

@@ -124,11 +124,10 @@ def test_interruption_is_found(analyzer: Analyzer) -> None:
 def test_same_signal_twice_is_analysed_once(analyzer: Analyzer) -> None:
     call = make_call()
     mixed = call.waveform.sum(0)
-    report = analyzer.analyze_call((np.stack([mixed, 0.5 * mixed]), 8000))
-    assert len(report.turns) == 6
+    report = analyzer.analyze_call((np.stack([mixed, 0.5 * mixed]), 8000), speakers=2)
+    check_turns(report, call, ["speaker_0", "speaker_1"])
     assert {turn.channel for turn in report.turns} == {0}
     assert any("same signal" in warning for warning in report.warnings)
-    assert any("tells speakers apart" in warning for warning in report.warnings)
     check_coverage(report)
     # The copy's speech is covered too.
     assert report.coverage.speech_seconds == pytest.approx(
@@ -421,4 +420,8 @@ def test_roles_have_to_fit(analyzer: Analyzer) -> None:
     report = analyzer.analyze_call(call, speakers=3)
     assert any("3 speakers were asked for" in warning for warning in report.warnings)
     with pytest.raises(UsageError, match="speaker-model"):
-        analyzer.analyze_call(call, channels="mono", speakers=2)
+        prepare_call(call, CallOptions(channels="mono", speakers=2), None)
+    alone = prepare_call(call, CallOptions(channels="mono"), None).plan
+    assert any("tells speakers apart" in warning for warning in alone.warnings)
+    with pytest.raises(ModelError, match="no encoder"):
+        analyzer.analyze_call(call, channels="mono", speaker_model="encoder")

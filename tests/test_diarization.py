@@ -10,7 +10,7 @@ import pytest
 import torch
 from fakes import FakeEngine
 from tiny import tiny_clips, tiny_speechllm
-from voices import make_call
+from voices import SENTENCES, make_call, speak
 
 from speechmeta import calls
 from speechmeta.analyze import Analyzer
@@ -149,7 +149,7 @@ def test_projection_is_kept_beside_the_checkpoint(tmp_path: Path) -> None:
     made = SpeakerProjection(random.random(64), random.random((64, 8)), 0.4, 2)
     made.save(tmp_path)
     model.config.name_or_path = str(tmp_path)
-    embedder = load_embedder(None, model, processor)
+    embedder = load_embedder("encoder", model, processor)
     assert isinstance(embedder, EncoderEmbedder)
     assert (embedder.layer, embedder.distance) == (2, 0.4)
     assert embedder.embed(tiny_clips(2)).shape == (2, 8)
@@ -158,8 +158,36 @@ def test_projection_is_kept_beside_the_checkpoint(tmp_path: Path) -> None:
         load_embedder("encoder", model, processor)
     (tmp_path / "speaker_projection.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="no speaker projection"):
-        load_embedder(None, model, processor)
+        load_embedder("encoder", model, processor)
+    with pytest.raises(ModelError, match="no encoder"):
+        load_embedder("encoder", model)
     assert SpeakerProjection.load(tmp_path / "absent") is None
+
+
+def test_voiceprints_tell_voices_apart() -> None:
+    embedder = load_embedder(None)
+    halves = []
+    for voice in ("rms", "slt"):
+        for text in SENTENCES[:3]:
+            halves.append(speak(text, voice, 16000))
+    vectors = embedder.embed(halves)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
+    np.testing.assert_allclose(embedder.embed([0.1 * halves[0]]), vectors[:1], atol=1e-3)
+    distances = 1 - vectors @ vectors.T
+    same = np.concatenate([distances[:3, :3].ravel(), distances[3:, 3:].ravel()])
+    assert same.max() < distances[:3, 3:].min()
+    assert same.max() < embedder.distance < distances[:3, 3:].mean()
+    assert np.isfinite(embedder.embed([np.zeros(10, np.float32)])).all()
+
+
+@pytest.mark.parametrize("speakers", [None, 2])
+def test_mono_call_with_the_packaged_voiceprint(speakers: int | None) -> None:
+    call = make_call(voices=("rms", "slt"))
+    report = Analyzer(engine=FakeEngine()).analyze_call(
+        (call.waveform.sum(0), call.rate), speakers=speakers
+    )
+    answer = [(turn.start, turn.end, turn.speaker) for turn in report.turns]
+    assert diarization_error(call.truth, answer).rate < 0.15
 
 
 def save_xvector(folder: Path) -> Path:

@@ -112,20 +112,25 @@ def test_training_and_benchmark(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = save_tiny(tmp_path / "checkpoint")
-    assert main([str(checkpoint), str(recordings), "--commercial-only"]) == 0
-    assert "layer 2: equal error rate" in capsys.readouterr().out
+    trained = [str(recordings), "--commercial-only"]
+    assert main([*trained, "--checkpoint", str(checkpoint)]) == 0
+    assert "equal error rate" in capsys.readouterr().out
     assert SpeakerProjection.load(checkpoint) is not None
     from speechmeta.models.speechllm import load_model
 
-    embedder = load_embedder(None, *load_model(checkpoint, local_files_only=True))
+    embedder = load_embedder("encoder", *load_model(checkpoint, local_files_only=True))
     assert isinstance(embedder, EncoderEmbedder)
     assert embedder.projection is not None
-    assert main([str(checkpoint), str(tmp_path / "absent.jsonl")]) == 1
+    assert main([str(tmp_path / "absent.jsonl"), "-o", str(tmp_path)]) == 1
+    assert main([*trained, "-o", str(tmp_path)]) == 0
+    voiceprint = SpeakerProjection.load(tmp_path)
+    assert voiceprint is not None
+    assert voiceprint.matrix.shape[0] == 47
     done = subprocess.run(
         [
             sys.executable, str(ROOT / "benchmarks" / "diarization.py"), "--data",
             str(recordings.parent), "--calls", "2", "--speakers", "1", "2", "--turns", "4",
-            "--model", str(checkpoint), "--telephone",
+            "--model", str(checkpoint), "--telephone", "--speaker-model", "encoder",
         ],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip

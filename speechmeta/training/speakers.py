@@ -1,10 +1,13 @@
-"""Trains the projection under which a checkpoint's encoder tells speakers apart.
+"""Trains the projections under which speakers are told apart.
 
-    python -m speechmeta.training.speakers CHECKPOINT manifest.jsonl ... [--commercial-only]
+    python -m speechmeta.training.speakers MANIFEST.jsonl ... --commercial-only -o FOLDER
+    python -m speechmeta.training.speakers MANIFEST.jsonl ... --checkpoint CHECKPOINT
 
-Windows of many speakers are embedded by the encoder, half of them over a simulated telephone,
-and a linear discriminant analysis finds the directions in which speakers differ. Each source
-is centred by itself first: a microphone must not count as a voice.
+The first makes the voiceprint that the package ships, from cepstra; the second one for the
+hidden states of a checkpoint's encoder, saved beside it. Windows of many speakers, half of them
+over a simulated telephone, are described, and a linear discriminant analysis finds the
+directions in which speakers differ. Each source is centred by itself first: a microphone must
+not count as a voice.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,19 @@ from speechmeta.audio import SAMPLE_RATE, load_audio, resample
 from speechmeta.container import FloatArray
 from speechmeta.diarization import WINDOW_SECONDS
 from speechmeta.errors import DatasetError, SpeechMetaError
-from speechmeta.speakers import EncoderEmbedder, Matrix, SpeakerProjection, unit
+from speechmeta.speakers import (
+    CEPSTRA_LAYER,
+    EncoderEmbedder,
+    Matrix,
+    SpeakerProjection,
+    unit,
+)
 from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.voiceprint import cepstral_statistics
 
-WINDOWS_PER_SPEAKER = 8
+WINDOWS_PER_SPEAKER = 10
 DIMENSIONS = 64
+CEPSTRA_DIMENSIONS = 20
 SHRINKAGE = 0.05
 """Share of the mean variance that is added to every direction's."""
 
@@ -34,12 +45,19 @@ HELD_OUT = 5
 
 
 def speaker_windows(
-    clips: Sequence[Clip], seed: int = 0, limit: int = WINDOWS_PER_SPEAKER
+    clips: Sequence[Clip],
+    seed: int = 0,
+    limit: int = WINDOWS_PER_SPEAKER,
+    read: Callable[[Clip], FloatArray] | None = None,
 ) -> Iterator[tuple[str, str, FloatArray]]:
     """Yields (source, speaker, waveform of 1.5 s at 16 kHz), at most `limit` a speaker.
 
     Every second window passes an 8 kHz, 300 to 3400 Hz telephone band.
+
+    Args:
+        read: gives a clip's waveform (samples,) at 16 kHz; None decodes its file.
     """
+    read = read or _decode
     random = np.random.default_rng(seed)
     by_speaker: dict[tuple[str, str], list[Clip]] = defaultdict(list)
     for clip in clips:
@@ -51,7 +69,7 @@ def speaker_windows(
         share = -(-limit // len(chosen))
         count = 0
         for clip in chosen:
-            wave = load_audio(clip.audio).resampled(SAMPLE_RATE)[0]
+            wave = read(clip)
             for _ in range(min(share, len(wave) // length)):
                 start = int(random.integers(0, len(wave) - length + 1))
                 window = wave[start : start + length]
@@ -60,6 +78,11 @@ def speaker_windows(
                     continue
                 yield source, speaker, telephone_band(window) if count % 2 else window
                 count += 1
+
+
+def _decode(clip: Clip) -> FloatArray:
+    wave: FloatArray = load_audio(clip.audio).resampled(SAMPLE_RATE)[0]
+    return wave
 
 
 def telephone_band(wave: FloatArray) -> FloatArray:
@@ -149,60 +172,78 @@ def _pair_distances(
     return pairs[alike], different if different.size else pairs[~alike]
 
 
-def train(
-    checkpoint: Path,
-    manifests: Sequence[Path],
-    layers: Sequence[int] | None = None,
-    commercial_only: bool = False,
-    seed: int = 0,
+def train_voiceprint(
+    clips: Sequence[Clip], seed: int = 0, read: Callable[[Clip], FloatArray] | None = None
 ) -> tuple[SpeakerProjection, float]:
-    """Fits a projection for each layer and saves the best into the checkpoint's folder.
+    """Fits the projection of cepstra; returns it and its equal error rate.
 
     Raises:
-        SpeechMetaError: a checkpoint or manifest cannot be used.
+        SpeechMetaError: a file cannot be used, or there are too few speakers.
+    """
+    rows, speakers, sources = [], [], []
+    for source, speaker, window in speaker_windows(clips, seed, read=read):
+        rows.append(cepstral_statistics([window])[0])
+        speakers.append(f"{source} {speaker}")
+        sources.append(source)
+    if not rows:
+        raise DatasetError("no clip has a known speaker", "give manifests with speakers")
+    return fit_projection(np.stack(rows), speakers, sources, CEPSTRA_LAYER, CEPSTRA_DIMENSIONS)
+
+
+def train_encoder(
+    checkpoint: Path, clips: Sequence[Clip], layers: Sequence[int] | None = None, seed: int = 0
+) -> tuple[SpeakerProjection, float]:
+    """Fits a projection for each layer of a checkpoint's encoder; returns the best.
+
+    Raises:
+        SpeechMetaError: the checkpoint or a file cannot be used, or there are too few speakers.
     """
     from speechmeta.models.speechllm import load_model
 
     model, processor = load_model(checkpoint, local_files_only=True)
-    clips = [clip for path in manifests for clip in read_manifest(path)]
-    if commercial_only:
-        clips = [clip for clip in clips if clip.commercial]
     windows = list(speaker_windows(clips, seed))
+    if not windows:
+        raise DatasetError("no clip has a known speaker", "give manifests with speakers")
     speakers = [f"{source} {speaker}" for source, speaker, _ in windows]
     sources = [source for source, _, _ in windows]
-    best: tuple[SpeakerProjection, float] | None = None
     layers = layers or range(1, model.config.audio_config.num_hidden_layers + 1)
     embedder = EncoderEmbedder(model, processor, layer=1)
     everything = embedder.pool_layers([window for _, _, window in windows], layers)
-    for layer, pooled in zip(layers, everything, strict=True):
-        found = fit_projection(pooled, speakers, sources, layer)
-        print(
-            f"layer {layer}: equal error rate {found[1]:.4f}, threshold {found[0].distance:.3f}, "
-            f"{len(windows)} windows of {len(set(speakers))} speakers",
-            flush=True,
-        )
-        if best is None or found[1] < best[1]:
-            best = found
-    if best is None:
-        raise DatasetError("no layer was asked for", "name layers from 1")
-    best[0].save(checkpoint)
-    return best
+    found = [
+        fit_projection(pooled, speakers, sources, layer)
+        for layer, pooled in zip(layers, everything, strict=True)
+    ]
+    return min(found, key=lambda item: item[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser = argparse.ArgumentParser(description="Trains projections that tell speakers apart.")
     parser.add_argument("manifests", type=Path, nargs="+")
-    parser.add_argument("--layers", type=int, nargs="+")
+    parser.add_argument("--checkpoint", type=Path, help="for the encoder of this checkpoint")
+    parser.add_argument("--layers", type=int, nargs="+", help="of the encoder; default: all")
+    parser.add_argument("-o", "--output", type=Path, help="folder of the voiceprint")
     parser.add_argument("--commercial-only", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
+    if (given.checkpoint is None) == (given.output is None):
+        parser.error("give either --checkpoint or --output")
     try:
-        train(given.checkpoint, given.manifests, given.layers, given.commercial_only, given.seed)
+        clips = [clip for path in given.manifests for clip in read_manifest(path)]
+        if given.commercial_only:
+            clips = [clip for clip in clips if clip.commercial]
+        if given.checkpoint is not None:
+            found, rate = train_encoder(given.checkpoint, clips, given.layers, given.seed)
+        else:
+            found, rate = train_voiceprint(clips, given.seed)
     except SpeechMetaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    found.save(given.checkpoint or given.output)
+    print(
+        f"equal error rate {rate:.4f} for windows of {WINDOW_SECONDS} s of held-out speakers, "
+        f"threshold {found.distance:.3f}, layer {found.layer}"
+    )
     return 0
 
 
