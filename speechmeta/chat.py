@@ -461,6 +461,9 @@ class ChatModel:
         merged: torch.Tensor = self.model.merge_inputs(ids, audio.to(device))[0]
         return merged
 
+    # As a decorator, so that the mode ends at every yield: a stream that its reader abandons
+    # would otherwise leave the reader's thread without gradients.
+    @torch.inference_mode()
     def _steps(
         self,
         ready: list[_Ready],
@@ -469,16 +472,15 @@ class ChatModel:
         reference: bool,
     ) -> Iterator[list[int | None]]:
         stop_ids = self._stop_ids(reference and not any(item.audios for item in ready))
-        with torch.inference_mode():
-            yield from generate(
-                self.model.language_model,
-                [item.row for item in ready],
-                sampling,
-                stop_ids,
-                self.processor.tokenizer.eos_token_id,
-                constraint,
-                None if reference else self._store,
-            )
+        yield from generate(
+            self.model.language_model,
+            [item.row for item in ready],
+            sampling,
+            stop_ids,
+            self.processor.tokenizer.eos_token_id,
+            constraint,
+            None if reference else self._store,
+        )
 
     def _stop_ids(self, only_tokenizer: bool) -> list[int]:
         """End tokens: the decoder's and the tokenizer's.

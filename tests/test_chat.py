@@ -155,6 +155,9 @@ def test_stream(model: ChatModel, clip: str) -> None:
     assert len(pieces) > 1
     with model.stream(talk, max_new_tokens=16) as stream:
         next(stream)
+        # Between pieces the caller's own code runs, which may train.
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
     # A closed stream gives the model free again.
     assert model.chat(talk, max_new_tokens=16).text == whole.text
     with pytest.raises(UsageError):
