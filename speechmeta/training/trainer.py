@@ -383,6 +383,12 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     Raises:
         SpeechMetaError: the config or the data cannot be used.
     """
+    # The caller's thread may be in inference mode, in which nothing learns.
+    with torch.inference_mode(False), torch.enable_grad():
+        return _train(config, resume)
+
+
+def _train(config: TrainConfig, resume: bool) -> Path:
     set_seed(config.optim.seed)
     clips = read_clips(config)
     cache = AudioCache(clips, config.data.cache)
