@@ -9,9 +9,10 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from speechmeta.decoding.layout import TextLayout
+from speechmeta.models.speechllm.conformer import LogMelConformerConfig
 from speechmeta.schema import DEFAULT_LABEL_SETS
 
-AUDIO_ENCODERS = ("hubert", "wavlm")
+AUDIO_ENCODERS = ("hubert", "wavlm", LogMelConformerConfig.model_type)
 
 
 @strict
@@ -19,7 +20,7 @@ class SpeechLLMConfig(PreTrainedConfig):
     """Configuration of `SpeechLLMForConditionalGeneration`.
 
     Attributes:
-        audio_config: the encoder's config, `hubert` or `wavlm`.
+        audio_config: the encoder's config, `hubert`, `wavlm` or our own `logmel_conformer`.
         text_config: the decoder's config, `llama`.
         audio_token_id: the id that stands for one audio position in `input_ids`. It is never
             embedded; by default the first id past the embedding table, so that no
@@ -32,6 +33,12 @@ class SpeechLLMConfig(PreTrainedConfig):
             is the decoder's `pad_token_id`.
         ctc_conditioning: whether the CTC posteriors are added, through a linear layer, to what
             the connector sees (self-conditioned CTC, Nozaki and Komatsu, arXiv 2104.02724).
+        label_conditioning: whether the encoder has a head for SpeechActivity and the labels, the
+            posteriors of which are added to what the connector sees, in the same way.
+        label_dropout: of that head, in training.
+        decoding: how the checkpoint wants to be decoded, keys and values of
+            `speechmeta.decoding.options.DecodeOptions`; what is not named is its default.
+        abstain_below: labels less probable than this are left out unless the user says otherwise.
     """
 
     model_type = "speechllm"
@@ -47,6 +54,10 @@ class SpeechLLMConfig(PreTrainedConfig):
     layout: dict[str, Any] | None = None
     ctc_head: bool = False
     ctc_conditioning: bool = False
+    label_conditioning: bool = False
+    label_dropout: float = 0.0
+    decoding: dict[str, Any] | None = None
+    abstain_below: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.audio_config = _sub_config(self.audio_config, "hubert")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from speechmeta.decoding.ngram import NgramModel
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.speechllm.hub import Source, find_checkpoint
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
@@ -68,6 +69,7 @@ def load_model(
         quantize_int8(model)
     # For `model.generate_meta`, which the published checkpoints' users call.
     model.processor = processor
+    model.ngram = NgramModel.load(source.folder)
     return model, processor
 
 

@@ -1,4 +1,4 @@
-"""SpeechLLM: a HuBERT or WavLM encoder, a CNN connector and a Llama decoder.
+"""SpeechLLM: an audio encoder, a CNN connector and a Llama decoder.
 
 Knows tensors only: decoding of files, prompts and text is the processor's, the
 generation of records is `speechmeta.decoding`'s.
@@ -17,7 +17,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
+from speechmeta.models.speechllm.conformer import mean_and_spread
 from speechmeta.models.speechllm.wavlm_attention import use_sdpa
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class AudioFeatures(ModelOutput):
         encoder_hidden: (batch, frames, encoder width), the encoder's last hidden state.
         encoder_lengths: (batch,) long, how many frames are real.
         ctc_logits: (batch, frames, vocabulary) where the checkpoint has a CTC head.
+        label_logits: by closed field (batch, values) where it has a label head.
     """
 
     # transformers wants a default for every field; these two are always filled.
@@ -44,6 +47,7 @@ class AudioFeatures(ModelOutput):
     encoder_hidden: torch.Tensor | None = None
     encoder_lengths: torch.Tensor | None = None
     ctc_logits: torch.Tensor | None = None
+    label_logits: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -93,12 +97,51 @@ class SpeechLLMConnector(nn.Module):
         return conv_lengths(frames, self.kernels, self.strides)
 
 
+class LabelHead(nn.Module):
+    """Tells the closed fields of a clip from its frames as a whole.
+
+    It trains the encoder to keep voices apart, and tells the decoder what it found; the decoder
+    has the last word.
+    """
+
+    def __init__(self, config: SpeechLLMConfig) -> None:
+        super().__init__()
+        self.sizes = {"SpeechActivity": len(SPEECH_VALUES)}
+        self.sizes |= {name: len(labels) for name, labels in (config.label_sets or {}).items()}
+        width = config.audio_config.hidden_size
+        pooled = width * (8 if config.audio_config.model_type == "logmel_conformer" else 2)
+        self.norm = nn.LayerNorm(pooled)
+        self.up_proj = nn.Linear(pooled, width)
+        self.dropout = nn.Dropout(config.label_dropout)
+        self.classifier = nn.Linear(width, sum(self.sizes.values()))
+        self.feedback = nn.Linear(sum(self.sizes.values()), width, bias=False)
+
+    def forward(self, encoded: Any, frames: torch.Tensor) -> tuple[dict[str, torch.Tensor], Any]:
+        """Logits by field (batch, values), and what is added to each frame (batch, 1, width)."""
+        pooled = getattr(encoded, "pooled", None)
+        if pooled is None:
+            hidden = encoded.last_hidden_state
+            pooled = mean_and_spread(
+                hidden, torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
+            )
+        pooled = self.dropout(self.norm(pooled.to(self.norm.weight.dtype)))
+        logits = self.classifier(self.dropout(nn.functional.silu(self.up_proj(pooled))))
+        parts = logits.split(list(self.sizes.values()), -1)
+        seen = torch.cat([part.softmax(-1) for part in parts], -1).to(logits.dtype)
+        return dict(zip(self.sizes, parts, strict=True)), self.feedback(seen)[:, None]
+
+
 class SpeechLLMPreTrainedModel(PreTrainedModel):
     config_class = SpeechLLMConfig
     base_model_prefix = "model"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HubertEncoderLayer", "WavLMEncoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "HubertEncoderLayer",
+        "WavLMEncoderLayer",
+        "ConformerLayer",
+        "LlamaDecoderLayer",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -123,6 +166,7 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
             if config.ctc_conditioning
             else None
         )
+        self.label_head = LabelHead(config) if config.label_conditioning else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -175,22 +219,28 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
             raise ValueError(
                 f"a waveform of {int(lengths.min())} samples is too short for the encoder"
             )
-        hidden = self.audio_tower(
-            input_values.to(self._audio_dtype()), attention_mask=mask
-        ).last_hidden_state
+        encoded = self.audio_tower(input_values.to(self._audio_dtype()), attention_mask=mask)
+        hidden = encoded.last_hidden_state
         ctc_logits = self.ctc_head(hidden) if self.ctc_head is not None else None
         seen = hidden
         if self.ctc_feedback is not None and ctc_logits is not None:
             seen = hidden + self.ctc_feedback(ctc_logits.softmax(-1).to(hidden.dtype))
+        label_logits = None
+        if self.label_head is not None:
+            label_logits, labels_heard = self.label_head(encoded, frames)
+            seen = seen + labels_heard.to(seen.dtype)
         return AudioFeatures(
             embeds=self.multi_modal_projector(seen),
             lengths=positions,
             encoder_hidden=hidden,
             encoder_lengths=frames,
             ctc_logits=ctc_logits,
+            label_logits=label_logits,
         )
 
     def _audio_dtype(self) -> torch.dtype:
+        if hasattr(self.audio_tower, "input_dtype"):
+            return self.audio_tower.input_dtype  # type: ignore[no-any-return]
         # A quantised or LoRA-wrapped tower has no single dtype; the front-end convolution's counts.
         dtype: torch.dtype = self.audio_tower.feature_extractor.conv_layers[0].conv.weight.dtype
         return dtype

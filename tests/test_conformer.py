@@ -1,0 +1,149 @@
+"""The log-mel conformer: frames, padding, precision, and the label head behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchaudio.transforms import MelSpectrogram
+from transformers import AutoModel
+
+from speechmeta.models.speechllm import SpeechLLMConfig, SpeechLLMForConditionalGeneration
+from speechmeta.models.speechllm.conformer import (
+    LogMelConformerConfig,
+    LogMelConformerModel,
+    log_mel,
+)
+
+TINY: dict[str, Any] = {
+    "num_mel_bins": 20,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "stages": [1, 2, 1],
+    "subsampling_channels": 4,
+}
+
+
+@pytest.fixture
+def encoder() -> LogMelConformerModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LogMelConformerModel(LogMelConformerConfig(**TINY)).train(False)
+
+
+def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    noise = torch.Generator().manual_seed(1)
+    waves = torch.zeros(len(lengths), max(lengths))
+    mask = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, length in enumerate(lengths):
+        waves[row, :length] = torch.randn(length, generator=noise)
+        mask[row, :length] = 1
+    return waves, mask
+
+
+# Odd and even numbers of frames: the middle stage takes frames in pairs.
+@pytest.mark.parametrize("lengths", [[16_000, 9_000, 4_321], [16_640, 15_360, 8_000]])
+def test_padded_batch_equals_single_clips(encoder: Any, lengths: list[int]) -> None:
+    waves, mask = padded(lengths)
+    with torch.inference_mode():
+        together = encoder(waves, mask)
+        for row, length in enumerate(lengths):
+            alone = encoder(waves[row : row + 1, :length])
+            frames = alone.last_hidden_state.shape[1]
+            torch.testing.assert_close(
+                together.last_hidden_state[row, :frames], alone.last_hidden_state[0]
+            )
+            torch.testing.assert_close(together.pooled[row], alone.pooled[0])
+
+
+@pytest.mark.parametrize("samples", [3_000, 8_000, 8_159, 8_160, 20_001])
+def test_frame_counts_follow_the_config(encoder: Any, samples: int) -> None:
+    count = samples
+    for kernel, stride in zip(encoder.config.conv_kernel, encoder.config.conv_stride, strict=True):
+        count = (count - kernel) // stride + 1
+    with torch.inference_mode():
+        assert encoder(torch.randn(1, samples)).last_hidden_state.shape[1] == count
+
+
+def test_bands_are_torchaudios() -> None:
+    wave = torch.randn(2, 9_000)
+    reference = MelSpectrogram(
+        16_000, n_fft=512, win_length=400, hop_length=160, n_mels=40, f_min=20.0, f_max=7600.0,
+        center=False,
+    )(wave)  # fmt: skip
+    torch.testing.assert_close(
+        log_mel(wave, 40), (((reference + 1e-2).log() - 1) / 3).transpose(1, 2), atol=1e-4, rtol=0
+    )
+
+
+def test_half_precision_stays_close(encoder: Any) -> None:
+    waves, mask = padded([16_000, 9_000])
+    with torch.inference_mode():
+        exact = encoder(waves, mask).last_hidden_state
+        rough = encoder.to(torch.bfloat16)(waves, mask).last_hidden_state
+    assert rough.dtype == torch.bfloat16
+    assert float((rough.float() - exact).abs().mean()) < 0.02
+
+
+def test_training_hides_parts_of_the_spectrogram() -> None:
+    config = LogMelConformerConfig(**TINY, mask_time_prob=0.2, mask_feature_count=1)
+    encoder = LogMelConformerModel(config)
+    waves, mask = padded([32_000])
+    bands = log_mel(waves, config.num_mel_bins)
+    share = torch.stack([(encoder._hide(bands) == 0).float().mean() for _ in range(50)]).mean()
+    assert 0.15 < float(share) < 0.6
+    with torch.no_grad():
+        trained = [encoder(waves, mask).last_hidden_state for _ in range(2)]
+        heard = [encoder.train(False)(waves, mask).last_hidden_state for _ in range(2)]
+    assert not torch.equal(*trained)
+    assert torch.equal(*heard)
+
+
+def test_round_trip(encoder: Any, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    waves, mask = padded([16_000])
+    with torch.inference_mode():
+        assert torch.equal(
+            again(waves, mask).last_hidden_state, encoder(waves, mask).last_hidden_state
+        )
+
+
+@pytest.mark.parametrize("encoder_type", ["logmel_conformer", "hubert"])
+def test_label_head_reaches_the_decoder(encoder_type: str) -> None:
+    audio: dict[str, Any] = {"model_type": encoder_type, **TINY}
+    if encoder_type == "hubert":
+        audio = {
+            "model_type": "hubert", "hidden_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": [16, 16, 16],
+            "conv_kernel": [400, 3, 3], "conv_stride": [160, 2, 2], "num_feat_extract_layers": 3,
+            "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+            "feat_extract_norm": "layer", "do_stable_layer_norm": True,
+        }  # fmt: skip
+    config = SpeechLLMConfig(
+        audio_config=audio,
+        text_config={
+            "model_type": "llama", "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0,
+        },
+        ctc_head=True,
+        ctc_conditioning=True,
+        label_conditioning=True,
+    )  # fmt: skip
+    model = SpeechLLMForConditionalGeneration(config).train(False)
+    waves, mask = padded([16_000, 12_000])
+    with torch.inference_mode():
+        features = model.get_audio_features(waves, mask)
+        alone = model.get_audio_features(waves[1:, :12_000])
+    assert {name: logits.shape[1] for name, logits in features.label_logits.items()} == {
+        "SpeechActivity": 2, "Gender": 2, "Age": 3, "Accent": 7, "Emotion": 5,
+    }  # fmt: skip
+    for name, logits in alone.label_logits.items():
+        torch.testing.assert_close(features.label_logits[name][1:], logits, atol=1e-4, rtol=1e-4)
+    with torch.inference_mode():
+        model.label_head.feedback.weight.add_(1.0)
+        changed = model.get_audio_features(waves, mask)
+    assert not torch.allclose(changed.embeds, features.embeds)
