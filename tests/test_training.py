@@ -13,10 +13,11 @@ import soundfile
 import torch
 
 from speechmeta.decoding.layout import COMPACT_LAYOUT
+from speechmeta.decoding.ngram import NgramModel
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
-from speechmeta.training import augment
+from speechmeta.training import augment, parallel
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig, read_config
 from speechmeta.training.dataset import (
@@ -25,6 +26,7 @@ from speechmeta.training.dataset import (
     TRANSCRIPT,
     ClipDataset,
     Collator,
+    EpochLoader,
     SecondsSampler,
 )
 from speechmeta.training.manifest import read_manifest
@@ -36,7 +38,7 @@ from speechmeta.training.trainer import build, ctc_loss, text_losses, train
 ROWS: list[dict[str, Any]] = [
     {"transcript": "Hello there.", "gender": "Female", "emotion": "Happy", "commercial": True},
     {"transcript": "GOOD BYE", "gender": "Male", "age": "Senior"},
-    {"transcript": None, "accent": "Africa"},
+    {"transcript": None, "accent": "Africa", "phones": [["pau", 0.1], ["aa", 0.4], ["pau", 0.6]]},
     {"speech": False},
 ]
 
@@ -59,12 +61,10 @@ def config(tmp_path: Path) -> TrainConfig:
                 "vocab_size": 320,
                 "encoder": {
                     "hidden_size": 32,
-                    "num_hidden_layers": 2,
+                    "stages": [1, 1, 1],
                     "num_attention_heads": 2,
                     "intermediate_size": 64,
-                    "conv_dim": (16, 16, 16),
-                    "num_conv_pos_embeddings": 8,
-                    "num_conv_pos_embedding_groups": 4,
+                    "subsampling_channels": 4,
                 },
                 "decoder": {
                     "hidden_size": 32,
@@ -171,10 +171,79 @@ def test_every_clip_is_drawn_once_an_epoch(config: TrainConfig) -> None:
         assert len(batch) == 1 or longest * len(batch) <= 4.0 + 1e-6
 
 
+def test_epochs_differ_and_the_first_may_start_short(config: TrainConfig) -> None:
+    clips = list(read_manifest(config.data.manifests[0]))
+    _, processor = build(config, clips)
+    dataset = ClipDataset(clips, AudioCache(clips, config.data.cache), processor, config)
+    sampler = SecondsSampler(dataset, 1.5, seed=1, short_first=True)
+    loader = EpochLoader(dataset, batch_sampler=sampler)
+    orders = []
+    for epoch in range(5):
+        loader.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(loader) == len(batches)
+        orders.append([dataset.seconds(batch[0]) for batch in batches])
+    trends = [np.corrcoef(np.arange(len(order)), order)[0, 1] for order in orders]
+    assert trends[0] > 0.8 > 0.5 > np.mean(trends[1:])
+    assert orders[0] != orders[1]
+    shares = [list(SecondsSampler(dataset, 1.5, seed=1, share=(number, 2))) for number in range(2)]
+    assert len(shares[0]) == len(shares[1])
+    drawn = Counter(index for share in shares for batch in share for index in batch)
+    assert max(drawn.values()) == 1
+
+
+def test_phones_stand_where_they_sound(config: TrainConfig) -> None:
+    config.augment = augment.AugmentOptions(speed=1.0, speed_range=(0.5, 0.5))
+    clips = list(read_manifest(config.data.manifests[0]))
+    _, processor = build(config, clips)
+    dataset = ClipDataset(clips, AudioCache(clips, config.data.cache), processor, config)
+    collate = Collator(processor, 0.0, 320, 0)
+    frames = collate([dataset[2], dataset[0]])["phones"]
+    assert set(frames[1].tolist()) == {-100}
+    # Half as fast: 0.2 s of silence, then 0.6 s of a vowel, at 25 frames a second.
+    names = [dataset.phone_names[place] for place in frames[0].tolist() if place >= 0]
+    assert names.count("aa") == pytest.approx(15, abs=1)
+    assert names[:5] == ["pau"] * 5
+    lead = frames[0].tolist().index(dataset.phone_names.index("pau"))
+    assert lead == pytest.approx(config.model.margin_seconds * 25, abs=1.5)
+
+
+def test_processes_learn_the_same(config: TrainConfig) -> None:
+    config.optim.processes = 2
+    # Many clips, so that each process has a batch.
+    config.optim.batch_seconds = 2
+    config.optim.max_steps = 2
+    final = train(config)
+    assert json.loads((final / "training.json").read_text())["steps"] == 2
+    model, _ = load_model(final, device="cpu")
+    assert all(bool(torch.isfinite(weight).all()) for weight in model.parameters())
+
+
+def _average(folder: Path) -> None:
+    number = parallel.rank()
+    weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]
+    weights[0].grad = torch.full((3,), float(number))
+    if number == 1:
+        weights[1].grad = torch.full((3,), 4.0)
+    value = parallel.average_gradients(weights, 10.0 * number)
+    gradients = [None if weight.grad is None else weight.grad.tolist() for weight in weights]
+    (folder / f"{number}.json").write_text(json.dumps([value, gradients]))
+
+
+def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
+    parallel.run(_average, (tmp_path,), 2, tmp_path / "meet")
+    for number in range(2):
+        assert json.loads((tmp_path / f"{number}.json").read_text()) == [
+            5.0,
+            [[0.5] * 3, [2.0] * 3, None],
+        ]
+
+
 def test_run_and_resume(config: TrainConfig) -> None:
     final = train(config)
     summary = json.loads((final / "training.json").read_text())
     assert summary["steps"] == 4
+    assert NgramModel.load(final) is not None
     model, processor = load_model(final, device="cpu")
     wave = np.zeros(8_000, np.float32)
     with torch.inference_mode():

@@ -41,12 +41,18 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The checkpoint from scratch: sizes in transformers' terms."""
+    """The checkpoint from scratch: sizes in transformers' terms.
+
+    Attributes:
+        ngram_order: tokens of the longest n-gram in the model that the CTC search leans on; 0
+            for none.
+    """
 
     vocab_size: int = 768
     encoder: dict[str, Any] = Field(default_factory=dict)
     decoder: dict[str, Any] = Field(default_factory=dict)
     margin_seconds: float = 0.32
+    ngram_order: int = 6
     initial: Path | None = None
     """A checkpoint of ours to start from in place of random weights."""
 
@@ -57,12 +63,16 @@ class OptimConfig(_Section):
     Attributes:
         minutes: time limit; the learning rate follows whatever is further along, the time or
             the steps, so that a run of a fixed time ends with a learning rate of zero.
-        learning_rate: of Muon; `adam_learning_rate` of everything else. Convolutions and embeddings
-            that move as fast as Muon's matrices drown what the audio says in constants.
-        batch_seconds: padded audio in one batch.
+        learning_rate: of Muon, 0 for AdamW alone; `adam_learning_rate` of everything else.
+        batch_seconds: padded audio in one batch of one process.
+        processes: how many learn together on a CPU, each with its share of PyTorch's threads and
+            its own batches; a GPU is used by one.
+        short_first: the first epoch goes from short clips to long ones.
         label_loss, ctc_loss: weights beside the transcript's loss of 1.
-        probe_loss: weight of linear classifiers on the encoder, which only train.
-        encoder_first: the first share of the run, in which CTC and the probe train the encoder
+        label_head_loss: weight of each field's loss of the encoder's label head.
+        phone_loss: weight of telling the phone of every frame of synthetic speech, by a head that
+            only trains: CTC finds its first alignments ten times sooner.
+        encoder_first: the first share of the run, in which CTC and the label head train the encoder
             alone.
         label_balance: labels weigh by their frequency to the power of minus this.
         token_noise: share of transcript tokens that the decoder sees replaced at random, so
@@ -77,9 +87,11 @@ class OptimConfig(_Section):
     decay_share: float = 0.6
     batch_seconds: float = 140.0
     accumulation: int = 1
+    short_first: bool = False
     label_loss: float = 0.5
     ctc_loss: float = 1.0
-    probe_loss: float = 0.5
+    label_head_loss: float = 0.5
+    phone_loss: float = 0.5
     encoder_first: float = 0.0
     label_balance: float = 0.5
     token_noise: float = 0.1
@@ -88,6 +100,7 @@ class OptimConfig(_Section):
     seed: int = 0
     bf16: bool = True
     workers: int = 1
+    processes: int = 1
 
 
 class TrainConfig(_Section):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from speechmeta.audio import SAMPLE_RATE
 from speechmeta.decoding.layout import SPEECH_VALUES
@@ -27,7 +27,10 @@ from speechmeta.training.text import normalize_transcript
 TRANSCRIPT, LABEL, FORCED = 1, 2, 3
 """What a target token is: part of the transcript, a label, or text that the grammar forces."""
 
-TARGETS = ("labels", "kinds", "weights", "ctc_targets", "ctc_lengths", "classes")
+TARGETS = (
+    *("labels", "kinds", "weights", "ctc_targets", "ctc_lengths"),
+    *("classes", "class_weights", "phones"),
+)
 """What a batch holds beside the model's inputs."""
 
 _DROP_LABEL = 0.1
@@ -44,7 +47,9 @@ class Example:
         kinds: per answer token one of TRANSCRIPT, LABEL, FORCED.
         weights: per answer token the weight of its loss.
         ctc: token ids of the transcript, or None where it is not known.
-        classes: by closed field, the place of the value in its label set.
+        classes: by closed field, the place of the value in its label set, and how much it weighs.
+        phones: places in the dataset's `phone_names`, and where each ends, in samples; empty if
+            unknown.
     """
 
     wave: np.ndarray
@@ -52,7 +57,8 @@ class Example:
     kinds: list[int]
     weights: list[float]
     ctc: list[int] | None
-    classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    classes: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
+    phones: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
 
 CLOSED_SETS: dict[str, list[str]] = {"SpeechActivity": list(SPEECH_VALUES), **DEFAULT_LABEL_SETS}
@@ -83,6 +89,8 @@ class ClipDataset(Dataset[Example]):
         self.transcripts = [
             normalize_transcript(clip.transcript) if clip.transcript else None for clip in clips
         ]
+        self.phone_names = sorted({name for clip in clips for name, _ in clip.phones})
+        self._phone_ids = {name: place for place, name in enumerate(self.phone_names)}
         self.noises = [
             partial(cache.__getitem__, index)
             for index, clip in enumerate(clips)
@@ -135,11 +143,15 @@ class ClipDataset(Dataset[Example]):
             return self._example(wave, {"SpeechActivity": "False"}, None)
         clip, wave = self.clips[index], self.cache[index]
         transcript = self.transcripts[index]
+        phones: list[tuple[int, float]] = []
         limit = int(self.config.data.max_seconds * SAMPLE_RATE)
         if len(wave) > limit:
             count = int(limit * rng.uniform(0.4, 0.8)) if self.train else limit
             start = int(rng.integers(len(wave) - count)) if self.train else 0
             wave, transcript = wave[start : start + count], None
+        elif clip.phones:
+            phones = [(self._phone_ids[n], end * SAMPLE_RATE) for n, end in clip.phones]
+        samples = len(wave)
         if self.train:
             wave = augment(wave, rng, self.config.augment, self.noises if clip.speech else [])
         if not clip.speech:
@@ -148,7 +160,10 @@ class ClipDataset(Dataset[Example]):
         for field, label in clip.labels.items():
             if not self.train or rng.random() >= _DROP_LABEL:
                 values[field] = label
-        return self._example(wave, values, transcript)
+        example = self._example(wave, values, transcript)
+        # Another speed moves all ends alike.
+        example.phones = [(place, end * len(wave) / samples) for place, end in phones]
+        return example
 
     def _example(self, wave: np.ndarray, values: dict[str, str], transcript: str | None) -> Example:
         layout, tokenizer = self.layout, self.processor.tokenizer
@@ -180,7 +195,11 @@ class ClipDataset(Dataset[Example]):
         answer.append(tokenizer.eos_token_id)
         kinds.append(FORCED)
         weights.append(1.0)
-        return Example(wave, answer, kinds, weights, ctc, closed_classes(values))
+        classes = {
+            name: (place, self.label_weights.get((name, values[name]), 1.0))
+            for name, place in closed_classes(values).items()
+        }
+        return Example(wave, answer, kinds, weights, ctc, classes)
 
 
 class Collator:
@@ -225,6 +244,9 @@ class Collator:
             kinds[number, start:stop] = torch.tensor(example.kinds)
             weights[number, start:stop] = torch.tensor(example.weights)
         targets = [example.ctc for example in examples]
+        classes = [
+            [example.classes.get(name, (-100, 0.0)) for name in CLOSED_SETS] for example in examples
+        ]
         return {
             "input_values": batch["input_values"],
             "audio_attention_mask": batch["audio_attention_mask"],
@@ -235,10 +257,29 @@ class Collator:
             "weights": weights,
             "ctc_targets": torch.tensor([t for ids in targets for t in ids or []]).long(),
             "ctc_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in targets]),
-            "classes": torch.tensor(
-                [[example.classes.get(name, -100) for name in CLOSED_SETS] for example in examples]
-            ),
+            "classes": torch.tensor([[place for place, _ in row] for row in classes]),
+            "phones": self._phone_frames(examples, batch["input_values"].shape[1]),
+            "class_weights": torch.tensor([[weight for _, weight in row] for row in classes]),
         }
+
+    def _phone_frames(self, examples: list[Example], samples: int) -> torch.Tensor:
+        """(batch, encoder frames) long: the phone at each frame's middle, -100 where unknown."""
+        count, reach, stride = samples, 1, 1
+        # The connector's three convolutions come after the frames.
+        for kernel, step in zip(
+            self.processor.conv_kernels[:-3], self.processor.conv_strides[:-3], strict=True
+        ):
+            count, reach = (count - kernel) // step + 1, reach + (kernel - 1) * stride
+            stride *= step
+        middles = np.arange(count) * stride + reach / 2 - self.processor.margin_samples
+        frames = torch.full((len(examples), count), -100)
+        for row, example in zip(frames, examples, strict=True):
+            if example.phones:
+                places, ends = (np.array(column) for column in zip(*example.phones, strict=True))
+                at = np.searchsorted(ends, middles, side="right")
+                inside = (middles >= 0) & (at < len(ends))
+                row[torch.from_numpy(inside)] = torch.from_numpy(places[at[inside]])
+        return frames
 
 
 def _grid(seconds: float) -> float:
@@ -248,16 +289,42 @@ def _grid(seconds: float) -> float:
 
 
 class SecondsSampler(Sampler[list[int]]):
-    """Batches of about equally long clips with a bound on padded seconds, in random order."""
+    """Batches of about equally long clips with a bound on padded seconds, in random order.
 
-    def __init__(self, dataset: ClipDataset, batch_seconds: float, seed: int) -> None:
+    Args:
+        short_first: the first epoch goes from short clips to long ones (SortaGrad, Amodei et al.,
+            arXiv 1512.02595): CTC finds its alignments there.
+        share: (number, count) of the processes that learn together, which share the batches.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        batch_seconds: float,
+        seed: int,
+        short_first: bool = False,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.dataset, self.batch_seconds, self.seed = dataset, batch_seconds, seed
+        self.short_first, (self.rank, self.world) = short_first, share
         self.epoch = 0
+        self._planned: tuple[int, list[list[int]]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches())
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def _batches(self) -> list[list[int]]:
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self._plan())
+        return self._planned[1]
+
+    def _plan(self) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         chosen: list[tuple[float, int]] = []
         for index in range(len(self.dataset)):
@@ -274,11 +341,18 @@ class SecondsSampler(Sampler[list[int]]):
             shuffled = [members[place] for place in rng.permutation(len(members))]
             batches += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
         order = rng.permutation(len(batches))
-        return iter([batches[number] for number in order])
+        if self.epoch == 0 and self.short_first:
+            # Blocks of a tenth keep their places, so that voices and sources still mix.
+            order = np.argsort(
+                np.arange(len(batches)) + rng.uniform(0, len(batches) / 10, len(batches))
+            )
+        own = order[self.rank :: self.world][: len(order) // self.world]
+        return [batches[number] for number in own]
 
-    def __len__(self) -> int:
-        total = sum(
-            self.dataset.weight(index) * max(self.dataset.seconds(index), 0.5)
-            for index in range(len(self.dataset))
-        )
-        return max(1, int(total / self.batch_seconds * 1.05))
+
+class EpochLoader(DataLoader[Any]):
+    """A loader that tells its batch sampler the epoch, as `Trainer` tells the loader."""
+
+    def set_epoch(self, epoch: int) -> None:
+        assert isinstance(self.batch_sampler, SecondsSampler)
+        self.batch_sampler.set_epoch(epoch)

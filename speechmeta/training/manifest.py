@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechmeta.errors import DatasetError
 from speechmeta.schema import LABEL_FIELDS
+from speechmeta.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Clip:
         transcript: as the source has it, or None.
         labels: the known label fields and their values.
         commercial: whether the source allows commercial use.
+        phones: (phone, end in seconds) in order where a synthesiser said them, else empty.
     """
 
     audio: Path
@@ -33,6 +35,7 @@ class Clip:
     transcript: str | None
     labels: dict[str, str]
     commercial: bool = False
+    phones: tuple[tuple[str, float], ...] = ()
 
 
 def read_manifest(path: Path) -> Iterator[Clip]:
@@ -63,9 +66,20 @@ def read_manifest(path: Path) -> Iterator[Clip]:
                     field: row[field.lower()] for field in LABEL_FIELDS if row.get(field.lower())
                 },
                 commercial=bool(row.get("commercial", False)),
+                phones=tuple((str(name), float(end)) for name, end in row.get("phones") or ()),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
                 f"{path}, line {number}: {type(error).__name__}: {error}",
                 "each line is a JSON object with at least audio (a path) and duration (seconds)",
             ) from error
+
+
+def read_clips(config: TrainConfig) -> list[Clip]:
+    """All clips of the manifests, without the non-commercial ones where so configured."""
+    clips = [clip for path in config.data.manifests for clip in read_manifest(path)]
+    if config.data.commercial_only:
+        clips = [clip for clip in clips if clip.commercial]
+    if not clips:
+        raise DatasetError("the manifests hold no clips", "check data.manifests")
+    return clips

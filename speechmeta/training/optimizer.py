@@ -37,18 +37,13 @@ class MuonAdamW(Optimizer):
                 Muon(hidden, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             )
         if other:
-            # Last: `add_to_adam` finds it there.
-            self.parts.append(AdamW(other, lr=adam_lr, weight_decay=decay, betas=(0.9, 0.98)))
+            self.parts.append(
+                AdamW(other, lr=adam_lr, weight_decay=decay, betas=(0.9, 0.98), fused=True)
+            )
         # The parts' own groups are shared, so that a scheduler on this object steers both.
         groups = [group for part in self.parts for group in part.param_groups]
         super().__init__(groups, {})
         self.param_groups = groups
-
-    def add_to_adam(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Adds parameters that are not the model's to AdamW."""
-        adam = self.parts[-1]
-        adam.add_param_group({"params": list(parameters), "lr": adam.param_groups[0]["lr"]})
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         grads = [
@@ -76,14 +71,18 @@ class MuonAdamW(Optimizer):
 
 
 def build_optimizer(model: nn.Module, lr: float, adam_lr: float, decay: float) -> MuonAdamW:
-    """The optimizer for a SpeechLLM: layers' linear weights to Muon, the rest to AdamW."""
+    """The optimizer for a SpeechLLM: layers' linear weights to Muon, the rest to AdamW.
+
+    Args:
+        lr: of Muon; 0 leaves everything to AdamW.
+    """
     hidden: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        in_layers = ".layers." in name and parameter.ndim == 2 and "rel_attn_embed" not in name
-        (hidden if in_layers and min(parameter.shape) > 16 else other).append(parameter)
+        in_layers = ".layers." in name and parameter.ndim == 2 and min(parameter.shape) > 16
+        (hidden if in_layers and lr > 0 else other).append(parameter)
     return MuonAdamW(hidden, other, lr, adam_lr, decay)
 
 

@@ -86,12 +86,17 @@ def dialogue_sentences(path: Path) -> list[str]:
         return [text for text in texts if text and 2 <= len(text.split()) <= 16]
 
 
-def synthesize(voice: str, text: str, target: Path, stretch: float = 1.0) -> None:
+def synthesize(
+    voice: str, text: str, target: Path, stretch: float = 1.0
+) -> list[tuple[str, float]]:
     """Speaks a text into a WAV file.
 
     Args:
         voice: a flite voice, or an espeak-ng voice as `espeak:NAME`.
         stretch: duration relative to the voice's own; 1.1 is slower.
+
+    Returns:
+        The phones and their ends in seconds, which flite tells; nothing for espeak-ng.
 
     Raises:
         DatasetError: the program is missing or fails.
@@ -110,12 +115,16 @@ def synthesize(voice: str, text: str, target: Path, stretch: float = 1.0) -> Non
         ]
     else:
         command = ["flite", "-voice", name, "--setf", f"duration_stretch={stretch}"]
-        command += ["-t", text, "-o", str(target)]
+        command += ["-psdur", "-t", text, "-o", str(target)]
     if shutil.which(command[0]) is None:
         raise DatasetError(f"{command[0]} is not installed", f"apt-get install {command[0]}")
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode or not target.exists():
         raise DatasetError(f"{command[0]} failed: {done.stderr.decode(errors='replace')[:200]}")
+    if engine == "espeak":
+        return []
+    pairs = (item.rpartition(":") for item in done.stdout.decode().split())
+    return [(phone, float(end)) for phone, _, end in pairs]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def speak(job: tuple[int, str, str, float]) -> dict[str, object]:
         number, voice, text, stretch = job
         target = options.out / f"{number:05d}.wav"
-        synthesize(voice, text, target, stretch)
+        phones = synthesize(voice, text, target, stretch)
         return {
             "audio": target.name,
             "duration": probe_audio(target).duration,
@@ -147,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "transcript": text,
             "gender": voices[voice],
             "commercial": True,
+            "phones": phones,
         }
 
     jobs = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -21,7 +20,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
     Wav2Vec2FeatureExtractor,
-    WavLMConfig,
     set_seed,
 )
 
@@ -33,7 +31,9 @@ from speechmeta.models.speechllm import (
     SpeechLLMForConditionalGeneration,
     SpeechLLMProcessor,
 )
+from speechmeta.models.speechllm.conformer import LogMelConformerConfig
 from speechmeta.schema import DEFAULT_LABEL_SETS
+from speechmeta.training import parallel
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
 from speechmeta.training.dataset import (
@@ -43,9 +43,11 @@ from speechmeta.training.dataset import (
     TRANSCRIPT,
     ClipDataset,
     Collator,
+    EpochLoader,
     SecondsSampler,
 )
-from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.training.manifest import Clip, read_clips
+from speechmeta.training.ngram import estimate_ngram
 from speechmeta.training.optimizer import build_optimizer, trapezoid
 from speechmeta.training.synthesize import dialogue_sentences
 from speechmeta.training.text import normalize_transcript, train_tokenizer
@@ -56,28 +58,8 @@ _FORCED_LOSS = 0.02
 _PROGRESS_FILE = "progress.json"
 
 _ENCODER_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 384,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 6,
-    "intermediate_size": 1536,
-    "conv_dim": (256, 256, 256),
-    "conv_kernel": (400, 3, 3),
-    "conv_stride": (160, 2, 2),
-    "num_feat_extract_layers": 3,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "num_conv_pos_embeddings": 64,
-    "mask_time_prob": 0.15,
-    "mask_time_length": 5,
-    "mask_feature_prob": 0.05,
-    "mask_feature_min_masks": 0,
-    "mask_feature_length": 24,
-    # Dropout costs a quarter of a training step on a CPU, and a run of few epochs underfits.
-    "layerdrop": 0.0,
-    "hidden_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "feat_proj_dropout": 0.0,
+    "mask_time_prob": 0.06,
+    "mask_feature_count": 2,
 }
 _DECODER_DEFAULTS: dict[str, Any] = {
     "hidden_size": 256,
@@ -88,37 +70,6 @@ _DECODER_DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 4096,
     "tie_word_embeddings": True,
 }
-
-
-def start_as_filterbank(model: SpeechLLMForConditionalGeneration) -> None:
-    """Starts the encoder's convolutions as a mel filterbank; training goes on from there.
-
-    The first convolution becomes windowed sinusoids at mel-spaced frequencies in four phases:
-    behind its activation, which lets positive values through, the four add up to a band's
-    level whatever the phase of the sound. In the next two, as many channels as there are bands
-    start as these sums, the others at random. Only for first kernels of at least 10 ms.
-    """
-    first, *later = model.audio_tower.feature_extractor.conv_layers
-    channels, _, kernel = first.conv.weight.shape
-    if kernel < SAMPLE_RATE // 100 or channels % 4:
-        return
-    bands = channels // 4
-    mel = np.linspace(2595 * math.log10(1 + 80 / 700), 2595 * math.log10(1 + 7400 / 700), bands)
-    frequency = np.repeat(700 * (10 ** (mel / 2595) - 1), 4)
-    phase = np.tile(np.arange(4) * np.pi / 2, bands)
-    time_axis = np.arange(kernel) / SAMPLE_RATE
-    bank = np.sin(2 * np.pi * frequency[:, None] * time_axis + phase[:, None]) * np.hanning(kernel)
-    bank /= np.sqrt((bank**2).sum(1, keepdims=True))
-    # Speech loses about 6 dB an octave, and there is no logarithm that would make up for it.
-    bank *= 1 + frequency[:, None] / 400
-    with torch.no_grad():
-        first.conv.weight.copy_(torch.tensor(bank[:, None, :]))
-        for number, layer in enumerate(later):
-            span = 4 if number == 0 else 1
-            weight = layer.conv.weight
-            for band in range(min(bands, weight.shape[0], weight.shape[1] // span)):
-                weight[band] = 0.0
-                weight[band, span * band : span * (band + 1)] = 1.0 / span
 
 
 def build(
@@ -150,66 +101,53 @@ def build(
             **config.model.decoder,
         }
     )
-    encoder = WavLMConfig(**{**_ENCODER_DEFAULTS, **config.model.encoder})
+    encoder = LogMelConformerConfig(**{**_ENCODER_DEFAULTS, **config.model.encoder})
     model_config = SpeechLLMConfig(
         audio_config=encoder,
         text_config=decoder,
         layout=COMPACT_LAYOUT.to_dict(),
         ctc_head=True,
         ctc_conditioning=True,
+        label_conditioning=True,
+        label_dropout=0.1,
     )
     model = SpeechLLMForConditionalGeneration(model_config)
-    start_as_filterbank(model)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     margin = int(config.model.margin_seconds * SAMPLE_RATE)
     return model, SpeechLLMProcessor.for_config(model_config, extractor, tokenizer, margin)
 
 
-class LabelProbe(nn.Module):
-    """Linear classifiers on the encoder's pooled states; they only train, and are not kept.
-
-    Through them the encoder learns to tell voices apart before the decoder can read it.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(2 * width, len(s)) for s in CLOSED_SETS.values())
-
-    def forward(self, features: Any, classes: torch.Tensor) -> torch.Tensor:
-        """Mean cross entropy over the known `classes` (batch, closed fields), -100 if unknown."""
-        hidden = features.encoder_hidden.float()
-        places = torch.arange(hidden.shape[1], device=hidden.device)
-        real = (places < features.encoder_lengths[:, None])[..., None]
-        count = real.sum(1)
-        mean = (hidden * real).sum(1) / count
-        spread = (((hidden - mean[:, None]) ** 2 * real).sum(1) / count + 1e-5).sqrt()
-        pooled = torch.cat([mean, spread], -1)
-        losses = [
-            functional.cross_entropy(head(pooled)[known], classes[known, place])
-            for place, head in enumerate(self.heads)
-            if bool((known := classes[:, place] >= 0).any())
-        ]
-        return torch.stack(losses).mean()
-
-
 class SpeechLLMTrainer(Trainer):
     """`Trainer` with the loss of transcripts, labels and CTC, and batches by seconds."""
 
-    def __init__(self, train_config: TrainConfig, **kwargs: Any) -> None:
+    def __init__(
+        self, train_config: TrainConfig, phone_names: Sequence[str], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.optimizer: torch.optim.Optimizer | None
         self.lr_scheduler: LambdaLR | None
         self.config = train_config
         self.started = time.monotonic()
         self.elapsed_before = 0.0
-        self.probe = LabelProbe(self.model.config.audio_config.hidden_size).to(self.args.device)
+        self._agreed = 0.0
+        width, phones = self.model.config.audio_config.hidden_size, len(phone_names)
+        self.phone_head = nn.Linear(width, phones).to(self.args.device) if phones else None
         self._sums: dict[str, float] = {}
         self._count = 0
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, those before a resume included."""
+        """Seconds of training, those before a resume included; the same in all processes."""
+        if parallel.world() > 1:
+            return self._agreed
         return self.elapsed_before + time.monotonic() - self.started
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        own = self.elapsed_before + time.monotonic() - self.started
+        self._agreed = parallel.average_gradients(parameters, own)
+        return loss
 
     def progress(self) -> float:
         """The share of the run that is done, by time or by steps, whichever is further."""
@@ -221,10 +159,12 @@ class SpeechLLMTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         optim = self.config.optim
         if self.optimizer is None:
+            parts = nn.ModuleList([self.model])
+            if self.phone_head is not None:
+                parts.append(self.phone_head)
             self.optimizer = build_optimizer(
-                self.model, optim.learning_rate, optim.adam_learning_rate, optim.weight_decay
+                parts, optim.learning_rate, optim.adam_learning_rate, optim.weight_decay
             )
-            self.optimizer.add_to_adam(self.probe.parameters())
         return self.optimizer
 
     def create_scheduler(
@@ -238,8 +178,14 @@ class SpeechLLMTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         optim = self.config.optim
-        sampler = SecondsSampler(self.train_dataset, optim.batch_seconds, optim.seed)
-        return DataLoader(
+        sampler = SecondsSampler(
+            self.train_dataset,
+            optim.batch_seconds,
+            optim.seed,
+            optim.short_first,
+            (parallel.rank(), parallel.world()),
+        )
+        return EpochLoader(
             self.train_dataset,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
@@ -277,8 +223,17 @@ class SpeechLLMTrainer(Trainer):
                 + _FORCED_LOSS * losses["forced"]
             )
         losses["ctc"] = ctc_loss(features, extra, self.model.config)
-        losses["probe"] = self.probe(features, extra["classes"])
-        total = total + optim.ctc_loss * losses["ctc"] + optim.probe_loss * losses["probe"]
+        total = total + optim.ctc_loss * losses["ctc"]
+        if features.label_logits is not None:
+            for name, loss in label_losses(features.label_logits, extra).items():
+                losses[name] = loss
+                total = total + optim.label_head_loss * loss
+        if self.phone_head is not None and bool((extra["phones"] >= 0).any()):
+            heard = self.phone_head(features.encoder_hidden.float())
+            losses["phone"] = functional.cross_entropy(
+                heard.transpose(1, 2), extra["phones"], ignore_index=-100
+            )
+            total = total + optim.phone_loss * losses["phone"]
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         self._count += 1
@@ -289,7 +244,8 @@ class SpeechLLMTrainer(Trainer):
             logs = {**logs, **{f"loss_{n}": v / self._count for n, v in self._sums.items()}}
             logs["progress"] = round(self.progress(), 4)
             self._sums, self._count = {}, 0
-        super().log(logs, *args, **kwargs)
+        if parallel.rank() == 0:
+            super().log(logs, *args, **kwargs)
 
 
 def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -314,6 +270,28 @@ def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[st
         ("forced", kinds > LABEL),
     ):
         result[name] = losses[chosen].sum() / chosen.sum().clamp(min=1)
+    return result
+
+
+def label_losses(
+    logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """By closed field of which a clip is labelled, the label head's mean weighted cross entropy.
+
+    Args:
+        logits: by field (batch, values).
+        batch: `classes`, -100 where unknown, and `class_weights`, (batch, fields).
+    """
+    result = {}
+    for place, name in enumerate(CLOSED_SETS):
+        known = batch["classes"][:, place] >= 0
+        if bool(known.any()):
+            losses = functional.cross_entropy(
+                logits[name][known].float(), batch["classes"][known, place], reduction="none"
+            )
+            # Over the whole batch: a field that few clips know must not shout when one does.
+            total = (losses * batch["class_weights"][known, place]).sum()
+            result[name] = total / len(known)
     return result
 
 
@@ -355,6 +333,8 @@ class _Clock(TrainerCallback):
             control.should_save = True
         if time.monotonic() - self.saved > self.config.optim.save_minutes * 60:
             control.should_save = True
+        # One process writes for all.
+        control.should_save &= parallel.rank() == 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.saved = time.monotonic()
@@ -362,16 +342,6 @@ class _Clock(TrainerCallback):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             elapsed = {"elapsed_seconds": self.trainer.elapsed}
             (folder / _PROGRESS_FILE).write_text(json.dumps(elapsed))
-
-
-def read_clips(config: TrainConfig) -> list[Clip]:
-    """All clips of the manifests, without the non-commercial ones where so configured."""
-    clips = [clip for path in config.data.manifests for clip in read_manifest(path)]
-    if config.data.commercial_only:
-        clips = [clip for clip in clips if clip.commercial]
-    if not clips:
-        raise DatasetError("the manifests hold no clips", "check data.manifests")
-    return clips
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -383,12 +353,20 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     Raises:
         SpeechMetaError: the config or the data cannot be used.
     """
-    # The caller's thread may be in inference mode, in which nothing learns.
-    with torch.inference_mode(False), torch.enable_grad():
-        return _train(config, resume)
+    count = config.optim.processes
+    if count > 1 and not torch.cuda.is_available():
+        # Decoded before the processes part.
+        AudioCache(read_clips(config), config.data.cache)
+        parallel.run(_train, (config, resume), count, config.output / ".meet")
+    else:
+        # The caller's thread may be in inference mode, in which nothing learns.
+        with torch.inference_mode(False), torch.enable_grad():
+            _train(config, resume)
+    return config.output / "final"
 
 
-def _train(config: TrainConfig, resume: bool) -> Path:
+def _train(config: TrainConfig, resume: bool) -> None:
+    # Before there are processes to tell apart: all start with the same weights.
     set_seed(config.optim.seed)
     clips = read_clips(config)
     cache = AudioCache(clips, config.data.cache)
@@ -398,6 +376,7 @@ def _train(config: TrainConfig, resume: bool) -> Path:
     clock = _Clock(config)
     trainer = SpeechLLMTrainer(
         config,
+        dataset.phone_names,
         model=model,
         args=TrainingArguments(
             output_dir=str(config.output),
@@ -435,10 +414,15 @@ def _train(config: TrainConfig, resume: bool) -> Path:
         checkpoint = str(found[-1])
         progress = json.loads((found[-1] / _PROGRESS_FILE).read_text())
         trainer.elapsed_before = progress["elapsed_seconds"]
+    torch.manual_seed(config.optim.seed + 1000 * parallel.rank())
     trainer.train(resume_from_checkpoint=checkpoint)
+    if parallel.rank() > 0:
+        return
     final = config.output / "final"
     model.save_pretrained(final)
     processor.save_pretrained(final)
+    if config.model.ngram_order:
+        estimate_ngram(config, clips, processor).save(final)
     summary = {
         "steps": trainer.state.global_step,
         "minutes": round(trainer.elapsed / 60, 1),
@@ -447,7 +431,6 @@ def _train(config: TrainConfig, resume: bool) -> Path:
     }
     (final / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("trained: %s", summary)
-    return final
 
 
 def config_vocab(model: SpeechLLMForConditionalGeneration) -> int:
