@@ -28,7 +28,8 @@ class AnalyzerPredictor:
     Args:
         analyzer: the analyzer.
         fields: the fields to ask for, None for all.
-        min_confidence: labels less probable than this become null.
+        min_confidence: labels less probable than this become null; by default none, whatever
+            the checkpoint asks for.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class AnalyzerPredictor:
     ) -> None:
         self.analyzer = analyzer
         self.fields = check_fields(fields)
-        self.min_confidence = min_confidence
+        # A measurement wants every label, also from a checkpoint that leaves unsure ones out.
+        self.min_confidence = min_confidence or 0.0
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -96,7 +96,8 @@ class Analyzer:
         loaded, processor = load_model(
             model, device=device, dtype=dtype, local_files_only=local_files_only
         )
-        self.engine = Engine(loaded, processor, DecodeOptions(batch_size=batch_size))
+        options = DecodeOptions.for_checkpoint(loaded.config, batch_size=batch_size)
+        self.engine = Engine(loaded, processor, options)
         self._processor = processor
         self._batch_size, self._local_files_only = batch_size, local_files_only
         self.name = BUNDLED_NAME if model is None else str(model)
@@ -118,6 +119,18 @@ class Analyzer:
         sets: LabelSets = self.engine.model.config.label_sets
         return sets
 
+    def threshold(self, min_confidence: float | None = None) -> float:
+        """The probability below which labels are left out: the caller's, or the checkpoint's own.
+
+        Raises:
+            UsageError: it is not between 0 and 1.
+        """
+        if min_confidence is None:
+            min_confidence = getattr(self.engine.model.config, "abstain_below", 0.0)
+        if not 0.0 <= min_confidence <= 1.0:
+            raise UsageError(f"min_confidence is {min_confidence}", "give a number from 0 to 1")
+        return float(min_confidence)
+
     def generate_meta(
         self,
         audio: AudioSource,
@@ -130,7 +143,8 @@ class Analyzer:
         Args:
             audio: a path, file object, bytes, or `(waveform, sample_rate)`.
             fields: the fields to fill; None for all six.
-            min_confidence: labels less probable than this become None.
+            min_confidence: labels less probable than this become None; by default the
+                checkpoint's own `abstain_below`.
             instruction: the prompt's wording for checkpoints that take one.
 
         Raises:
@@ -156,7 +170,7 @@ class Analyzer:
             costs the others.
         """
         asked = check_fields(fields)
-        threshold = check_confidence(min_confidence)
+        threshold = self.threshold(min_confidence)
         waveforms: list[Waveform | SpeechMetaError] = []
         for source in audios:
             try:
@@ -209,7 +223,8 @@ class Analyzer:
                 a speaker verification model.
             word_times: add the times of the words, where the checkpoint has a CTC head.
             redact: replace card and phone numbers, e-mail addresses and spoken digits.
-            min_confidence: labels less probable than this become None.
+            min_confidence: labels less probable than this become None; by default the
+                checkpoint's own `abstain_below`.
 
         Raises:
             AudioError: the audio cannot be used.
@@ -226,7 +241,7 @@ class Analyzer:
             speaker_model=speaker_model,
             word_times=word_times,
             redact=redact,
-            min_confidence=check_confidence(min_confidence),
+            min_confidence=self.threshold(min_confidence),
         )
         aligner = self.aligner() if word_times else None
         call = prepare_call(audio, options, self.embedder_source(speaker_model))
@@ -288,19 +303,6 @@ class Analyzer:
             lengths = [(end - start) / 16000 for start, end in bounds]
             results.append(errors[0] if errors else join_records(good, lengths))
         return results
-
-
-def check_confidence(min_confidence: float | None) -> float:
-    """A probability; None is 0.
-
-    Raises:
-        UsageError: it is not between 0 and 1.
-    """
-    if min_confidence is None:
-        return 0.0
-    if not 0.0 <= min_confidence <= 1.0:
-        raise UsageError(f"min_confidence is {min_confidence}", "give a number from 0 to 1")
-    return float(min_confidence)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from speechmeta.decoding.grammar import Grammar, Option
+from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, ModelError
 
@@ -21,20 +22,29 @@ _WIDEST = 12
 
 
 def prefix_beam_search(
-    log_probs: np.ndarray, blank: int, beam: int, allowed: np.ndarray | None = None
+    log_probs: np.ndarray,
+    blank: int,
+    beam: int,
+    allowed: np.ndarray | None = None,
+    ngram: NgramModel | None = None,
+    ngram_weight: float = 0.0,
+    token_bonus: float = 0.0,
 ) -> list[tuple[tuple[int, ...], float]]:
     """The most probable token sequences of a CTC head.
 
-    Prefix beam search (Hannun et al., arXiv 1408.2873), without a language model.
+    Prefix beam search with shallow fusion (Hannun et al., arXiv 1408.2873).
 
     Args:
         log_probs: (frames, vocabulary), normalised.
         blank: the blank's index.
         beam: prefixes kept at each frame, and sequences returned at most.
         allowed: bool (vocabulary), the tokens that may be written; None allows all.
+        ngram, ngram_weight: what knows spelling, and the weight of its log probability.
+        token_bonus: added for each token, against the n-gram's love of short sentences.
 
     Returns:
-        (tokens, log probability), the most probable first. The empty sequence is among them.
+        (tokens, score), the best first; the score is the log probability where there is no n-gram
+        and no bonus. The empty sequence is among them.
     """
     scores = np.array(log_probs, dtype=np.float64)
     blanks = scores[:, blank].copy()
@@ -48,6 +58,28 @@ def prefix_beam_search(
     parents, tokens = [-1], [-1]
     children: dict[tuple[int, int], int] = {}
     beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
+    # What the n-gram and the bonus add to a prefix, and to each token after it.
+    extras = [0.0]
+    following: dict[int, list[float]] = {}
+
+    def sequence_of(node: int) -> list[int]:
+        sequence = []
+        while node:
+            sequence.append(tokens[node])
+            node = parents[node]
+        return sequence[::-1]
+
+    def extra(node: int) -> list[float]:
+        row = following.get(node)
+        if row is None:
+            if ngram is not None and ngram_weight:
+                said = ngram.log_probs(sequence_of(node))
+                row = (ngram_weight * said + token_bonus).tolist()
+            else:
+                row = [token_bonus] * scores.shape[1]
+            following[node] = row
+        return row
+
     silence = 0.0
     for frame, top in enumerate(tops):
         row = scores[frame]
@@ -69,18 +101,19 @@ def prefix_beam_search(
                     child = children[node, token] = len(tokens)
                     parents.append(node)
                     tokens.append(token)
+                    extras.append(extras[node] + extra(node)[token])
                 old_blank, old_token = fresh.get(child, (-math.inf, -math.inf))
                 fresh[child] = (old_blank, _add(old_token, before + score))
-        ranked = sorted(fresh.items(), key=lambda item: -_add(*item[1]))
+        ranked = sorted(fresh.items(), key=lambda item: -_add(*item[1]) - extras[item[0]])
         beams = dict(ranked[:beam])
+    # The empty sequence is a candidate even where the beam has lost it.
+    beams.setdefault(0, (silence, -math.inf))
     found = {}
     for node, pair in beams.items():
-        sequence = []
-        while node:
-            sequence.append(tokens[node])
-            node = parents[node]
-        found[tuple(reversed(sequence))] = _add(*pair)
-    found.setdefault((), silence)
+        ending = 0.0
+        if ngram is not None and ngram_weight:
+            ending = extra(node)[ngram.boundary] - token_bonus
+        found[tuple(sequence_of(node))] = _add(*pair) + extras[node] + ending
     return sorted(found.items(), key=lambda item: -item[1])
 
 
@@ -97,6 +130,7 @@ def candidates(
     options: DecodeOptions,
     consumed: int | None,
     room: int,
+    ngram: NgramModel | None = None,
 ) -> tuple[list[Option], list[float]]:
     """Transcripts that the CTC head proposes, as ways to write the field.
 
@@ -109,9 +143,10 @@ def candidates(
         options: the width of the beam.
         consumed: as for `Grammar.options`.
         room: most tokens of a candidate.
+        ngram: the checkpoint's, where it has one.
 
     Returns:
-        The options, labelled with the transcript, and their CTC log probabilities.
+        The options, labelled with the transcript, and their scores in the search.
 
     Raises:
         DecodingError: the posteriors are not finite.
@@ -123,7 +158,16 @@ def candidates(
     for token, piece in enumerate(table.bytes[: log_probs.shape[1]]):
         allowed[token] = piece is not None and grammar.plain(piece)
     scores: dict[str, float] = {}
-    for tokens, score in prefix_beam_search(log_probs, blank, options.ctc_beam, allowed):
+    found_by_search = prefix_beam_search(
+        log_probs,
+        blank,
+        options.ctc_beam,
+        allowed,
+        ngram,
+        options.ngram_weight,
+        options.ctc_token_bonus,
+    )
+    for tokens, score in found_by_search:
         try:
             text = " ".join(table.text_of(list(tokens)).decode().split())
         except UnicodeDecodeError:

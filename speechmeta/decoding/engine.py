@@ -242,6 +242,7 @@ class Engine:
             self.options,
             consumed,
             free_positions(self.model, grammar, prompt),
+            getattr(self.model, "ngram", None),
         )
         plan.tree = Tree()
         step = option_step(plan.tree, ROOT, grammar.transcript_index, tuple(options))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speechmeta.decoding.layout import SPEECH_VALUES
-from speechmeta.errors import UsageError
+from speechmeta.errors import ModelError, SpeechMetaError, UsageError
 
 if TYPE_CHECKING:
     from speechmeta.decoding.grammar import Option
@@ -37,6 +37,9 @@ class DecodeOptions:
             candidates from the CTC head's beam and scores them with the decoder in one pass.
         ctc_beam: candidates of the CTC search.
         ctc_weight: weight of the CTC head's log probability against the decoder's, 0 to 1.
+        ngram_weight: in the CTC search, weight of the log probability of the checkpoint's n-gram
+            model; 0, or a checkpoint without one, leaves the search to the CTC head.
+        ctc_token_bonus: in the CTC search, added for each token.
         length_bonus: added to a candidate's score per token.
         compile_step: run the decode step through `torch.compile` with static shapes. The
             first records wait for the compiler.
@@ -59,9 +62,28 @@ class DecodeOptions:
     transcript_search: Literal["greedy", "ctc"] = "greedy"
     ctc_beam: int = 8
     ctc_weight: float = 0.5
+    ngram_weight: float = 0.0
+    ctc_token_bonus: float = 0.0
     length_bonus: float = 0.0
     compile_step: bool = False
     driven_transcript: tuple[int, ...] = ()
+
+    @classmethod
+    def for_checkpoint(cls, config: Any, **options: Any) -> DecodeOptions:
+        """What a checkpoint's config asks for, under what the caller asks for.
+
+        Raises:
+            ModelError: the config names an option that there is not, or a value it cannot take.
+        """
+        wanted = dict(getattr(config, "decoding", None) or {})
+        try:
+            cls(**wanted)
+        except (TypeError, SpeechMetaError) as error:
+            raise ModelError(
+                f"the checkpoint's config asks for decoding that is not known: {error}",
+                "mend `decoding` in its config.json, or update speechmeta",
+            ) from error
+        return cls(**{**wanted, **options})
 
     def __post_init__(self) -> None:
         positive = (
