@@ -1,4 +1,4 @@
-"""A finished training run as a checkpoint to ship: float16, and nothing that only training needs.
+"""A finished training run as a checkpoint to ship: float16, with its n-gram model.
 
 Run as `python -m speechmeta.training.export RUN/final speechmeta/checkpoints/bundled`.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from speechmeta.decoding.ngram import NGRAM_FILE
 from speechmeta.models.speechllm import load_model
 
-_KEPT = ("training.json",)
+_KEPT = ("training.json", NGRAM_FILE)
 
 
 def export_checkpoint(source: Path, target: Path) -> int:
@@ -26,11 +27,6 @@ def export_checkpoint(source: Path, target: Path) -> int:
         The bytes of the weights.
     """
     model, processor = load_model(source, device="cpu", dtype="float32")
-    # What inference never reads would only make the configs longer and the encoder slower.
-    for name in ("mask_time_prob", "mask_feature_prob"):
-        setattr(model.config.audio_config, name, 0.0)
-    if hasattr(model.audio_tower, "masked_spec_embed"):
-        del model.audio_tower.masked_spec_embed
     model.to(torch.float16).save_pretrained(target)
     processor.save_pretrained(target)
     for name in _KEPT:

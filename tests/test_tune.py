@@ -1,0 +1,109 @@
+"""Tuning of a finished checkpoint: temperatures, search weights, and what is written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechmeta.analyze import Analyzer
+from speechmeta.decoding.ngram import NgramModel
+from speechmeta.decoding.options import DecodeOptions
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.errors import DatasetError, ModelError
+from speechmeta.models.speechllm import SpeechLLMConfig
+from speechmeta.training import tune
+from speechmeta.training.manifest import Clip, read_manifest
+from tiny import tiny_speechllm
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "dev.jsonl"
+    with path.open("w") as file:
+        for number in range(8):
+            name = f"{number}.wav"
+            soundfile.write(tmp_path / name, rng.standard_normal(9_000) * 0.1, 16_000)
+            row = {
+                "audio": name,
+                "duration": 0.56,
+                "speaker": f"speaker {number}",
+                "transcript": "hello there",
+                "gender": "Female" if number % 2 else "Male",
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+class Sure:
+    """Says everything with 99 %, and is wrong once in four times, in both halves."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.clips = clips
+
+    def decode(self, waves: Sequence[Any], fields: Sequence[str]) -> list[DecodedRecord]:
+        assert "Transcript" not in fields
+        seen = Counter[bool]()
+        records = []
+        for clip in self.clips:
+            half = tune.first_half(clip)
+            labels = [clip.labels["Gender"], *({"Female", "Male"} - {clip.labels["Gender"]})]
+            said, other = labels if seen[half] % 4 else labels[::-1]
+            seen[half] += 1
+            records.append(DecodedRecord({}, probabilities={"Gender": {said: 0.99, other: 0.01}}))
+        return records
+
+
+def test_overconfident_labels_are_softened(manifest: Path) -> None:
+    clips = list(read_manifest(manifest))
+    temperatures, report = tune.tune_temperatures(Sure(clips), clips)  # type: ignore[arg-type]
+    # 0.99 becomes 0.75 at log(99) / log(3) = 4.2.
+    assert 1.5 < temperatures["Gender"] <= 5
+    gender = report["Gender"]
+    assert (
+        gender["log loss of the first half, after"] < gender["log loss of the first half, before"]
+    )
+
+
+def test_tuned_checkpoint_is_decoded_as_it_asks(manifest: Path, tmp_path: Path) -> None:
+    model, processor = tiny_speechllm(ctc_head=True)
+    folder = tmp_path / "checkpoint"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    vocabulary, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
+    ids = processor.tokenizer(" hello there", add_special_tokens=False)["input_ids"]
+    NgramModel.estimate([(ids, 3)], vocabulary, end, order=3).save(folder)
+    tune.main([str(folder), str(manifest), "--clips", "4", "--abstain-below", "0.6"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["abstain_below"] == 0.6
+    assert set(config["decoding"]["label_temperature"]) == {"Gender"}
+    analyzer = Analyzer(folder, batch_size=3)
+    assert analyzer.engine.options == DecodeOptions(**config["decoding"], batch_size=3)
+    assert analyzer.threshold() == 0.6
+    assert analyzer.threshold(0.1) == 0.1
+    meta = analyzer.generate_meta(manifest.parent / "0.wav")
+    for label, sure in (meta.confidence or {}).items():
+        if label in ("Gender", "Age", "Accent", "Emotion"):
+            value = {"Gender": meta.gender, "Age": meta.age, "Accent": meta.accent}.get(label)
+            assert label == "Emotion" or (value is None) == (sure < 0.6)
+
+
+def test_unknown_decoding_is_the_checkpoints_fault() -> None:
+    with pytest.raises(ModelError, match="nonsense"):
+        DecodeOptions.for_checkpoint(SpeechLLMConfig(decoding={"nonsense": 1}))
+    with pytest.raises(ModelError, match="ctc_weight"):
+        DecodeOptions.for_checkpoint(SpeechLLMConfig(decoding={"ctc_weight": 7}))
+
+
+def test_no_transcripts(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text('{"audio": "a.wav", "duration": 1}\n')
+    with pytest.raises(DatasetError, match="transcript"):
+        tune.main([str(tmp_path), str(path)])
