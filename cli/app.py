@@ -119,5 +119,5 @@ def _silence_libraries() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
-    for name in ("transformers", "huggingface_hub", "accelerate", "torch"):
+    for name in ("transformers", "huggingface_hub", "accelerate", "torch", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)

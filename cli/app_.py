@@ -69,7 +69,7 @@ def app_(
             str(chat_model),
             device=device,
             local_files_only=local_files_only,
-            quantization=quantization,
+            **options.chat_loading(compute_type, quantization),
         )
 
     page = build_app(analyzer, chat if chat_model else None)

@@ -99,11 +99,20 @@ def chat(
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="int8 or int4 (bitsandbytes), torchao-int8 or torchao-int4: 8B models in 16 GB.",
+            help="int4 or int8 (bitsandbytes), torchao-int4 or torchao-int8, for the language "
+            "model. On a GPU of 16 GB: int4, or int8 with --audio-type float16.",
             show_default=False,
             rich_help_panel=options.MODEL_PANEL,
         ),
     ] = None,
+    audio_type: Annotated[
+        str,
+        typer.Option(
+            help="float32, bfloat16 or float16 for Whisper; 16 bits save 3 GB with large-v3.",
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = "float32",
+    device_map: options.DeviceMap = None,
     local_files_only: options.LocalFilesOnly = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -111,21 +120,30 @@ def chat(
 
     Answers stream to stdout; everything else goes to stderr.
     """
+    # All that can be wrong is looked at before minutes go into loading a model.
     output_type = _read_schema(schema) if schema is not None else None
+    if ask is not None and not ask.strip():
+        raise UsageError("--ask is empty", "give a question, or leave it out for a conversation")
+    loading = options.chat_loading(compute_type, quantization, device_map)
     for file in files or []:
-        if not Path(file).is_file():
-            raise UsageError(f"{file} is no file", "check the path")
+        _check_recording(file)
     from speechmeta.chat import DEFAULT_CHAT_MODEL, ChatModel
+    from speechmeta.decoding.chat_loop import sampling_options
 
-    dtype = compute_type.value
-    if dtype == options.ComputeType.INT8.value:
-        dtype, quantization = "auto", quantization or "int8"
+    sampling: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": temperature > 0,
+        "temperature": temperature or 1.0,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    sampling_options(sampling)
     chat_model = ChatModel.from_pretrained(
         model or DEFAULT_CHAT_MODEL,
         device=device,
-        dtype=dtype,
         local_files_only=local_files_only,
-        quantization=quantization,
+        audio_dtype=audio_type,
+        **loading,
     )
     talk = _Talk(
         chat_model,
@@ -134,11 +152,7 @@ def chat(
         {
             "output_type": output_type,
             "reference_behaviour": reference_behaviour,
-            "max_new_tokens": max_new_tokens,
-            "do_sample": temperature > 0,
-            "temperature": temperature or 1.0,
-            "top_p": top_p,
-            "seed": seed,
+            **sampling,
         },
         quiet,
     )
@@ -176,11 +190,12 @@ class _Talk:
             reply: ChatReply = self.model.chat(asked, **self.settings)
             print(json.dumps(reply.value, ensure_ascii=False), flush=True)
         else:
-            stream = self.model.stream(asked, **self.settings)
-            for piece in stream:
-                print(piece, end="", flush=True)
-            print(flush=True)
-            reply = stream.reply
+            # Ctrl-C leaves the block, which ends the generation.
+            with self.model.stream(asked, **self.settings) as stream:
+                for piece in stream:
+                    print(piece, end="", flush=True)
+                print(flush=True)
+                reply = stream.reply
         self.messages = [*asked, {"role": "assistant", "content": reply.text}]
         if not self.quiet:
             self._notes(reply)
@@ -194,6 +209,14 @@ class _Talk:
         for audio in reply.audios:
             if audio.skipped_seconds:
                 print_note(f"{audio.path}: {audio.skipped_seconds:.1f} s were not heard")
+            if not reply.usage.encoded_windows:
+                continue  # said when it was heard
+            for window in audio.windows:
+                if "transcript_limit" in window.flags:
+                    print_note(
+                        f"{audio.path}: the transcript of {window.start:.1f} to "
+                        f"{window.end:.1f} s was cut at Whisper's limit"
+                    )
 
     def run(self) -> int:
         """Reads questions from stdin until its end; 1 if one of them failed, else 0."""
@@ -222,13 +245,22 @@ class _Talk:
             self.messages = list(self.beginning)
         elif question.startswith("/audio "):
             path = question.removeprefix("/audio ").strip()
-            if not Path(path).is_file():
-                raise UsageError(f"{path} is no file", "check the path")
+            # Once in the conversation, a broken recording would make every question fail.
+            _check_recording(path)
             self.messages.append({"role": "audio", "content": path})
         elif question.startswith("/"):
             raise UsageError(f"{question.split()[0]} is not known", COMMANDS)
         elif question:
             self.ask(question)
+
+
+def _check_recording(path: str) -> None:
+    """Raises UsageError or AudioError where this cannot be heard; reads its beginning only."""
+    from speechmeta.audio import probe_audio
+
+    if not Path(path).is_file():
+        raise UsageError(f"{path} is no file", "check the path")
+    probe_audio(path)
 
 
 def _read_schema(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,6 +128,37 @@ Quiet = Annotated[
         "--quiet", "-q", help="No progress and no notes; errors stay.", rich_help_panel=OUTPUT_PANEL
     ),
 ]
+
+
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, balanced, balanced_low_0 or sequential: spread the language model over "
+        "several devices.",
+        show_default=False,
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+
+
+def chat_loading(
+    compute_type: ComputeType, quantization: str | None, device_map: str | None = None
+) -> dict[str, Any]:
+    """`dtype`, `quantization` and `device_map` of `ChatModel.from_pretrained`.
+
+    Raises:
+        UsageError: the device map is not known.
+    """
+    if device_map not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+        raise UsageError(
+            f"unknown device map {device_map!r}",
+            "choose from auto, balanced, balanced_low_0, sequential",
+        )
+    dtype: str = compute_type.value
+    if compute_type is ComputeType.INT8:
+        # A way of loading for the decoder, not a type that it could be converted to.
+        dtype, quantization = ComputeType.AUTO.value, quantization or "int8"
+    return {"dtype": dtype, "quantization": quantization, "device_map": device_map}
 
 
 def split_names(value: str | None) -> tuple[str, ...] | None:

@@ -108,6 +108,9 @@ def construct(
             seed=seed,
             local_files_only=local_files_only,
         )
+    missing = sorted({t.speech.audio for t in tasks if not Path(t.speech.audio).is_file()})
+    if missing and not quiet:
+        print_note(f"{len(missing)} recordings are not there, such as {missing[0]}")
     with progress(len(tasks), quiet) as advance:
         before = 0
 
@@ -154,13 +157,17 @@ def qformer(
         bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")
     ] = False,
     local_files_only: options.LocalFilesOnly = False,
+    quiet: options.Quiet = False,
 ) -> int:
     """Train the Q-Former of a DeSTA checkpoint; Whisper and the language model stay frozen."""
     from speechmeta.training.qformer import QFormerOptions, train_qformer
 
-    dtype = compute_type.value
-    if dtype == options.ComputeType.INT8.value:
-        dtype, quantization = "auto", quantization or "int8"
+    loading = options.chat_loading(compute_type, quantization)
+
+    def show(figures: dict[str, float]) -> None:
+        if not quiet:
+            print_note(", ".join(f"{name} {value}" for name, value in figures.items()))
+
     final = train_qformer(
         QFormerOptions(
             model=model,
@@ -176,12 +183,13 @@ def qformer(
             seed=seed,
             fresh=fresh,
             device=device,
-            dtype=dtype,
-            quantization=quantization,
+            dtype=loading["dtype"],
+            quantization=loading["quantization"],
             gradient_checkpointing=gradient_checkpointing,
             local_files_only=local_files_only,
         ),
         resume=resume,
+        on_log=show,
     )
     print_note(f"trained checkpoint: {final}")
     return 0

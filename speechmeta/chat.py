@@ -8,161 +8,54 @@ print(model.chat(talk).text)
 
 from __future__ import annotations
 
-import json
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from speechmeta.chat_audio import Ear, HeardWindow, Recording
-from speechmeta.chat_messages import Conversation, is_batch, read_conversation
-from speechmeta.decoding.chat_loop import LoopRow, PrefixStore, SamplingOptions, generate
-from speechmeta.decoding.structured import Constraint, Grammar, OutputType, compile_output
-from speechmeta.decoding.vocabulary import TokenTable
-from speechmeta.errors import DecodingError, SpeechMetaError, UsageError
+from speechmeta.chat_audio import Ear, HeardWindow
+from speechmeta.chat_forms import Forms
+from speechmeta.chat_messages import is_batch
+from speechmeta.chat_prompts import Prompter, ReadyRow
+from speechmeta.chat_reply import ChatReply, ChatStream, ChatUsage, HeardAudio
+from speechmeta.decoding.chat_loop import PrefixStore, SamplingOptions, generate, sampling_options
+from speechmeta.decoding.inputs import out_of_memory
+from speechmeta.decoding.structured import Constraint, Grammar, OutputType
+from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
-from speechmeta.models.desta2.processing_desta2 import DestaProcessor, Prompt
+from speechmeta.models.desta2.processing_desta2 import DestaProcessor
 
 DEFAULT_CHAT_MODEL = "DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B"
-
-_REMEMBERED_GRAMMARS = 16
-
-
-@dataclass(frozen=True)
-class HeardAudio:
-    """What the model was given of one recording.
-
-    Attributes:
-        path: its path, if it has one.
-        seconds: its duration.
-        windows: the parts that were encoded; together the whole recording.
-        skipped_seconds: what was not encoded: above 0 only with `reference_behaviour`.
-    """
-
-    path: str | None
-    seconds: float
-    windows: tuple[HeardWindow, ...]
-    skipped_seconds: float
-
-    @property
-    def transcript(self) -> str:
-        """The windows' transcripts joined with spaces."""
-        return " ".join(w.transcript.strip() for w in self.windows if w.transcript.strip())
-
-
-@dataclass(frozen=True)
-class ChatUsage:
-    """What an answer cost.
-
-    Attributes:
-        prompt_tokens: positions of the prompt, audio rows included.
-        reused_tokens: how many of them came from an earlier turn's keys and values.
-        prefill_tokens: how many went through the decoder.
-        answer_tokens: tokens generated.
-        encoded_windows, transcribed_windows: windows of up to 30 s that went through Whisper's
-            encoder and decoder for this call (for a batch: for all of it).
-    """
-
-    prompt_tokens: int
-    reused_tokens: int
-    prefill_tokens: int
-    answer_tokens: int
-    encoded_windows: int
-    transcribed_windows: int
-
-
-@dataclass(frozen=True)
-class ChatReply:
-    """An answer.
-
-    Attributes:
-        text: the answer as text.
-        value: with `output_type`: the validated value (pydantic instance, JSON value, or the
-            matched text); else None.
-        finish: "stop", or "length" where the answer was cut at `max_new_tokens`.
-        token_ids: what was generated, end token included.
-        prompt: the prompt as text, transcripts in place, audio rows left out.
-        audios: what was heard.
-        usage: what it cost.
-        flags: `forced_close` where the token budget made a structured answer end; and the
-            windows' flags.
-    """
-
-    text: str
-    value: Any
-    finish: str
-    token_ids: tuple[int, ...]
-    prompt: str
-    audios: tuple[HeardAudio, ...]
-    usage: ChatUsage
-    flags: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
+_LESS_MEMORY = "take quantization, fewer recordings at a time, or a lower audio_batch_size"
 
 
 @dataclass
-class _Ready:
-    """One conversation, ready for the loop."""
+class _Request:
+    """What one call asks for, and how far it is.
 
-    prompt: Prompt
-    audios: tuple[HeardAudio, ...]
-    row: LoopRow
-
-
-class ChatStream:
-    """An answer in pieces of text, as they are generated; `reply` is there after the last.
-
-    Closing it, or leaving its `with` block, ends the generation; `reply` then holds what there
-    is, with the finish reason "stopped".
+    Attributes:
+        rows: the conversations that can be answered.
+        heard: windows that were encoded and transcribed for it.
+        steps: the loop; each step appends to the rows' tokens.
     """
 
-    def __init__(self, pieces: Iterator[str | ChatReply]) -> None:
-        self._pieces = pieces
-        self._reply: ChatReply | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                return piece
-            self._reply = piece
-        raise StopIteration
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the generation."""
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
-
-    @property
-    def reply(self) -> ChatReply:
-        """The whole answer.
-
-        Raises:
-            UsageError: the stream has not been read to its end.
-        """
-        if self._reply is None:
-            raise UsageError("the stream has not been read to its end", "iterate over it first")
-        return self._reply
+    rows: list[ReadyRow]
+    grammar: Grammar | None
+    constraint: Constraint | None
+    reference: bool
+    heard: tuple[int, int]
+    steps: Iterator[list[int | None]]
 
 
 class ChatModel:
     """A DeSTA model with its processor, the recordings that it heard, and reusable caches.
 
-    One object answers one call at a time; concurrent calls wait for each other.
+    One object may serve many threads: calls wait for each other, streams take turns piece by
+    piece.
 
     Args:
         model, processor: of `speechmeta.models.desta2`.
@@ -193,9 +86,9 @@ class ChatModel:
         self.name = name
         self.ear = Ear(model, processor, audio_batch_size, remembered_audios)
         self._store = PrefixStore(remembered_tokens)
-        self._grammars: OrderedDict[Hashable, Grammar] = OrderedDict()
+        self._prompter = Prompter(self.model, processor, self.ear, self._store)
+        self._forms = Forms(processor.tokenizer)
         self._lock = threading.RLock()
-        self._table: TokenTable | None = None
 
     @classmethod
     def from_pretrained(
@@ -207,6 +100,7 @@ class ChatModel:
         local_files_only: bool = False,
         quantization: Any = None,
         device_map: Any = None,
+        audio_dtype: str | torch.dtype = "float32",
         **options: Any,
     ) -> Self:
         """Loads a published checkpoint, or one that `save_pretrained` wrote; runs no code of it.
@@ -215,12 +109,14 @@ class ChatModel:
             name_or_path: a folder or a hub id.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", or a torch.device.
             dtype: of the decoder: "auto" for that of its files, "float32", "bfloat16",
-                "float16". Whisper and the connector compute in float32 always.
+                "float16". The connector computes in float32 always.
             local_files_only: never reach for the network.
             quantization: "int8" or "int4" (bitsandbytes), "torchao-int8" or "torchao-int4", or
                 a quantization config of transformers; for the decoder.
             device_map: where the decoder's layers go, as in transformers ("auto" or a dict);
                 Whisper and the connector go to `device`.
+            audio_dtype: of Whisper. The published code has float32; a 16-bit type saves 3 GB with
+                Whisper-large-v3.
             options: of `ChatModel`.
 
         Raises:
@@ -237,7 +133,7 @@ class ChatModel:
                 f"options are {', '.join(known)}",
             )
         model, processor = load_desta(
-            name_or_path, device, dtype, local_files_only, quantization, device_map
+            name_or_path, device, dtype, local_files_only, quantization, device_map, audio_dtype
         )
         return cls(model, processor, str(name_or_path), **options)
 
@@ -290,15 +186,17 @@ class ChatModel:
             AudioError: an audio cannot be read.
             DecodingError: no answer of the wanted form exists within `max_new_tokens`, or it
                 breaks a rule of the form that decoding cannot enforce.
+            ModelError: the device ran out of memory; what was remembered is dropped then.
         """
-        sampling = _options(options)
-        with self._lock:
-            if is_batch(messages):
-                return self._answer(list(messages), output_type, reference_behaviour, sampling)
-            result = self._answer([messages], output_type, reference_behaviour, sampling)[0]
-            if isinstance(result, SpeechMetaError):
-                raise result
-            return result
+        sampling = sampling_options(options)
+        batch = list(messages) if is_batch(messages) else [messages]
+        with self._working():
+            results = self._answer(batch, output_type, reference_behaviour, sampling)
+        if is_batch(messages):
+            return results
+        if isinstance(results[0], SpeechMetaError):
+            raise results[0]
+        return results[0]
 
     def stream(
         self,
@@ -312,11 +210,27 @@ class ChatModel:
 
         Options and messages are checked here, hearing begins with the first piece.
         """
-        sampling = _options(options)
+        sampling = sampling_options(options)
         if is_batch(messages):
             raise UsageError("a batch cannot be streamed", "stream one conversation at a time")
-        self._read(messages)
-        return ChatStream(self._pieces(messages, output_type, reference_behaviour, sampling))
+        self._prompter.read(messages)
+        return ChatStream(
+            lambda deliver: self._pieces(
+                messages, output_type, reference_behaviour, sampling, deliver
+            )
+        )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                # What is remembered takes room that a smaller question may need.
+                self.forget()
+                raise ModelError("the memory does not suffice", _LESS_MEMORY) from error
 
     def _pieces(
         self,
@@ -324,25 +238,39 @@ class ChatModel:
         output_type: OutputType | None,
         reference: bool,
         sampling: SamplingOptions,
-    ) -> Iterator[str | ChatReply]:
-        with self._lock:
-            cost = self._cost()
-            ready = self._prepare([messages], reference, sampling)[0]
-            if isinstance(ready, SpeechMetaError):
-                raise ready
-            grammar = self._grammar(output_type)
-            constraint = self._constraint(grammar, 1, sampling)
-            sent = 0
-            for _ in self._steps([ready], sampling, constraint, reference):
+        deliver: Callable[[ChatReply], None],
+    ) -> Iterator[str]:
+        # Held for each piece and not in between: readers may change threads from piece to piece
+        # (Gradio's do), and one that dawdles must not keep the others waiting.
+        with self._working():
+            request, (row,) = self._begin([messages], output_type, reference, sampling)
+        if isinstance(row, SpeechMetaError):
+            raise row
+        sent = 0
+        try:
+            while True:
+                with self._working():
+                    going = next(request.steps, None) is not None
+                if not going:
+                    break
                 # A character may be spread over several tokens; its beginning is not shown.
-                text = self._text(ready.row.tokens, constraint, reference).rstrip("\ufffd")
+                text = self._text(request, row.row.tokens).rstrip("\ufffd")
                 if len(text) > sent:
                     yield text[sent:]
                     sent = len(text)
-            reply = self._reply(ready, grammar, constraint, 0, reference, cost)
+            reply = self._reply(request, 0)
+            deliver(reply)
             if len(reply.text) > sent:
                 yield reply.text[sent:]
-            yield reply
+        except GeneratorExit:
+            row.row.finish = row.row.finish or "stopped"
+            # A structured answer that is not whole has no reply.
+            with suppress(SpeechMetaError):
+                deliver(self._reply(request, 0))
+            raise
+        finally:
+            with self._lock:
+                request.steps.close()  # type: ignore[attr-defined]
 
     def _answer(
         self,
@@ -351,126 +279,63 @@ class ChatModel:
         reference: bool,
         sampling: SamplingOptions,
     ) -> list[ChatReply | SpeechMetaError]:
-        cost = self._cost()
-        grammar = self._grammar(output_type)
-        prepared: list[Any] = self._prepare(batch, reference, sampling)
-        good = [item for item in prepared if isinstance(item, _Ready)]
-        if not good:
-            return prepared
-        constraint = self._constraint(grammar, len(good), sampling)
-        for _ in self._steps(good, sampling, constraint, reference):
+        request, prepared = self._begin(batch, output_type, reference, sampling)
+        for _ in request.steps:
             pass
         results: list[ChatReply | SpeechMetaError] = []
         row = 0
         for item in prepared:
-            if isinstance(item, _Ready):
-                try:
-                    item = self._reply(item, grammar, constraint, row, reference, cost)
-                except SpeechMetaError as error:
-                    item = error
-                row += 1
-            results.append(item)
+            if isinstance(item, SpeechMetaError):
+                results.append(item)
+                continue
+            try:
+                results.append(self._reply(request, row))
+            except SpeechMetaError as error:
+                results.append(error)
+            row += 1
         return results
 
-    def _read(self, messages: Any) -> Conversation:
-        config = self.model.config
-        return read_conversation(messages, config.variant, config.audio_locator)
+    def _begin(
+        self,
+        batch: list[Any],
+        output_type: OutputType | None,
+        reference: bool,
+        sampling: SamplingOptions,
+    ) -> tuple[_Request, list[ReadyRow | SpeechMetaError]]:
+        """Compiles the form and hears; each conversation's row, or what is wrong with it."""
+        grammar = self._forms.grammar(output_type)
+        before = self.ear.encoded_windows, self.ear.transcribed_windows
+        prepared = self._prepare(batch, reference, sampling)
+        heard = (
+            self.ear.encoded_windows - before[0],
+            self.ear.transcribed_windows - before[1],
+        )
+        rows = [item for item in prepared if isinstance(item, ReadyRow)]
+        constraint = (
+            Constraint(grammar, len(rows), sampling.max_new_tokens)
+            if grammar is not None and rows
+            else None
+        )
+        steps = self._steps(rows, sampling, constraint, reference)
+        return _Request(rows, grammar, constraint, reference, heard, steps), prepared
 
     def _prepare(
         self, batch: Sequence[Any], reference: bool, sampling: SamplingOptions
-    ) -> list[_Ready | SpeechMetaError]:
-        """Hears and tokenizes each conversation of a batch."""
-        read: list[Conversation | SpeechMetaError] = []
-        for messages in batch:
-            try:
-                read.append(self._read(messages))
-            except SpeechMetaError as error:
-                read.append(error)
-        audios = [a for item in read if isinstance(item, Conversation) for a in item.audios]
-        heard = iter(self.ear.hear(audios, reference))
-        prepared: list[_Ready | SpeechMetaError] = []
-        for item in read:
-            if isinstance(item, SpeechMetaError):
-                prepared.append(item)
-                continue
-            recordings = [next(heard) for _ in item.audios]
-            try:
-                prepared.append(self._ready(item, recordings, reference, not audios, sampling))
-            except SpeechMetaError as error:
-                prepared.append(error)
-        return prepared
-
-    def _ready(
-        self,
-        conversation: Conversation,
-        recordings: Sequence[Recording | SpeechMetaError],
-        reference: bool,
-        no_audio: bool,
-        sampling: SamplingOptions,
-    ) -> _Ready:
-        good: list[Recording] = []
-        for recording in recordings:
-            if isinstance(recording, SpeechMetaError):
-                raise recording
-            good.append(recording)
-        drop_text = reference and self.model.config.variant == "desta25"
-        audios = tuple(
-            _heard_audio(recording, audio.text, drop_text)
-            for recording, audio in zip(good, conversation.audios, strict=True)
-        )
-        texts = [[window.transcript for window in audio.windows] for audio in audios]
-        if reference:
-            names = [str(audio.source) for audio in conversation.audios]
-            prompt = self.processor.reference_prompt(
-                conversation.turns, [windows[0] for windows in texts], names, no_audio
-            )
-        else:
-            prompt = self.processor.prompt(conversation.turns, texts)
-        room = self.model.config.text_config.max_position_embeddings - len(prompt.ids)
-        if sampling.max_new_tokens > room:
-            raise UsageError(
-                f"the conversation has {len(prompt.ids)} tokens, which leaves {max(room, 0)} of "
-                f"the decoder's context for an answer of up to {sampling.max_new_tokens}",
-                "lower max_new_tokens, or ask about parts of the recording",
-            )
-        rows = [good[audio].rows[window] for audio, window in prompt.windows]
-        key: list[Hashable] = []
-        places = iter(
-            (good[audio].key, window)
-            for audio, window in prompt.windows
-            for _ in range(self.model.config.prompt_size)
-        )
-        for token in prompt.ids:
-            key.append(next(places) if token == self.model.config.audio_token_id else token)
-        reused, layers = (0, []) if reference else self._store.find(key)
-        return _Ready(
-            prompt, audios, LoopRow(key, self._embed(prompt, rows, reused), reused, layers)
-        )
-
-    @torch.inference_mode()
-    def _embed(self, prompt: Prompt, rows: list[torch.Tensor], reused: int) -> torch.Tensor:
-        device = self.model.get_input_embeddings().weight.device
-        ids = torch.tensor([prompt.ids[reused:]], device=device)
-        wanted = int((ids == self.model.config.audio_token_id).sum())
-        audio = torch.cat(rows) if rows else torch.zeros(0, 1, device=device)
-        # Reused positions are the first ones, so the rows still wanted are the last ones.
-        audio = audio[len(audio) - wanted :]
-        if not wanted:
-            embeds: torch.Tensor = self.model.get_input_embeddings()(ids)[0]
-            return embeds
-        merged: torch.Tensor = self.model.merge_inputs(ids, audio.to(device))[0]
-        return merged
+    ) -> list[ReadyRow | SpeechMetaError]:
+        return self._prompter.prepare(batch, reference, sampling)
 
     # As a decorator, so that the mode ends at every yield: a stream that its reader abandons
     # would otherwise leave the reader's thread without gradients.
     @torch.inference_mode()
     def _steps(
         self,
-        ready: list[_Ready],
+        ready: list[ReadyRow],
         sampling: SamplingOptions,
         constraint: Constraint | None,
         reference: bool,
     ) -> Iterator[list[int | None]]:
+        if not ready:
+            return
         stop_ids = self._stop_ids(reference and not any(item.audios for item in ready))
         yield from generate(
             self.model.language_model,
@@ -495,65 +360,27 @@ class ChatModel:
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         return [*ends, own]
 
-    def _grammar(self, output_type: OutputType | None) -> Grammar | None:
-        if output_type is None:
-            return None
-        if self._table is None:
-            self._table = TokenTable(self.processor.tokenizer)
-        # Compiling costs seconds with a large vocabulary; a form is known by its content.
-        kind: Any = output_type
-        if isinstance(output_type, dict):
-            kind = json.dumps(output_type, sort_keys=True)
-        key = (type(output_type).__name__, kind)
-        if key not in self._grammars:
-            self._grammars[key] = compile_output(output_type, self._table)
-            while len(self._grammars) > _REMEMBERED_GRAMMARS:
-                self._grammars.popitem(last=False)
-        self._grammars.move_to_end(key)
-        return self._grammars[key]
-
-    def _constraint(
-        self, grammar: Grammar | None, rows: int, sampling: SamplingOptions
-    ) -> Constraint | None:
-        if grammar is None:
-            return None
-        return Constraint(grammar, rows, sampling.max_new_tokens)
-
-    def _text(self, tokens: Sequence[int], constraint: Constraint | None, reference: bool) -> str:
+    def _text(self, request: _Request, tokens: Sequence[int]) -> str:
         """The text of an answer's tokens."""
-        if constraint is not None and self._table is not None:
-            # Byte by byte: a tokenizer's clean-up of spaces would change what was matched.
-            return self._table.text_of(
-                [token for token in tokens if token != self._table.eos_token_id]
-            ).decode(errors="replace")
-        return self.processor.text(tokens, reference)
+        if request.constraint is not None:
+            return self._forms.text(tokens)
+        return self.processor.text(tokens, request.reference)
 
-    def _cost(self) -> tuple[int, int]:
-        return self.ear.encoded_windows, self.ear.transcribed_windows
-
-    def _reply(
-        self,
-        ready: _Ready,
-        grammar: Grammar | None,
-        constraint: Constraint | None,
-        index: int,
-        reference: bool,
-        cost: tuple[int, int],
-    ) -> ChatReply:
+    def _reply(self, request: _Request, index: int) -> ChatReply:
+        ready, constraint = request.rows[index], request.constraint
         row = ready.row
-        text = self._text(row.tokens, constraint, reference)
+        text = self._text(request, row.tokens)
         value, flags = None, []
         finish = row.finish
-        if grammar is not None and constraint is not None:
+        if request.grammar is not None and constraint is not None and finish != "stopped":
             if not constraint.whole[index]:
                 raise DecodingError(f"the answer {text!r} was not finished", "raise max_new_tokens")
-            value = grammar.parse(text)
+            value = request.grammar.parse(text)
             finish = "stop"
             flags = ["forced_close"] * constraint.forced[index]
         heard = {
             flag for audio in ready.audios for window in audio.windows for flag in window.flags
         }
-        after = self._cost()
         return ChatReply(
             text=text,
             value=value,
@@ -566,29 +393,11 @@ class ChatModel:
                 reused_tokens=row.reused,
                 prefill_tokens=len(row.embeds),
                 answer_tokens=len(row.tokens),
-                encoded_windows=after[0] - cost[0],
-                transcribed_windows=after[1] - cost[1],
+                encoded_windows=request.heard[0],
+                transcribed_windows=request.heard[1],
             ),
             flags=(*flags, *sorted(heard)),
         )
-
-
-def _options(options: dict[str, Any]) -> SamplingOptions:
-    known = [item.name for item in fields(SamplingOptions)]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise UsageError(
-            f"chat does not take {', '.join(unknown)}", f"options are {', '.join(known)}"
-        )
-    return SamplingOptions(**options)
-
-
-def _heard_audio(recording: Recording, text: str | None, drop_text: bool) -> HeardAudio:
-    windows = tuple(recording.heard(text, drop_text))
-    covered = sum(window.end - window.start for window in windows)
-    return HeardAudio(
-        recording.path, recording.seconds, windows, max(0.0, recording.seconds - covered)
-    )
 
 
 __all__ = [

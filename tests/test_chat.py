@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,78 @@ def test_stream(model: ChatModel, clip: str) -> None:
         model.stream([{"role": "user"}])
 
 
+def test_closed_stream_has_what_there_is(model: ChatModel, clip: str) -> None:
+    talk = [{"role": "audio", "content": clip}, ASK]
+    whole = model.chat(talk, max_new_tokens=16)
+    with model.stream(talk, max_new_tokens=16) as stream:
+        piece = next(stream)
+    assert stream.reply.finish == "stopped"
+    assert stream.reply.text.startswith(piece)
+    assert 0 < len(stream.reply.token_ids) < len(whole.token_ids)
+    assert whole.token_ids[: len(stream.reply.token_ids)] == stream.reply.token_ids
+    unread = model.stream(talk)
+    unread.close()
+    with pytest.raises(UsageError):
+        _ = unread.reply
+    with model.stream(talk, output_type="(yes|no){9}", max_new_tokens=30) as form:
+        next(form)
+    assert (form.reply.finish, form.reply.value) == ("stopped", None)
+
+
+def test_stream_read_from_changing_threads(model: ChatModel, clip: str) -> None:
+    talk = [{"role": "audio", "content": clip}, ASK]
+    whole = model.chat(talk, max_new_tokens=16)
+    stream = model.stream(talk, max_new_tokens=16)
+    pieces: list[str] = []
+    # As web servers do: every piece is asked for by another thread.
+    while True:
+        found: list[str] = []
+        thread = threading.Thread(target=lambda kept=found: kept.append(next(stream, "")))
+        thread.start()
+        thread.join()
+        if not found or not found[0]:
+            break
+        pieces += found
+    assert "".join(pieces) == stream.reply.text == whole.text
+
+
+def test_open_stream_blocks_nobody(model: ChatModel, clip: str) -> None:
+    talk = [{"role": "audio", "content": clip}, ASK]
+    whole = model.chat(talk, max_new_tokens=16)
+    first = model.stream(talk, max_new_tokens=16)
+    head = next(first)
+    answers: list[str] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(model.chat(talk, max_new_tokens=16).text), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert answers == [whole.text]
+    assert head + "".join(first) == whole.text
+
+
+def test_lack_of_memory_is_said_and_survived(
+    model: ChatModel, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = [{"role": "audio", "content": clip}, ASK]
+    whole = model.chat(talk, max_new_tokens=4)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model.language_model, "forward", full)
+        with pytest.raises(ModelError, match="memory") as raised:
+            model.chat(talk, max_new_tokens=4)
+        assert "quantization" in raised.value.hint
+        with pytest.raises(ModelError, match="memory"):
+            list(model.stream(talk, max_new_tokens=4))
+    again = model.chat(talk, max_new_tokens=4)
+    assert again.token_ids == whole.token_ids
+    # What was remembered was given up for room.
+    assert (again.usage.encoded_windows, again.usage.reused_tokens) == (1, 0)
+
+
 def test_sampling(model: ChatModel, clip: str) -> None:
     talk = [{"role": "audio", "content": clip}, ASK]
     options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": True, "temperature": 2.0}
@@ -180,6 +253,9 @@ def test_sampling(model: ChatModel, clip: str) -> None:
         {"temperature": 0},
         {"top_p": 0},
         {"max_new_tokens": 0},
+        {"max_new_tokens": "9"},
+        {"temperature": None},
+        {"seed": 1.5},
         {"beams": 4},
     ]
     for bad in wrong:

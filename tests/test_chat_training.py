@@ -16,7 +16,7 @@ from conftest import RunCli
 from desta_tiny import Shape, make_checkpoint
 
 from speechmeta import ChatModel
-from speechmeta.errors import DatasetError, ModelError, UsageError
+from speechmeta.errors import DatasetError, ModelError, OutputError, UsageError
 from speechmeta.models.desta2.loading import load_desta
 from speechmeta.training.construct import construct, plan, read_prompts
 from speechmeta.training.descriptions import describe, read_records
@@ -28,7 +28,7 @@ from speechmeta.training.qformer import (
     freeze_all_but_connector,
     train_qformer,
 )
-from speechmeta.training.text_models import Messages, OpenAIText
+from speechmeta.training.text_models import Messages, OpenAIText, TransformersText
 
 META = {
     "audio": "a.wav",
@@ -136,14 +136,45 @@ def test_construct_goes_on_after_failures(tmp_path: Path) -> None:
         list(read_records(tmp_path / "bad.jsonl"))
 
 
+def test_audio_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "calls" / "b.wav").touch()
+    records = Path("data") / "records.jsonl"
+    monkeypatch.chdir(tmp_path)
+    # A manifest names files beside itself; a document of analyze what it was called with.
+    call = {"audio": {"path": "calls/b.wav"}, "turns": []}
+    records.write_text("".join(json.dumps(line) + "\n" for line in ({**META}, call)))
+    construct(plan(read_records(records), ["What?"], 1, 0), Echo(), Path("out/train.jsonl"))
+    lines = Path("out/train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["audio"] for line in lines] == [
+        str(tmp_path / "data" / "a.wav"),
+        str(tmp_path / "calls" / "b.wav"),
+    ]
+
+
+def test_output_that_cannot_be_written(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    tasks = list(plan(read_records(_records(tmp_path)), ["What?"], 1, 0))
+    with pytest.raises(OutputError, match="cannot be written"):
+        construct(tasks, Echo(), tmp_path / "file" / "out.jsonl")
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[Any]]]:
     seen: list[Any] = []
+    both = threading.Barrier(2)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append((self.path, self.headers.get("Authorization"), body))
+            if body["model"] == "garbage":
+                self.wfile.write(b"what?\r\n\r\n")
+                return
+            if body["model"] == "slow":
+                # Answers only when a second question is there too.
+                both.wait(30)
             if body["model"] == "none":
                 self.send_error(404, "no such model")
                 return
@@ -155,7 +186,7 @@ def server() -> Iterator[tuple[str, list[Any]]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    httpd = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=httpd.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}/v1", seen
@@ -176,8 +207,38 @@ def test_openai_compatible_server(
     assert (body["model"], body["max_tokens"]) == ("m", 9)
     with pytest.raises(ModelError, match="404"):
         OpenAIText(address, "none").answer([[{"role": "user", "content": "x"}]])
+    with pytest.raises(ModelError, match="no answer"):
+        OpenAIText(address, "garbage").answer([[{"role": "user", "content": "x"}]])
+    question = [{"role": "user", "content": "x"}]
+    assert OpenAIText(address, "slow").answer([question, question]) == ["fine", "fine"]
     with pytest.raises(UsageError):
         OpenAIText("file:///etc", "m")
+
+
+def test_writers_that_know_no_system(data: tuple[Path, Path]) -> None:
+    writer = TransformersText(
+        str(data[0] / "meta-llama" / "tiny"), "cpu", max_new_tokens=3, local_files_only=True
+    )
+    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
+    template = writer.tokenizer.chat_template
+    merged = writer.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Be kind.\n\nWhy?"}], add_generation_prompt=True
+    )["input_ids"]
+    writer.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + template
+    )
+    assert writer._inputs([talk])["input_ids"][0].tolist() == merged
+    assert len(writer.answer([talk, talk])) == 2
+    writer.tokenizer.chat_template = "{{ raise_exception('never') }}"
+    with pytest.raises(ModelError, match="never"):
+        writer.answer([talk])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_writer_on_a_missing_device(data: tuple[Path, Path]) -> None:
+    with pytest.raises(ModelError, match="cannot go to cuda"):
+        TransformersText(str(data[0] / "meta-llama" / "tiny"), "cuda", local_files_only=True)
 
 
 @pytest.fixture(scope="module", params=["desta2", "desta25"])
@@ -296,7 +357,35 @@ def test_resumed_is_uninterrupted(data: tuple[Path, Path], tmp_path: Path) -> No
     assert sum(path.stat().st_size for path in whole.iterdir()) < 10_000_000
 
 
-@pytest.mark.parametrize("line", ["[]", "{", '{"audio": "a", "prompt": "b"}', ""])
+def test_missing_recordings_are_found_at_once(data: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"audio": "gone.wav", "prompt": "b", "response": "c"}\n')
+    model, processor = load_desta(data[0], "cpu", "float32", local_files_only=True)
+    with pytest.raises(DatasetError, match=r"gone\.wav"):
+        ChatExamples(manifest, model, processor)
+
+
+def test_training_needs_a_published_layout(data: tuple[Path, Path], tmp_path: Path) -> None:
+    chat = ChatModel.from_pretrained(data[0], device="cpu", local_files_only=True)
+    chat.save_pretrained(tmp_path / "saved")
+    options = QFormerOptions(
+        model=str(tmp_path / "saved"), manifest=data[1], output=tmp_path / "run", device="cpu"
+    )
+    with pytest.raises(UsageError, match="published layout"):
+        train_qformer(options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"audio": 3, "prompt": "b", "response": "c"}',
+        "[]",
+        "{",
+        '{"audio": "a", "prompt": "b"}',
+        "",
+    ],
+)
 def test_broken_manifests(data: tuple[Path, Path], tmp_path: Path, line: str) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(line + "\n")
@@ -340,6 +429,8 @@ def test_command_line(
         "--local-files-only",
     )
     assert trained.code == 0, trained.stderr
+    assert trained.stdout == ""
+    assert "train_loss" in trained.stderr
     assert (tmp_path / "run" / "final" / "config.json").is_file()
     assert run_cli("train", "--help").code == 0
     missing = run_cli("train", tmp_path / "no.yaml")

@@ -10,11 +10,13 @@ import pytest
 import torch
 from desta_tiny import Shape, make_checkpoint
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, WhisperConfig
 
 from speechmeta.chat import ChatModel
 from speechmeta.errors import ModelError, SpeechMetaError, UsageError
+from speechmeta.models.desta2 import DestaConfig
 from speechmeta.models.desta2.loading import load_desta, quantization_config
-from speechmeta.models.desta2.modeling_desta2 import DestaConnector
+from speechmeta.models.desta2.modeling_desta2 import DestaConnector, DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import ChatTurn
 from speechmeta.models.desta2.published import load_published, save_published
 from speechmeta.models.desta2.windows import speech_spans, split_windows
@@ -268,6 +270,77 @@ def test_quantised_decoders_answer(tmp_path: Path, name: str, library: str, shar
         assert c.chat(talk, max_new_tokens=1).token_ids
     similarity = torch.nn.functional.cosine_similarity(logits[0], logits[1], dim=0)
     assert similarity > 0.7
+
+
+@pytest.mark.parametrize(
+    ("linear_bytes", "audio_bytes", "limit"),
+    # int8; nf4 with a float32 scale for every 64 weights; int8 with Whisper in 16 bits;
+    # nothing quantised.
+    [(1.0, 4, 15.8e9), (0.5 + 4 / 64, 4, 12.8e9), (1.0, 2, 12.7e9), (2.0, 4, 22.8e9)],
+)
+def test_published_size_fits_on_16_gb(linear_bytes: float, audio_bytes: int, limit: float) -> None:
+    """The figures of docs/chat.md: weights only, counted on the meta device."""
+    config = DestaConfig(
+        audio_config=WhisperConfig(
+            vocab_size=51866,
+            num_mel_bins=128,
+            d_model=1280,
+            encoder_layers=32,
+            decoder_layers=32,
+            encoder_attention_heads=20,
+            decoder_attention_heads=20,
+            encoder_ffn_dim=5120,
+            decoder_ffn_dim=5120,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=128256,
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+        ),
+    )
+    with torch.device("meta"):
+        model = DestaForConditionalGeneration(config)
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        inner = ".layers." in name and parameter.ndim == 2
+        # The decoder's embeddings, norms and head are not quantised.
+        size = {
+            "audio_tower": audio_bytes,
+            "multi_modal_projector": 4,
+            "language_model": linear_bytes if inner else 2,
+        }[name.partition(".")[0]]
+        total += parameter.numel() * size
+    assert limit - 0.1e9 < total < limit
+
+
+@pytest.mark.parametrize("variant", ["desta2", "desta25"])
+def test_whisper_in_16_bits(tmp_path: Path, variant: str) -> None:
+    folder = make_checkpoint(tmp_path, Shape(variant))
+    plain, half = (
+        ChatModel.from_pretrained(
+            folder, device="cpu", dtype="float32", local_files_only=True, audio_dtype=dtype
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+    tower = half.model.audio_tower
+    assert {p.dtype for p in tower.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.model.multi_modal_projector.parameters()} == {torch.float32}
+    noise = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+    rows = []
+    with torch.inference_mode():
+        for chat in (plain, half):
+            heard = chat.model.get_audio_features(chat.processor.features([noise]))
+            assert heard.embeds.dtype == torch.float32
+            assert chat.model.transcribe(heard.last_hidden_state).shape[0] == 1
+            rows.append(heard.embeds.flatten())
+    assert torch.nn.functional.cosine_similarity(rows[0], rows[1], dim=0) > 0.99
+    talk = [{"role": "audio", "content": (noise, 16_000)}, {"role": "user", "content": "Why?"}]
+    assert half.chat(talk, max_new_tokens=2).token_ids
+    with pytest.raises(UsageError, match="float8"):
+        load_desta(folder, "cpu", local_files_only=True, audio_dtype="float8")
 
 
 def test_devices(tmp_path: Path) -> None:

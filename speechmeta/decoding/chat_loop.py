@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -50,12 +51,19 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) and not (name == "seed" and value is None):
+                raise UsageError(f"{name} is {value!r}", "give a whole number")
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            if not isinstance(getattr(self, name), Real):
+                raise UsageError(f"{name} is {getattr(self, name)!r}", "give a number")
         checks = {
             "max_new_tokens": self.max_new_tokens >= 1,
-            "temperature": self.temperature > 0,
+            "temperature": 0 < self.temperature < float("inf"),
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
-            "repetition_penalty": self.repetition_penalty > 0,
+            "repetition_penalty": 0 < self.repetition_penalty < float("inf"),
         }
         for name, good in checks.items():
             if not good:
@@ -64,6 +72,21 @@ class SamplingOptions:
                     "max_new_tokens from 1, temperature and repetition_penalty above 0, "
                     "top_k from 0, top_p in (0, 1]",
                 )
+
+
+def sampling_options(options: dict[str, Any]) -> SamplingOptions:
+    """Options by name.
+
+    Raises:
+        UsageError: a name is not known, or a value cannot be.
+    """
+    known = [item.name for item in fields(SamplingOptions)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(
+            f"chat does not take {', '.join(unknown)}", f"options are {', '.join(known)}"
+        )
+    return SamplingOptions(**options)
 
 
 class PrefixStore:
@@ -291,4 +314,4 @@ class _Sampler:
         return chosen
 
 
-__all__ = ["LoopRow", "PrefixStore", "SamplingOptions", "generate"]
+__all__ = ["LoopRow", "PrefixStore", "SamplingOptions", "generate", "sampling_options"]

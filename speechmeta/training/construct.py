@@ -16,11 +16,12 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from speechmeta.errors import DatasetError, SpeechMetaError, UsageError
+from speechmeta.errors import DatasetError, OutputError, SpeechMetaError, UsageError
 from speechmeta.training.descriptions import DescribedSpeech
 from speechmeta.training.text_models import Messages, TextModel
 
@@ -110,13 +111,17 @@ def construct(
         tasks: see `plan`.
         output: JSON Lines; lines of an earlier run stay.
         on_progress: called with the number of tasks done, after every batch.
+
+    Raises:
+        DatasetError: `output` is there, but is no training manifest.
+        OutputError: it cannot be written.
+        ModelError: the language model answers nothing at all.
     """
     if batch_size < 1:
         raise UsageError("batch_size has to be at least 1")
     done = _repair(output)
     kept, written, failed, seen = len(done), 0, 0, 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8") as file:
+    with _appending(output) as file:
         for batch in _batches(tasks, batch_size):
             fresh = [task for task in batch if task.id not in done]
             for task, answer in zip(fresh, _answers(writer, fresh), strict=True):
@@ -133,6 +138,19 @@ def construct(
             if on_progress is not None:
                 on_progress(seen)
     return ConstructionReport(written, kept, failed)
+
+
+@contextmanager
+def _appending(output: Path) -> Iterator[TextIO]:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written: {error.strerror or error}",
+            "check folder, rights and space",
+        ) from error
 
 
 def writer_messages(task: Task) -> Messages:

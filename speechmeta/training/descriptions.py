@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class DescribedSpeech:
 
     Attributes:
         id: tells records apart; stable over runs.
-        audio: path of the recording, as far as it can be resolved.
+        audio: path of the recording; absolute where it was read from a file.
         description: what a language model that cannot hear is told.
         transcript: the words alone, None where they are not known.
     """
@@ -39,7 +39,8 @@ class DescribedSpeech:
 def read_records(path: Path) -> Iterator[DescribedSpeech]:
     """Describes every record of a JSON Lines file (or one JSON document).
 
-    Relative audio paths are taken from the file's folder.
+    Relative audio paths are taken from the file's folder; where nothing lies there, from the
+    working directory, which is what the documents of `speechmeta analyze` are relative to.
 
     Raises:
         DatasetError: the file cannot be read, or a record has no audio or no metadata.
@@ -56,10 +57,13 @@ def read_records(path: Path) -> Iterator[DescribedSpeech]:
                 f"{path}, record {number}: {error}",
                 "a record has audio (a path) and metadata: a transcript, labels, or turns",
             ) from error
-        audio = Path(described.audio)
-        if not audio.is_absolute():
-            audio = path.parent / audio
-        yield DescribedSpeech(described.id, str(audio), described.description, described.transcript)
+        yield replace(described, audio=str(_located(Path(described.audio), path.parent)))
+
+
+def _located(audio: Path, folder: Path) -> Path:
+    """An absolute path: the training manifest may lie in any folder."""
+    beside = (folder / audio).absolute()
+    return audio.absolute() if audio.is_file() and not beside.is_file() else beside
 
 
 def _objects(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

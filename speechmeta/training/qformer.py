@@ -7,20 +7,27 @@ The manifest is what `speechmeta train construct` writes: JSON Lines with `audio
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from speechmeta.audio import load_audio
+from speechmeta.decoding.inputs import out_of_memory
 from speechmeta.errors import DatasetError, ModelError, SpeechMetaError, UsageError
-from speechmeta.models.desta2.loading import load_desta, quiet_transformers
+from speechmeta.models.desta2.loading import find_checkpoint, load_desta, quiet_transformers
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, ChatTurn, DestaProcessor
-from speechmeta.models.desta2.published import load_connector, save_published
+from speechmeta.models.desta2.published import (
+    is_published,
+    load_connector,
+    read_config,
+    save_published,
+)
 from speechmeta.models.desta2.windows import mono_16k, split_windows
 
 IGNORED = -100
@@ -71,6 +78,13 @@ class ChatExamples(Dataset[dict[str, Any]]):
     ) -> None:
         self.lines = _read_lines(manifest)
         self.folder = manifest.parent
+        # Hours into a run would be late to learn of it.
+        for line in self.lines:
+            if not (self.folder / line["audio"]).is_file():
+                raise DatasetError(
+                    f"{manifest} names {line['audio']}, which is not there",
+                    "relative paths are taken from the manifest's folder",
+                )
         self.model = model
         self.processor = processor
         self._transcripts: dict[str, list[str]] = {}
@@ -173,11 +187,26 @@ def freeze_all_but_connector(model: DestaForConditionalGeneration) -> None:
     model.train = train
 
 
-def train_qformer(options: QFormerOptions, resume: bool = False) -> Path:
+class _Figures(TrainerCallback):
+    """Hands on what `Trainer` logs; by itself it prints to stdout."""
+
+    def __init__(self, hand_on: Callable[[dict[str, float]], None]) -> None:
+        self.hand_on = hand_on
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.hand_on(dict(logs or {}))
+
+
+def train_qformer(
+    options: QFormerOptions,
+    resume: bool = False,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> Path:
     """Trains the Q-Former on a manifest.
 
     Args:
         resume: go on from the newest checkpoint of `options.output`, if there is one.
+        on_log: called with figures such as `loss` and `epoch` every 10 steps and at the end.
 
     Returns:
         the folder of the trained checkpoint, in the published layout, with absolute names of
@@ -192,6 +221,13 @@ def train_qformer(options: QFormerOptions, resume: bool = False) -> Path:
         raise UsageError(
             f"{options.output} holds checkpoints of an earlier run",
             "resume it, or name another folder",
+        )
+    start = find_checkpoint(options.model, options.local_files_only)
+    if not is_published(read_config(start)):
+        raise UsageError(
+            f"{options.model} is in no published layout, and a run writes that layout, which "
+            "names Whisper and the decoder",
+            "start from the published checkpoint or from a run's folder `final`",
         )
     torch.manual_seed(options.seed)
     model, processor = load_desta(
@@ -233,12 +269,15 @@ def train_qformer(options: QFormerOptions, resume: bool = False) -> Path:
         train_dataset=examples,
         data_collator=ChatCollator(processor.tokenizer.eos_token_id),
     )
+    trainer.remove_callback(PrinterCallback)
+    if on_log is not None:
+        trainer.add_callback(_Figures(on_log))
     try:
         trainer.train(resume_from_checkpoint=str(newest) if newest is not None else None)
     except SpeechMetaError:
         raise
     except (RuntimeError, MemoryError) as error:
-        if "out of memory" not in str(error).lower():
+        if not out_of_memory(error):
             raise
         raise ModelError(
             "training ran out of memory",
@@ -280,6 +319,10 @@ def _read_lines(manifest: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             missing = [key for key in ("audio", "prompt", "response") if not row[key]]
+            kinds = [row[key] for key in ("audio", "prompt", "response")]
+            kinds += [row[key] for key in ("transcript", "system") if row.get(key) is not None]
+            if not all(isinstance(value, str) for value in kinds if value):
+                raise TypeError("a value is not text")
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{manifest}, line {number}: {type(error).__name__}: {error}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from speechmeta.errors import ModelError, UsageError
@@ -75,29 +77,69 @@ class TransformersText:
             raise ModelError(f"{name!r} has no chat template", "take an instruction-tuned model")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = model.to(pick_device(device)).eval()
+        place = pick_device(device)
+        try:
+            self.model = model.to(place).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"the language model cannot go to {place}: {str(error).splitlines()[0]}",
+                "take device=cpu, or a smaller model",
+            ) from error
 
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
         import torch
 
+        from speechmeta.decoding.inputs import out_of_memory
         from speechmeta.models.desta2.loading import quiet_transformers
 
-        inputs = self.tokenizer.apply_chat_template(
-            list(conversations),
-            add_generation_prompt=True,
-            tokenize=True,
-            padding=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
+        inputs = self._inputs(list(conversations)).to(self.model.device)
         torch.manual_seed(self.seed)
-        with torch.inference_mode(), quiet_transformers():
-            ids = self.model.generate(
-                **inputs, **self.options, pad_token_id=self.tokenizer.pad_token_id
-            )
+        try:
+            with torch.inference_mode(), quiet_transformers():
+                ids = self.model.generate(
+                    **inputs, **self.options, pad_token_id=self.tokenizer.pad_token_id
+                )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the memory does not suffice for {len(conversations)} responses at a time",
+                "lower the batch size, or take a smaller model",
+            ) from error
         new = ids[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def _inputs(self, conversations: list[Messages]) -> Any:
+        from jinja2.exceptions import TemplateError
+
+        options: dict[str, Any] = {
+            "add_generation_prompt": True,
+            "tokenize": True,
+            "padding": True,
+            "return_dict": True,
+            "return_tensors": "pt",
+        }
+        try:
+            return self.tokenizer.apply_chat_template(conversations, **options)
+        except TemplateError:
+            # Gemma's template, for one, refuses the role system.
+            merged = [_without_system(messages) for messages in conversations]
+        try:
+            return self.tokenizer.apply_chat_template(merged, **options)
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template of {self.name!r} refuses a user's question: {error}",
+                "take an instruction-tuned model",
+            ) from error
+
+
+def _without_system(messages: Messages) -> Messages:
+    """The same with the system's words at the head of the first question."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    return [first, *messages[2:]]
 
 
 class OpenAIText:
@@ -129,7 +171,9 @@ class OpenAIText:
         self.options = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
-        return [self._one(messages) for messages in conversations]
+        # Together: such servers batch what arrives at the same time.
+        with ThreadPoolExecutor(max(1, len(conversations))) as pool:
+            return list(pool.map(self._one, conversations))
 
     def _one(self, messages: Messages) -> str:
         body = {"model": self.name, "messages": messages, **self.options}
@@ -148,7 +192,13 @@ class OpenAIText:
             raise ModelError(
                 f"{self.address} answered {error.code}: {detail}", "check model name and key"
             ) from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:
             raise ModelError(
                 f"{self.address} gave no answer: {type(error).__name__}: {error}",
                 "check that the server runs; a rerun goes on where this one ended",

@@ -39,10 +39,12 @@ def load_desta(
     local_files_only: bool = False,
     quantization: Any = None,
     device_map: Any = None,
+    audio_dtype: str | torch.dtype = "float32",
 ) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
     """Model and processor of a checkpoint; see `speechmeta.chat.ChatModel.from_pretrained`."""
     place = pick_device(str(device))
     wanted = pick_dtype(dtype)
+    audio_wanted = pick_dtype("float32" if audio_dtype == "auto" else audio_dtype)
     quantizer = quantization_config(quantization, place)
     if quantization == "int8" and wanted == "auto":
         # bitsandbytes multiplies in float16 and would convert at every layer.
@@ -58,7 +60,7 @@ def load_desta(
     with quiet_transformers():
         model, processor = _load(folder, name_or_path, wanted, local_files_only, options)
     try:
-        model.audio_tower.to(place)
+        model.audio_tower.to(place, audio_wanted)
         model.multi_modal_projector.to(place)
         if not options:
             model.language_model.to(place)

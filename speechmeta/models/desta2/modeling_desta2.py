@@ -1,8 +1,8 @@
 """DeSTA2 and DeSTA2.5-Audio: Whisper as ear, a Q-Former as bridge, Llama 3 as mind.
 
-Knows tensors only. Whisper and the connector always compute in float32; the decoder has
-whatever type it was loaded in. Sources: arXiv 2409.20007 (DeSTA2), arXiv 2507.02768
-(DeSTA2.5-Audio); behaviour held against recorded results of the published code.
+Knows tensors only. The connector always computes in float32, Whisper does unless it was loaded
+otherwise; the decoder has whatever type it was loaded in. Sources: arXiv 2409.20007 (DeSTA2),
+arXiv 2507.02768 (DeSTA2.5-Audio); behaviour held against recorded results of the published code.
 """
 
 from __future__ import annotations
@@ -243,7 +243,10 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
         states = list(outputs.hidden_states)
         if not self.config.final_norm and len(states) - 1 in self.config.tapped_states:
             states[-1] = self._last_before_norm(states[-2])
-        tapped = torch.stack([states[index] for index in self.config.tapped_states])
+        # Whisper may be in 16 bits to save memory; the connector stays in float32.
+        tapped = torch.stack([states[index] for index in self.config.tapped_states]).to(
+            self.multi_modal_projector.layer_weights.dtype
+        )
         return DestaAudioFeatures(
             embeds=self.multi_modal_projector(tapped),
             tapped=tapped,
