@@ -13,7 +13,8 @@ import typer
 
 from speechmeta.errors import SpeechMetaError, UsageError
 
-from . import options, turn_options
+from . import options
+from .call_options import CALL, MODEL, CallFlags, ModelFlags, grouped
 from .console import (
     TRACEBACK_VARIABLE,
     describe_fault,
@@ -31,7 +32,7 @@ Outcome = tuple[str, "CallReport | SpeechMetaError"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("analyze")(analyze)
+    app.command("analyze")(grouped(analyze))
 
 
 def analyze(
@@ -75,58 +76,22 @@ def analyze(
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
-    fields: options.Fields = None,
-    min_confidence: options.MinConfidence = None,
+    call: CallFlags = CALL,
+    model: ModelFlags = MODEL,
     quiet: options.Quiet = False,
-    channels: options.ChannelsOption = options.Channels.AUTO,
-    roles: options.Roles = None,
-    vad: options.Vad = True,
-    vad_threshold: turn_options.Threshold = None,
-    min_pause: turn_options.MinPause = turn_options.MIN_PAUSE,
-    min_turn: turn_options.MinTurn = turn_options.MIN_TURN,
-    max_turn: turn_options.MaxTurn = turn_options.MAX_TURN,
-    padding: turn_options.Padding = turn_options.PADDING,
-    speakers: turn_options.Speakers = None,
-    speaker_model: turn_options.SpeakerModel = None,
-    word_times: turn_options.WordTimes = False,
-    redact: turn_options.Redact = False,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
-    batch_size: options.BatchSize = 8,
-    local_files_only: options.LocalFilesOnly = False,
 ) -> int:
     """Say of each recording who speaks when, what is said, and how the voices sound."""
-    from speechmeta.schema import check_fields
-
-    asked = check_fields(fields)
-    names = options.split_names(roles)
-    turns = turn_options.collect(vad_threshold, min_pause, min_turn, max_turn, padding)
+    asked = call.arguments()
     outputs = _plan_outputs(files, output_dir, output_format, overwrite)
     from speechmeta.analyze import Analyzer
+    from speechmeta.calls import CallOptions
 
-    analyzer = Analyzer(
-        model,
-        device=device,
-        dtype=compute_type.value,
-        batch_size=batch_size,
-        local_files_only=local_files_only,
-    )
+    # What contradicts itself is said before a model is loaded.
+    CallOptions(**asked)
+    analyzer = Analyzer(**model.arguments())
 
     def one(path: str) -> CallReport:
-        report = analyzer.analyze_call(
-            path,
-            fields=asked,
-            channels=channels.value,
-            roles=names,
-            vad=vad,
-            turns=turns,
-            speakers=speakers,
-            speaker_model=speaker_model,
-            word_times=word_times,
-            redact=redact,
-            min_confidence=min_confidence,
-        )
+        report = analyzer.analyze_call(path, **asked)
         for writer, target in outputs.get(path, []):
             writer.write(report, target, overwrite=overwrite)
         return report
@@ -144,7 +109,7 @@ def analyze(
         if as_json:
             _print_json(path, outcome, several=len(files) > 1)
         elif output_dir is None and not isinstance(outcome, SpeechMetaError):
-            _print_table(outcome, asked)
+            _print_table(outcome, asked["fields"])
     return max(codes, default=0)
 
 
@@ -175,7 +140,7 @@ def _plan_outputs(
 
     Raises:
         UsageError: an unknown format, a format without a folder, or two files with one
-            output. OutputError: the folder cannot be made.
+            output. OutputError: the folder cannot be made, or a file is there already.
     """
     if folder is None:
         if formats is not None or overwrite:
@@ -186,7 +151,8 @@ def _plan_outputs(
     from speechmeta.errors import OutputError
     from speechmeta.writers import get_writer
 
-    writers = [get_writer(name) for name in (formats or "json").split(",")]
+    named = [get_writer(name) for name in (formats or "json").split(",")]
+    writers = list(dict.fromkeys(named))
     stems: dict[str, str] = {}
     for path in dict.fromkeys(files):
         stem = Path(path).stem
@@ -202,10 +168,15 @@ def _plan_outputs(
         raise OutputError(
             f"{folder} cannot be made: {error.strerror}", "choose another folder"
         ) from error
-    return {
+    planned = {
         path: [(writer, folder / f"{stem}{writer.extension}") for writer in writers]
         for stem, path in stems.items()
     }
+    if not overwrite:
+        for _, target in (item for items in planned.values() for item in items):
+            if os.path.lexists(target):
+                raise OutputError(f"{target} exists", "add --overwrite, or choose another folder")
+    return planned
 
 
 def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool) -> None:
@@ -217,24 +188,22 @@ def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool)
         assert isinstance(writer, TextWriter)
         print(writer.text(outcome), end="", flush=True)
     elif several:
-        print(json.dumps(error_record(path, outcome), ensure_ascii=False), flush=True)
+        from speechmeta.batch.job import error_record
+        from speechmeta.writers.files import printable
 
-
-def error_record(path: str, error: SpeechMetaError) -> dict[str, Any]:
-    """What stands in the place of a file's document when it failed."""
-    return {
-        "audio": {"path": os.fsencode(path).decode("utf-8", "backslashreplace")},
-        "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint},
-    }
+        record = error_record(printable(path), outcome)
+        print(json.dumps(record, ensure_ascii=False), flush=True)
 
 
 def _print_table(report: CallReport, fields: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from speechmeta.writers.files import printable
+
     audio = report.audio
     title = (
-        f"{audio.path}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
+        f"{printable(audio.path or '')}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
         f"{audio.channels} channel{'s' if audio.channels != 1 else ''}"
         f"{f', {audio.codec}' if audio.codec else ''}; model {report.model.name}"
     )

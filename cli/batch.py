@@ -14,7 +14,8 @@ import typer
 
 from speechmeta.errors import UsageError
 
-from . import options, turn_options
+from . import options
+from .call_options import CALL, CallFlags, ModelFlags, grouped
 from .console import out_console, print_error, print_note
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 RUN_PANEL = "Run"
 
+BATCH_MODEL = ModelFlags(batch_size=16)
+"""The turns of many calls wait for the model, so that its batches may be larger."""
+
 
 class EngineName(StrEnum):
     """Where files are analysed."""
@@ -34,7 +38,7 @@ class EngineName(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("batch")(batch)
+    app.command("batch")(grouped(batch))
 
 
 def batch(
@@ -170,26 +174,9 @@ def batch(
             rich_help_panel=RUN_PANEL,
         ),
     ] = 600.0,
-    fields: options.Fields = None,
-    min_confidence: options.MinConfidence = None,
+    call: CallFlags = CALL,
+    model: ModelFlags = BATCH_MODEL,
     quiet: options.Quiet = False,
-    channels: options.ChannelsOption = options.Channels.AUTO,
-    roles: options.Roles = None,
-    vad: options.Vad = True,
-    vad_threshold: turn_options.Threshold = None,
-    min_pause: turn_options.MinPause = turn_options.MIN_PAUSE,
-    min_turn: turn_options.MinTurn = turn_options.MIN_TURN,
-    max_turn: turn_options.MaxTurn = turn_options.MAX_TURN,
-    padding: turn_options.Padding = turn_options.PADDING,
-    speakers: turn_options.Speakers = None,
-    speaker_model: turn_options.SpeakerModel = None,
-    word_times: turn_options.WordTimes = False,
-    redact: turn_options.Redact = False,
-    model: options.Model = None,
-    device: options.Device = "auto",
-    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
-    batch_size: options.BatchSize = 16,
-    local_files_only: options.LocalFilesOnly = False,
 ) -> int:
     """Analyse every recording of a folder: one record a file, none lost.
 
@@ -213,29 +200,10 @@ def batch(
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
     from speechmeta.calls import CallOptions
-    from speechmeta.schema import check_fields
 
-    asked = CallOptions(
-        fields=check_fields(fields),
-        channels=channels.value,
-        roles=options.split_names(roles),
-        vad=vad,
-        turns=turn_options.collect(vad_threshold, min_pause, min_turn, max_turn, padding),
-        speakers=speakers,
-        speaker_model=speaker_model,
-        word_times=word_times,
-        redact=redact,
-        min_confidence=min_confidence or 0.0,
-    )
+    asked = CallOptions(**call.arguments())
     job = CallJob(asked)
-    source = AnalyzerSource(
-        model=model,
-        device=device,
-        dtype=compute_type.value,
-        batch_size=batch_size,
-        local_files_only=local_files_only,
-        options=asked,
-    )
+    source = AnalyzerSource(**model.arguments(), options=asked)
     run = FolderOptions(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -248,7 +216,7 @@ def batch(
         use=EngineOptions(
             workers=workers or default_workers(),
             timeout=timeout,
-            batch_size=batch_size,
+            batch_size=model.batch_size,
             model_processes=model_processes,
             actors=actors,
         ),

@@ -18,7 +18,7 @@ TRACEBACK_VARIABLE = "SPEECHMETA_TRACEBACK"
 def print_error(message: str, hint: str = "") -> None:
     """One line on stderr: what is wrong and what to do."""
     text = " ".join(message.split()).rstrip(".")
-    print(f"speechmeta: {text}{f'; {hint}' if hint else ''}", file=sys.stderr, flush=True)
+    print_note(f"{text}{f'; {hint}' if hint else ''}")
 
 
 def describe_fault(error: Exception, doing: str = "") -> tuple[str, str]:
@@ -31,7 +31,9 @@ def describe_fault(error: Exception, doing: str = "") -> tuple[str, str]:
 
 def print_note(message: str) -> None:
     """One line on stderr for what a user should know."""
-    print(f"speechmeta: {message}", file=sys.stderr, flush=True)
+    # Names of files need not be UTF-8: their odd bytes are shown as in the results.
+    text = message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    print(f"speechmeta: {text}", file=sys.stderr, flush=True)
 
 
 def out_console() -> Console:

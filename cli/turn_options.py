@@ -1,8 +1,4 @@
-"""Options of calls that `analyze` and `batch` share: turns, speakers, word times, redaction.
-
-def command(vad_threshold: turn_options.Threshold = None, ...) -> None:
-    turns = turn_options.collect(vad_threshold, ...)
-"""
+"""Options of turns, speakers, word times and redaction; `call_options` lists them."""
 
 from __future__ import annotations
 

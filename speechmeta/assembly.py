@@ -57,7 +57,11 @@ def hear_clips(
 
 
 def assemble_call(
-    plan: CallPlan, heard: Sequence[Heard], model: ModelInfo, label_sets: LabelSets
+    plan: CallPlan,
+    heard: Sequence[Heard],
+    model: ModelInfo,
+    label_sets: LabelSets,
+    abstain_below: float = 0.0,
 ) -> CallReport:
     """Makes the report.
 
@@ -66,6 +70,7 @@ def assemble_call(
     Args:
         heard: one for each of `plan.clips`, in that order.
         label_sets: the checkpoint's.
+        abstain_below: the checkpoint's, for calls that were asked for without a `min_confidence`.
 
     Raises:
         SpeechMetaError: not one turn could be decoded; the first turn's error.
@@ -75,6 +80,8 @@ def assemble_call(
             f"the call has {len(plan.clips)} clips, and {len(heard)} were decoded",
             "give one record for each clip, in order",
         )
+    asked = plan.options.min_confidence
+    threshold = abstain_below if asked is None else asked
     by_turn: dict[int, dict[int, Heard]] = {}
     for (number, piece), item in zip(plan.clips, heard, strict=True):
         by_turn.setdefault(number, {})[piece] = item
@@ -95,7 +102,7 @@ def assemble_call(
             )
             continue
         good = [item for item in pieces if isinstance(item, HeardClip)]
-        turn = _turn(plan, planned, good, label_sets)
+        turn = _turn(plan, planned, good, label_sets, threshold)
         turns.append(turn)
         if turn.meta.speech_activity is not False:
             speech[planned.row] += planned.end - planned.start
@@ -106,7 +113,7 @@ def assemble_call(
         model=model,
         turns=turns,
         speakers=[
-            summarize(turns, plan.audio.duration, name, channel, plan.options.min_confidence)
+            summarize(turns, plan.audio.duration, name, channel, threshold)
             for name, channel in plan.speakers
         ],
         conversation=measure(turns, plan.audio.duration, [name for name, _ in plan.speakers]),
@@ -117,11 +124,15 @@ def assemble_call(
 
 
 def _turn(
-    plan: CallPlan, planned: PlannedTurn, heard: Sequence[HeardClip], label_sets: LabelSets
+    plan: CallPlan,
+    planned: PlannedTurn,
+    heard: Sequence[HeardClip],
+    label_sets: LabelSets,
+    threshold: float,
 ) -> Turn:
     lengths = [(end - start) / plan.rate for start, end in planned.pieces]
     record = join_records([item.record for item in heard], lengths)
-    meta = record.to_meta(label_sets, plan.options.min_confidence)
+    meta = record.to_meta(label_sets, threshold)
     flags = list(meta.flags)
     words: list[Word] | None = None
     if plan.options.word_times and meta.transcript:

@@ -68,7 +68,8 @@ class CallOptions:
         speaker_model: what tells them apart, see `speechmeta.speakers.load_embedder`.
         word_times: add the times of the words.
         redact: replace card and phone numbers, e-mail addresses and spoken digits.
-        min_confidence: labels less probable than this become None.
+        min_confidence: labels less probable than this become None; None for the checkpoint's
+            own `abstain_below`.
 
     Raises:
         UsageError: a field or mode is not known, a number makes no sense.
@@ -83,7 +84,7 @@ class CallOptions:
     speaker_model: str | None = None
     word_times: bool = False
     redact: bool = False
-    min_confidence: float = 0.0
+    min_confidence: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", check_fields(self.fields))
@@ -102,7 +103,7 @@ class CallOptions:
                 )
         if self.speakers is not None and self.speakers < 1:
             raise UsageError(f"{self.speakers} speakers were asked for", "give a number from 1")
-        if not 0.0 <= self.min_confidence <= 1.0:
+        if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
             raise UsageError(
                 f"min_confidence is {self.min_confidence}", "give a number from 0 to 1"
             )

@@ -2,14 +2,15 @@
 
 Speech recognisers write numbers as digits or as words, so both are looked for: a Luhn-valid
 run of 12 to 19 digits is a card, 7 to 15 digits a phone number, four or more digits in
-words any number that is read out. Nothing of what is replaced is kept or logged.
+words any number that is read out. Who reads a number out pauses, so a speaker's turns are
+looked at together. Nothing of what is replaced is kept or logged.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speechmeta.schema import CallReport, Turn, Word
 
@@ -20,6 +21,12 @@ PHONE_LENGTHS = range(7, 16)
 
 FEWEST_DIGITS = 4
 """Spoken digits in a row from which they are replaced; fewer are a count or a year's part."""
+
+TOGETHER_SECONDS = 5.0
+"""A number or address may go on in the speaker's next turn if that begins within this time."""
+
+COMMA_CARD_LENGTH = 13
+"""Fewest digits of a card whose groups are divided by commas, as lists of years are, too."""
 
 _DIGIT_WORDS = {
     "zero": 1,
@@ -54,20 +61,21 @@ _UNITS = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine"
 _MULTIPLES = {"double": 2, "triple": 3, "treble": 3, "quadruple": 4}
 _FILLERS = {"uh", "um", "er", "dash", "hyphen", "space"}
 
+# The look back lets a long word be tried once, not from each of its letters.
 _EMAIL = re.compile(
-    r"[\w.+%-]+\s?@\s?[\w-]+(?:\s?\.\s?[\w-]+)+",
+    r"(?<![\w.+%-])[\w.+%-]+\s?@\s?[\w-]+(?:\s?\.\s?[\w-]+)+",
 )
 _MAIL_ENDS = r"com|net|org|edu|gov|info|biz|co|io|de|uk|fr|eu|us|in|au|ca|ie|nz|za"
 # "john dot smith at example dot com": the part before "at" reaches back over dots, dashes and
 # underscores that are spoken, and over one plain word.
 _SPOKEN_EMAIL = re.compile(
-    r"\b\w+(?:(?:\s(?:dot|period|underscore|dash|hyphen|plus)\s|[._-])\w+)*"
+    r"\b\w+(?:(?:\s(?:dot|period|underscore|dash|hyphen|plus)\s|[.-])\w+){0,8}"
     r"\s(?:at|@)\s\w+(?:[\s-]\w+){0,2}?"
     rf"(?:(?:\s(?:dot|point)\s|\s?\.\s?)(?:{_MAIL_ENDS}))+\b",
     re.IGNORECASE,
 )
 # Digits in groups: at most two separators in between, never a decimal point in a sentence.
-_NUMBER = re.compile(r"(?<![\w.])(?:\+\s?)?\(?\d(?:[\s().\-/]{0,2}\d)*(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])(?:\+\s?)?\(?\d(?:(?:,\s|[\s().\-/]{0,2})\d)*(?![\w])")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
@@ -82,12 +90,7 @@ class Redaction:
 
 def redact(text: str) -> str:
     """The text with every find replaced by its mark."""
-    parts = []
-    place = 0
-    for found in find_private(text):
-        parts += [text[place : found.start], found.mark]
-        place = found.end
-    return "".join([*parts, text[place:]])
+    return _replaced(text, find_private(text))
 
 
 def find_private(text: str) -> list[Redaction]:
@@ -105,15 +108,59 @@ def find_private(text: str) -> list[Redaction]:
     return sorted(chosen, key=lambda item: item.start)
 
 
+def find_in_parts(parts: Sequence[str]) -> list[list[Redaction]]:
+    """What is to be replaced in each of several texts that belong together.
+
+    A find that goes over from one text into the next is in both.
+    """
+    found = find_private(" ".join(parts))
+    result: list[list[Redaction]] = []
+    begin = 0
+    for part in parts:
+        end = begin + len(part)
+        own = [
+            replace(item, start=max(item.start, begin) - begin, end=min(item.end, end) - begin)
+            for item in found
+            if item.start < end and item.end > begin
+        ]
+        # A whole card or address is named as such, whatever digits the next text begins with.
+        sure = [item for item in find_private(part) if item.mark in (CARD, EMAIL)]
+        result.append(
+            [next((known for known in sure if _covers(known, item)), item) for item in own]
+        )
+        begin = end + 1
+    return result
+
+
 def redact_words(words: Sequence[Word]) -> list[Word]:
     """Words with times: those of one find become one word from its first to its last."""
-    text = ""
+    return _replaced_words(words, find_private(_text_of(words)))
+
+
+def _covers(first: Redaction, second: Redaction) -> bool:
+    return first.start <= second.start and second.end <= first.end
+
+
+def _replaced(text: str, found: Sequence[Redaction]) -> str:
+    parts = []
+    place = 0
+    for item in found:
+        parts += [text[place : item.start], item.mark]
+        place = item.end
+    return "".join([*parts, text[place:]])
+
+
+def _text_of(words: Sequence[Word]) -> str:
+    return " ".join(word.word for word in words)
+
+
+def _replaced_words(words: Sequence[Word], found: Sequence[Redaction]) -> list[Word]:
+    text = _text_of(words)
     places = []
+    place = 0
     for word in words:
-        text += " " if text else ""
-        places.append((len(text), len(text) + len(word.word)))
-        text += word.word
-    found = find_private(text)
+        places.append((place, place + len(word.word)))
+        place += len(word.word) + 1
     result: list[Word] = []
     taken = 0
     for item in found:
@@ -143,8 +190,30 @@ def redact_words(words: Sequence[Word]) -> list[Word]:
 
 def redact_report(report: CallReport) -> CallReport:
     """The report with the transcripts and words of all turns redacted."""
-    turns = [_redact_turn(turn) for turn in report.turns]
+    turns = list(report.turns)
+    for group in _together(turns):
+        texts = [turns[index].meta.transcript or "" for index in group]
+        spoken = [_text_of(turns[index].words or []) for index in group]
+        # A turn whose words have no times still stands between those that have.
+        spoken = [own or text for own, text in zip(spoken, texts, strict=True)]
+        in_texts, in_words = find_in_parts(texts), find_in_parts(spoken)
+        for index, found, timed in zip(group, in_texts, in_words, strict=True):
+            turns[index] = _redact_turn(turns[index], found, timed)
     return report.model_copy(update={"turns": turns})
+
+
+def _together(turns: Sequence[Turn]) -> list[list[int]]:
+    """Indices of each speaker's turns, divided where the speaker is silent for long."""
+    groups: list[list[int]] = []
+    current: dict[str, list[int]] = {}
+    for index in sorted(range(len(turns)), key=lambda index: turns[index].start):
+        turn = turns[index]
+        group = current.get(turn.speaker)
+        if group is None or turn.start - turns[group[-1]].end > TOGETHER_SECONDS:
+            group = current[turn.speaker] = []
+            groups.append(group)
+        group.append(index)
+    return groups
 
 
 def is_card(digits: str) -> bool:
@@ -158,25 +227,50 @@ def is_card(digits: str) -> bool:
     return total % 10 == 0
 
 
-def _redact_turn(turn: Turn) -> Turn:
+def _redact_turn(turn: Turn, found: Sequence[Redaction], timed: Sequence[Redaction]) -> Turn:
     update: dict[str, object] = {}
     if turn.meta.transcript:
         # model_copy keeps which fields were asked for; the transcript is one of them.
-        update["meta"] = turn.meta.model_copy(update={"transcript": redact(turn.meta.transcript)})
+        update["meta"] = turn.meta.model_copy(
+            update={"transcript": _replaced(turn.meta.transcript, found)}
+        )
     if turn.words:
-        update["words"] = redact_words(turn.words)
+        update["words"] = _replaced_words(turn.words, timed)
     return turn.model_copy(update=update)
 
 
 def _written_numbers(text: str) -> Iterator[Redaction]:
     for match in _NUMBER.finditer(text):
-        digits = re.sub(r"\D", "", match.group())
-        if is_card(digits):
-            yield Redaction(*match.span(), CARD)
-        elif len(digits) in PHONE_LENGTHS:
-            yield Redaction(*match.span(), PHONE)
-        elif len(digits) > max(PHONE_LENGTHS) or _read_out(match.group()):
-            yield Redaction(*match.span(), DIGITS)
+        parts = [match.span()]
+        if "," in match.group() and _mark_of_list(match.group()) is None:
+            parts = [
+                (match.start() + part.start(), match.start() + part.end())
+                for part in re.finditer(r"[^,\s](?:[^,]*[^,\s])?", match.group())
+            ]
+        for start, end in parts:
+            whole = text[start:end]
+            mark = _mark_of_list(whole) if "," in whole else _mark_of(whole)
+            if mark is not None:
+                yield Redaction(start, end, mark)
+
+
+def _mark_of(number: str) -> str | None:
+    digits = re.sub(r"\D", "", number)
+    if is_card(digits):
+        return CARD
+    if len(digits) in PHONE_LENGTHS:
+        return PHONE
+    return DIGITS if len(digits) > max(PHONE_LENGTHS) or _read_out(number) else None
+
+
+def _mark_of_list(numbers: str) -> str | None:
+    """Of numbers with commas between them: read out as one, or as good as nothing."""
+    groups = re.findall(r"\d+", numbers)
+    digits = "".join(groups)
+    if len(digits) >= COMMA_CARD_LENGTH and is_card(digits):
+        return CARD
+    single = len(groups) >= FEWEST_DIGITS and all(len(group) == 1 for group in groups)
+    return DIGITS if single else None
 
 
 def _read_out(text: str) -> bool:

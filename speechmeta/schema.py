@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
@@ -26,6 +27,14 @@ from pydantic_core import CoreSchema
 from speechmeta.errors import UsageError
 
 SCHEMA_VERSION = "1.0"
+
+
+def _as_unicode(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# File names need not be UTF-8, JSON has to be: in it their odd bytes read \xNN.
+_FileText = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
 
 
 class Gender(StrEnum):
@@ -273,7 +282,7 @@ class Turn(BaseModel):
 class AudioInfo(BaseModel):
     """The file as it was found; `duration` in seconds, `sample_rate` in Hz before resampling."""
 
-    path: str | None
+    path: _FileText | None
     duration: float
     sample_rate: int
     channels: int
@@ -281,7 +290,7 @@ class AudioInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    name: str
+    name: _FileText
     architecture: str
     device: str
     dtype: str
@@ -368,4 +377,4 @@ class CallReport(BaseModel):
     speakers: list[SpeakerSummary] = Field(default_factory=list)
     conversation: Conversation = Field(default_factory=Conversation)
     coverage: Coverage
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[_FileText] = Field(default_factory=list)

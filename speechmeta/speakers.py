@@ -48,6 +48,12 @@ VERIFICATION_DISTANCE = 0.14
 same speaker."""
 
 
+_OTHER_PROJECTION = (
+    f"it was made for another checkpoint: delete {PROJECTION_FILE}, or make it again with "
+    "speechmeta.training.speakers"
+)
+
+
 class Embedder(Protocol):
     """Anything that gives voices a place in space.
 
@@ -128,9 +134,16 @@ class EncoderEmbedder:
 
     Args:
         model: a `SpeechLLMForConditionalGeneration`. processor: its processor.
-        layer: which hidden state, 0 before the first layer, -1 the last.
+        layer: which of the hidden states that the encoder gives, -1 the last. HuBERT and WavLM
+            give one before the first layer (0) and one after each; others may give fewer.
         projection: applied to the pooled vectors; its layer counts, if given.
         batch_seconds: padded audio that is encoded together.
+
+    Attributes:
+        layers: the number of the last hidden state.
+
+    Raises:
+        ModelError: the encoder gives no such hidden state, or the projection was made for another.
     """
 
     def __init__(
@@ -142,19 +155,30 @@ class EncoderEmbedder:
         projection: SpeakerProjection | None = None,
         batch_seconds: float = 60.0,
     ) -> None:
-        layers = model.config.audio_config.num_hidden_layers
+        self._model, self._processor = model, processor
+        self._batch_seconds = batch_seconds
+        # The config's number of layers does not say which of them are given as hidden states.
+        states, mask = self._encode([np.zeros(SAMPLE_RATE, np.float32)])
+        self.layers = len(states) - 1
         # Voices are told apart best below the middle; the last layers know words.
-        chosen = projection.layer if projection else max(1, layers // 3) if layer is None else layer
-        self.layer = chosen if chosen >= 0 else layers + 1 + chosen
-        if not 0 <= self.layer <= layers:
+        usual = min(self.layers, max(1, self.layers // 3))
+        chosen = projection.layer if projection else usual if layer is None else layer
+        self.layer = chosen if chosen >= 0 else len(states) + chosen
+        self._check(self.layer, chosen, _OTHER_PROJECTION if projection else "")
+        if states[self.layer].shape[1] != model.num_encoder_frames(mask.shape[1]):
             raise ModelError(
-                f"the encoder has {layers} layers, the speaker projection wants number {chosen}",
-                "it was made for another checkpoint",
+                f"hidden state {chosen} of the encoder has another frame rate than its output",
+                _OTHER_PROJECTION if projection else "choose another layer",
+            )
+        size = 2 * states[self.layer].shape[2]
+        if projection is not None and projection.matrix.shape[0] != size:
+            raise ModelError(
+                f"the speaker projection takes vectors of {projection.matrix.shape[0]} numbers, "
+                f"layer {chosen} of the encoder gives {size}",
+                _OTHER_PROJECTION,
             )
         self.projection = projection
         self.distance = projection.distance if projection else ENCODER_DISTANCE
-        self._model, self._processor = model, processor
-        self._batch_seconds = batch_seconds
 
     def embed(self, clips: Sequence[FloatArray]) -> Matrix:
         """Unit vectors (clips, size)."""
@@ -166,20 +190,47 @@ class EncoderEmbedder:
         return self.pool_layers(clips, [self.layer])[0]
 
     def pool_layers(self, clips: Sequence[FloatArray], layers: Sequence[int]) -> list[Matrix]:
-        """The same for several hidden states, each (clips, 2 * width)."""
+        """The same for several hidden states (0 to `layers`), each (clips, 2 * width).
+
+        Raises:
+            ModelError: the encoder does not give one of them.
+        """
+        for layer in layers:
+            self._check(layer, layer)
         parts = [self._pool(part, layers) for part in _batches(clips, self._batch_seconds)]
         return [np.concatenate(rows).astype(np.float64) for rows in zip(*parts, strict=True)]
 
+    def _check(self, layer: int, named: int, hint: str = "") -> None:
+        if not 0 <= layer <= self.layers:
+            raise ModelError(
+                f"the encoder gives hidden states 0 to {self.layers}, wanted is number {named}",
+                hint or f"choose a layer from 0 to {self.layers}",
+            )
+
     @torch.inference_mode()
-    def _pool(self, clips: Sequence[FloatArray], layers: Sequence[int]) -> list[FloatArray]:
+    def _encode(self, clips: Sequence[FloatArray]) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
+        """Hidden states (clips, frames, width) each, and the mask of the samples."""
         inputs = self._processor.prepare_audio(clips)
         tower = self._model.audio_tower
         weight = next(tower.parameters())
         mask = inputs["audio_attention_mask"].to(weight.device)
-        values = inputs["input_values"].to(weight.device, weight.dtype)
+        # Some encoders take float32 waveforms whatever their weights are.
+        values = inputs["input_values"].to(
+            weight.device, getattr(tower, "input_dtype", weight.dtype)
+        )
         states = tower(values, attention_mask=mask, output_hidden_states=True).hidden_states
+        if not states:
+            raise ModelError(
+                "the encoder of this checkpoint gives no hidden states",
+                "leave --speaker-model out, or name a speaker verification model",
+            )
+        return states, mask
+
+    @torch.inference_mode()
+    def _pool(self, clips: Sequence[FloatArray], layers: Sequence[int]) -> list[FloatArray]:
+        states, mask = self._encode(clips)
         frames = self._model.num_encoder_frames(mask.sum(-1))
-        places = torch.arange(states[0].shape[1], device=mask.device)
+        places = torch.arange(states[layers[0]].shape[1], device=mask.device)
         real = places < frames[:, None]
         # The processor's silent margin is the same for all and says nothing.
         stride = int(np.prod(self._model.config.audio_config.conv_stride))

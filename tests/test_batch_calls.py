@@ -79,6 +79,25 @@ def test_the_documents_are_those_of_analyze(calls: Path, tmp_path: Path) -> None
     assert len(re.findall('<path class="wave"', page)) == 2
 
 
+def test_labels_are_left_out_as_analyze_leaves_them_out(calls: Path, tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.model.config.abstain_below = 0.7
+    analyzer = Analyzer(engine=engine)
+    for number, asked in enumerate((None, 0.0)):
+        out = tmp_path / str(number)
+        options = CallOptions(min_confidence=asked)
+        source = LoadedAnalyzer(analyzer, options)
+        run_folder(calls, out, CallJob(options), source, FolderOptions(include=("wide.wav",)))
+        report = analyzer.analyze_call(calls / "day 1" / "wide.wav", min_confidence=asked)
+        found = lines_of(out)["wide.wav"]
+        assert found == document(report)
+        # The checkpoint's own limit counts only where the user has none.
+        assert {turn["Age"] for turn in found["turns"]} == {None if asked is None else "Young"}
+        assert {speaker["Age"]["value"] for speaker in found["speakers"]} == {
+            None if asked is None else "Young"
+        }
+
+
 def same(first: Any, second: Any) -> bool:
     """Equal but for the last digits of numbers, which depend on the batch."""
     if isinstance(first, dict):

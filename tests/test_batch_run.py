@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -316,6 +317,49 @@ def test_results_are_not_overwritten_in_silence(calls: Path, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="another run"):
         run(calls, foreign, resume=True)
     assert (foreign / "results.jsonl").read_text() == "mine"
+
+
+def test_overwriting_removes_what_the_run_before_wrote(calls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(calls, out, formats=("json", "srt"))
+    mine = out / "calls" / "notes.json"
+    mine.write_text("mine")
+    (calls / "c.wav").write_bytes(b"no audio any more")
+    run(calls, out, formats=("json",), overwrite=True)
+    written = sorted(str(path.relative_to(out)) for path in (out / "calls").rglob("*.*"))
+    # Nothing is left of the call that fails now, nor of the format that was not asked for.
+    assert written == ["calls/a/call.wav.json", "calls/b/call.wav.json", "calls/notes.json"]
+    assert mine.read_text() == "mine"
+
+
+def test_a_run_that_failed_at_its_start_binds_nobody(calls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for resume in (False, True):
+        with pytest.raises(ModelError, match="no such model"):
+            run(calls, out, source=FakeSource(broken=True), settings={"model": "typo"})
+        assert not (out / "results.jsonl").exists()
+        result = run(calls, out, resume=resume, settings={"model": "right"})
+        assert result.counts.done == 3
+        with pytest.raises(UsageError, match="--resume goes on"):
+            run(calls, out, settings={"model": "right"})
+        out = tmp_path / "again"
+
+
+def test_a_lock_that_cannot_be_made(calls: Path, tmp_path: Path) -> None:
+    (tmp_path / STATE_FOLDER / "lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot write .*lock"):
+        run(calls, tmp_path)
+
+
+def test_a_disk_without_locks(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputError, match=r"cannot write .*lock"):
+        run(calls, tmp_path / "out")
 
 
 def test_a_run_resumes_with_its_own_settings_only(calls: Path, tmp_path: Path) -> None:

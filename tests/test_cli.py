@@ -104,6 +104,8 @@ def test_version(run_cli: RunCli) -> None:
         ["analyze", "a.wav", "--min-confidence", "1.5"],
         ["analyze", "a.wav", "--batch-size", "0"],
         ["analyze", "a.wav", "--roles", "agent,,customer"],
+        ["analyze", "a.wav", "--roles", "agent,agent"],
+        ["analyze", "a.wav", "--fields", "Gender", "--word-times"],
         ["analyze", "a.wav", "-f", "json"],
         ["analyze", "a.wav", "--overwrite"],
         ["analyze", "a.wav", "-o", "out", "-f", "docx"],
@@ -127,6 +129,47 @@ def test_no_command_shows_the_help(run_cli: RunCli) -> None:
     result = run_cli()
     assert result.code == USAGE
     assert "Usage" in result.stdout
+
+
+def test_names_that_are_not_utf8(run_cli: RunCli, made: list[Any], call: Path) -> None:
+    odd = os.fsdecode(os.fsencode(call.parent) + b"/caf\xe9.wav")
+    try:
+        os.link(call, odd)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    broken = os.fsdecode(os.fsencode(call.parent) + b"/\xe9.wav")
+    Path(broken).write_bytes(b"")
+    shown = [str(call.parent / "caf\\xe9.wav"), str(call.parent / "\\xe9.wav")]
+    result = run_cli("analyze", odd, broken, "--json")
+    assert result.code == 1
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [item["audio"]["path"] for item in documents] == shown
+    assert documents[1]["error"]["type"] == "AudioError"
+    assert shown[0] in run_cli("analyze", odd).stdout.replace("\n", "")
+    out = call.parent / "out"
+    formats = "json,jsonl,csv,tsv,srt,vtt,txt,parquet,html"
+    result = run_cli("analyze", odd, "-o", out, "-f", formats, "--no-vad")
+    assert result.code == 0, result.stderr
+    assert len(os.listdir(out)) == 9
+    # The page finds the file on the disk all the same, and draws its waveform.
+    page = next(out.glob("*.html")).read_text()
+    assert 'class="wave"' in page
+    assert "caf\\xe9.wav" in page
+
+
+def test_outputs_that_are_there_are_found_before_the_analysis(
+    run_cli: RunCli, made: list[Any], call: Path
+) -> None:
+    out = call.parent / "out"
+    assert run_cli("analyze", call, "-o", out, "-f", "json,srt,json").code == 0
+    made.clear()
+    result = run_cli("analyze", call, "-o", out, "-f", "txt,srt")
+    assert (result.code, result.stderr) == (
+        1, f"speechmeta: {out / 'call.srt'} exists; add --overwrite, or choose another folder\n"
+    )  # fmt: skip
+    assert made == []
+    assert not (out / "call.txt").exists()
+    assert run_cli("analyze", call, "-o", out, "-f", "txt,srt", "--overwrite").code == 0
 
 
 def test_json_of_one_file(run_cli: RunCli, made: list[Any], call: Path) -> None:

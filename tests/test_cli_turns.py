@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ from test_audio import write_wav
 from voices import make_call
 
 from speechmeta.analyze import Analyzer
-from speechmeta.cli import turn_options
+from speechmeta.batch.calls import AnalyzerSource
+from speechmeta.calls import CallOptions
+from speechmeta.cli import main, turn_options
+from speechmeta.cli.call_options import CallFlags, ModelFlags, grouped
 from speechmeta.turns import TurnOptions
 
 RunCli = Callable[..., Any]
@@ -46,6 +52,39 @@ def test_defaults_are_those_of_the_options_object() -> None:
         turn_options.PADDING,
     )
     assert turn_options.collect(None, *numbers) == TurnOptions()
+
+
+def test_flags_are_those_of_the_options_object() -> None:
+    arguments = CallFlags().arguments()
+    assert CallOptions(**arguments) == CallOptions()
+    assert set(arguments) == {field.name for field in dataclasses.fields(CallOptions)}
+    assert AnalyzerSource(**ModelFlags(batch_size=16).arguments()) == AnalyzerSource()
+
+
+def test_a_group_stands_for_its_options() -> None:
+    @grouped
+    def command(first: int, model: ModelFlags = ModelFlags(batch_size=3), last: str = "x") -> int:  # noqa: B008
+        assert last == "y"
+        return first + model.batch_size
+
+    listed = inspect.signature(command).parameters
+    assert list(listed) == [
+        "first", "model", "device", "compute_type", "batch_size", "local_files_only", "last",
+    ]  # fmt: skip
+    assert listed["batch_size"].default == 3
+    values = {name: item.default for name, item in listed.items() if name != "first"}
+    assert command(first=1, **{**values, "batch_size": 5, "last": "y"}) == 6
+
+
+@pytest.mark.parametrize("name", ["analyze", "batch"])
+def test_both_commands_have_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in ("--fields", "--roles", "--no-vad", "--max-turn", "--redact", "--model"):
+        assert flag in text
+    size = re.search(r"--batch-size.*?default: (\d+)", text, re.DOTALL)
+    assert size is not None
+    assert size[1] == {"analyze": "8", "batch": "16"}[name]
 
 
 def test_flags_reach_the_call(run_cli: RunCli, asked: list[Any], tmp_path: Path) -> None:

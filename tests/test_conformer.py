@@ -31,7 +31,9 @@ TINY: dict[str, Any] = {
 def encoder() -> LogMelConformerModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LogMelConformerModel(LogMelConformerConfig(**TINY)).train(False)
+        encoder: LogMelConformerModel = LogMelConformerModel(LogMelConformerConfig(**TINY))
+        encoder.train(False)
+        return encoder
 
 
 def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,7 +69,7 @@ def test_save_and_load(model: NgramModel, tmp_path: Path) -> None:
     assert (again.order, again.boundary) == (4, END)
     assert again.score([1, 2, 4]) == model.score([1, 2, 4])
     (tmp_path / NGRAM_FILE).write_bytes(b"damaged")
-    with pytest.raises(ModelError, match="damaged|cannot read"):
+    with pytest.raises(ModelError, match="cannot read"):
         NgramModel.load(tmp_path)
 
 

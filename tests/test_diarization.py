@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from speechmeta.analyze import Analyzer
 from speechmeta.diarization import absorb_small, cluster, diarize, smooth
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.eval.der import diarization_error
+from speechmeta.models.speechllm.conformer import LogMelConformerConfig, LogMelConformerModel
 from speechmeta.speakers import (
     EncoderEmbedder,
     SpeakerProjection,
@@ -143,6 +145,41 @@ def test_encoder_embeddings_do_not_depend_on_the_batch() -> None:
     assert np.isfinite(embedder.embed([np.zeros(10, np.float32)])).all()
 
 
+def test_an_encoder_that_gives_some_of_its_layers() -> None:
+    # Five layers, of which those in the middle run at half the frame rate and are not given.
+    audio = LogMelConformerConfig(
+        num_mel_bins=20, hidden_size=32, num_attention_heads=2, intermediate_size=48,
+        stages=[1, 2, 2], conv_depthwise_kernel_size=5, subsampling_channels=4,
+    )  # fmt: skip
+    model, processor = tiny_speechllm(0)
+    model.audio_tower = LogMelConformerModel(audio).train(False)
+    model.config.audio_config = audio
+    embedder = EncoderEmbedder(model, processor)
+    assert (embedder.layers, embedder.layer) == (2, 1)
+    assert EncoderEmbedder(model, processor, layer=-1).layer == 2
+    clips = tiny_clips(3)
+    together = embedder.embed(clips)
+    alone = np.concatenate([embedder.embed([clip]) for clip in clips])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    with pytest.raises(ModelError, match="hidden states 0 to 2, wanted is number 4"):
+        EncoderEmbedder(model, processor, layer=4)
+    with pytest.raises(ModelError, match="choose a layer from 0 to 2"):
+        embedder.pool_layers(clips, [1, 5])
+    # The spectrogram wants float32 waveforms even where the weights are smaller.
+    model.audio_tower.to(torch.bfloat16)
+    rough = EncoderEmbedder(model, processor).embed(clips)
+    assert float((rough * together).sum(1).min()) > 0.99
+
+
+def test_an_encoder_without_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_speechllm(0)
+    monkeypatch.setattr(
+        model.audio_tower, "forward", lambda *_, **__: SimpleNamespace(hidden_states=None)
+    )
+    with pytest.raises(ModelError, match="no hidden states"):
+        EncoderEmbedder(model, processor)
+
+
 def test_projection_is_kept_beside_the_checkpoint(tmp_path: Path) -> None:
     model, processor = tiny_speechllm(0)
     random = np.random.default_rng(0)
@@ -154,7 +191,10 @@ def test_projection_is_kept_beside_the_checkpoint(tmp_path: Path) -> None:
     assert (embedder.layer, embedder.distance) == (2, 0.4)
     assert embedder.embed(tiny_clips(2)).shape == (2, 8)
     made.__class__(made.mean, made.matrix, 0.4, 9).save(tmp_path)
-    with pytest.raises(ModelError, match="number 9"):
+    with pytest.raises(ModelError, match="hidden states 0 to 2, wanted is number 9"):
+        load_embedder("encoder", model, processor)
+    made.__class__(made.mean[:62], made.matrix[:62], 0.4, 1).save(tmp_path)
+    with pytest.raises(ModelError, match="vectors of 62 numbers, layer 1 of the encoder gives 64"):
         load_embedder("encoder", model, processor)
     (tmp_path / "speaker_projection.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="no speaker projection"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from speechmeta.redaction import is_card, redact, redact_report, redact_words
@@ -40,6 +42,9 @@ from speechmeta.schema import (
         ("four two uh four two", "[DIGITS]"),
         ("five five five oh one oh four and jo@example.com", "[DIGITS] and [EMAIL]"),
         ("one 2 three 4", "[DIGITS]"),
+        ("it is 4242, 4242, 4242, 4242, thanks", "it is [CARD], thanks"),
+        ("4, 2, 4, 2", "[DIGITS]"),
+        ("in 2019, call 555-0104, please", "in 2019, call [PHONE], please"),
     ],
 )
 def test_private_text_is_replaced(text: str, expected: str) -> None:
@@ -53,6 +58,7 @@ def test_private_text_is_replaced(text: str, expected: str) -> None:
         "i have two cats and one dog",
         "one of the two",
         "in 1984 we had 300 clients",
+        "in 2019, 2020, 12 of them",
         "it costs 12.50 or 1,200 pounds",
         "oh no one told me",
         "i will be at home at nine",
@@ -115,3 +121,60 @@ def test_report_has_nothing_left() -> None:
     assert clean.turns[0].meta.fields == ("SpeechActivity", "Transcript")
     assert clean.turns[0].meta.transcript == "my card is [CARD] okay"
     assert report.turns[0].meta.transcript == text
+
+
+def report_of(*turns: tuple[float, str, str]) -> CallReport:
+    """A report of turns of 2 s: (start, speaker, transcript), its words with times."""
+    return CallReport(
+        audio=AudioInfo(path=None, duration=60.0, sample_rate=8000, channels=2),
+        model=ModelInfo(name="m", architecture="a", device="cpu", dtype="float32"),
+        turns=[
+            Turn(
+                start=start,
+                end=start + 2.0,
+                channel=0,
+                speaker=speaker,
+                meta=SpeakerMeta.model_validate({"Transcript": text}),
+                words=[
+                    Word(word=word, start=start + index / 10, end=start + index / 10 + 0.1, score=1)
+                    for index, word in enumerate(text.split())
+                ],
+            )
+            for start, speaker, text in turns
+        ],
+        coverage=Coverage(speech_seconds=1.0, non_speech_seconds=1.0, skipped_seconds=0.0),
+    )
+
+
+def test_numbers_that_go_on_in_the_next_turn() -> None:
+    report = redact_report(
+        report_of(
+            (0.0, "customer", "It is 4242."),
+            (2.5, "agent", "Yes."),
+            (3.0, "customer", "4242."),
+            (6.0, "customer", "4242. 4242, that is it."),
+            (20.0, "agent", "so 4242"),
+            (24.0, "agent", "and two of us"),
+            (40.0, "agent", "4242 4242"),
+        )
+    )
+    texts = [turn.meta.transcript for turn in report.turns]
+    assert texts == [
+        "It is [CARD]", "Yes.", "[CARD]", "[CARD], that is it.", "so 4242", "and two of us",
+        "[PHONE]",
+    ]  # fmt: skip
+    for turn in report.turns:
+        assert " ".join(word.word for word in turn.words or []) == turn.meta.transcript
+    # Long after, the same digits are another number.
+    apart = redact_report(report_of((0.0, "a", "it is four two"), (8.0, "a", "four two")))
+    assert [turn.meta.transcript for turn in apart.turns] == ["it is four two", "four two"]
+    near = redact_report(report_of((0.0, "a", "it is four two"), (3.0, "a", "four two")))
+    assert [turn.meta.transcript for turn in near.turns] == ["it is [DIGITS]", "[DIGITS]"]
+
+
+@pytest.mark.parametrize("piece", ["_a", "a.", "1.2-", "a dot ", "a@", "four ", "1, "])
+def test_repetitions_take_no_time(piece: str) -> None:
+    # A decoder that repeats itself must not stop a run: some patterns took seconds or for ever.
+    begun = time.process_time()
+    redact("x" + piece * (4000 // len(piece)))
+    assert time.process_time() - begun < 1.0

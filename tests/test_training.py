@@ -257,7 +257,7 @@ def test_run_and_resume(config: TrainConfig) -> None:
 
 
 def test_commercial_only(config: TrainConfig) -> None:
-    from speechmeta.training.trainer import read_clips
+    from speechmeta.training.manifest import read_clips
 
     assert len(read_clips(config)) == 12
     config.data.commercial_only = True

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tiny import tiny_speechllm
 
 from speechmeta.analyze import Analyzer
+from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
@@ -20,7 +22,6 @@ from speechmeta.errors import DatasetError, ModelError
 from speechmeta.models.speechllm import SpeechLLMConfig
 from speechmeta.training import tune
 from speechmeta.training.manifest import Clip, read_manifest
-from tiny import tiny_speechllm
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_tuned_checkpoint_is_decoded_as_it_asks(manifest: Path, tmp_path: Path) 
     assert config["abstain_below"] == 0.6
     assert set(config["decoding"]["label_temperature"]) == {"Gender"}
     analyzer = Analyzer(folder, batch_size=3)
+    assert isinstance(analyzer.engine, Engine)
     assert analyzer.engine.options == DecodeOptions(**config["decoding"], batch_size=3)
     assert analyzer.threshold() == 0.6
     assert analyzer.threshold(0.1) == 0.1

@@ -58,7 +58,7 @@ class CallJob:
 
     def assemble(self, prepared: CallPlan, records: Sequence[Any], model: ModelFacts) -> CallReport:
         """The report of one call."""
-        return assemble_call(prepared, records, model.info, model.label_sets)
+        return assemble_call(prepared, records, model.info, model.label_sets, model.abstain_below)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class CallModel:
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self._analyzer.info, self._analyzer.label_sets)
+        analyzer = self._analyzer
+        return ModelFacts(analyzer.info, analyzer.label_sets, analyzer.threshold())
 
     def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
         """A `HeardClip` or an error for each clip (samples,) at 16 kHz."""

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, Self
 
 from speechmeta.batch.discovery import FoundFile
 from speechmeta.errors import OutputError, UsageError
-from speechmeta.writers.files import printable
+from speechmeta.writers.files import output_error, printable
 
 STATE_FOLDER = ".speechmeta"
 """Below the output folder: the journal, the lock, and what turns are spilled to."""
@@ -113,6 +113,21 @@ class Journal:
                     f"{name} was {before} in the run to be resumed and is {now} now",
                     "resume with the same settings, or use --overwrite",
                 )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that `agree` kept; empty before."""
+        with _reported(self.path):
+            kept = dict(self._db.execute("SELECT name, value FROM about WHERE name != 'journal'"))
+        return {name: json.loads(value) for name, value in kept.items()}
+
+    def paths(self) -> Iterator[bytes]:
+        """The files, below the root, in their order."""
+        yield from self._pages(
+            "SELECT path FROM files WHERE path > ? ORDER BY path LIMIT 1000",
+            lambda row: row[0],
+            path_column=0,
+        )
 
     def add(self, files: Iterable[FoundFile]) -> None:
         """Adds files that are not in the journal yet, as missing."""
@@ -223,11 +238,21 @@ def run_lock(output: Path) -> Iterator[None]:
     """Holds the output folder for this process; the system lets go when the process dies.
 
     Raises:
-        UsageError: another run holds it.
+        UsageError: another run holds it. OutputError: there can be no lock, such as for lack of
+            permission.
     """
     path = output / STATE_FOLDER / "lock"
-    with open(path, "a+b") as file:
-        if not _try_lock(file):
+    try:
+        opened = open(path, "a+b")  # noqa: SIM115
+    except OSError as error:
+        raise output_error(error, path) from error
+    with opened as file:
+        try:
+            free = _try_lock(file)
+        except OSError as error:
+            # Some network file systems have none.
+            raise output_error(error, path) from error
+        if not free:
             file.seek(0)
             owner = file.read(64).decode("ascii", "replace").strip()
             raise UsageError(

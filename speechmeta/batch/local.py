@@ -108,7 +108,7 @@ class LocalEngine:
         self._preparing: dict[int, Entry] = {}
         self._postponed: deque[Entry] = deque()
         self._tight = False
-        self._prepare: Pool = ProcessPool(
+        self._prepare = ProcessPool(
             PrepareTask(job, options.peaks), options.workers, options.timeout
         )
         self._model = self._model_pool(source)

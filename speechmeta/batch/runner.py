@@ -32,7 +32,7 @@ from speechmeta.batch.journal import (
     run_lock,
 )
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
-from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.errors import OutputError, SpeechMetaError, UsageError
 from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter, get_writer
 from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
@@ -201,10 +201,10 @@ def _make_folder(path: Path) -> None:
 
 def _claim(out: Path, options: FolderOptions) -> None:
     """Clears what a killed or unwanted run left, or refuses to touch results that are not ours."""
-    if options.overwrite:
-        remove_journal(out)
-        for name in (RESULTS, TURNS):
-            (out / name).unlink(missing_ok=True)
+    # A run that died at its start, such as for a model's misspelt name, holds no results that
+    # could be lost, and its settings bind nobody.
+    if options.overwrite or _came_to_nothing(out):
+        _forget(out)
     elif not options.resume or not journal_path(out).exists():
         ours = (journal_path(out), out / RESULTS, out / TURNS, out / CALLS)
         if any(path.exists() for path in ours):
@@ -216,6 +216,40 @@ def _claim(out: Path, options: FolderOptions) -> None:
     for leftover in (out / STATE_FOLDER).glob("spill-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     remove_temporary(out)
+
+
+def _came_to_nothing(out: Path) -> bool:
+    """Whether a run was begun in which no file was finished."""
+    if not journal_path(out).exists():
+        return False
+    with Journal(out) as journal:
+        counts = journal.counts()
+    return counts.missing == counts.total and not (out / RESULTS).exists()
+
+
+def _forget(out: Path) -> None:
+    """Removes what the run of an output folder wrote: what its journal names, and nothing else."""
+    try:
+        for path in _outputs_of(out):
+            path.unlink(missing_ok=True)
+        remove_journal(out)
+        for name in (RESULTS, TURNS):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(error, error.filename or out) from error
+
+
+def _outputs_of(out: Path) -> Iterator[Path]:
+    if not journal_path(out).exists():
+        return
+    try:
+        with Journal(out) as journal:
+            extensions = [get_writer(name).extension for name in journal.settings["formats"]]
+            for relative in journal.paths() if extensions else ():
+                yield from (output_path(out, relative, extension) for extension in extensions)
+    except (OutputError, KeyError):
+        # A journal that cannot be read is replaced like any other.
+        return
 
 
 def _spill_folder(out: Path) -> Path:

@@ -70,7 +70,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Question:
-    """A task in progress asks something; it waits for `Pool.answer`."""
+    """A task in progress asks something; it waits for `ProcessPool.answer`."""
 
     key: Any
     request: Any
@@ -84,7 +84,6 @@ class Pool(Protocol):
     def waitables(self) -> list[Any]: ...
     def deadline(self) -> float | None: ...
     def collect(self) -> list[Done | Question]: ...
-    def answer(self, key: Any, done: Done) -> None: ...
     def close(self) -> None: ...
 
 
@@ -388,10 +387,6 @@ class ThreadPool:
 
     def deadline(self) -> float | None:
         return None
-
-    def answer(self, key: Any, done: Done) -> None:
-        """Never needed: the model asks nothing."""
-        raise NotImplementedError("a task in a thread has nobody to ask")
 
     def collect(self) -> list[Done | Question]:
         """As `ProcessPool.collect`; an error of `Task.start` is raised as it was."""

@@ -77,11 +77,11 @@ class NgramModel:
             # The newest token has the lowest bits, so that a longer context only adds above.
             context |= stream[at - length] << np.uint64(bits * (length - 1))
             grams, inverse = np.unique((context << shift) | stream[at], return_inverse=True)
-            times = np.bincount(inverse, times_of)
-            kept = times >= (least if length >= 3 else 1)
+            often = np.bincount(inverse, times_of)
+            kept = often >= (least if length >= 3 else 1)
             owners, first = np.unique(grams >> shift, return_index=True)
-            totals = np.add.reduceat(times, first)
-            shares = np.maximum(times - _DISCOUNT, 0.0) / np.repeat(
+            totals = np.add.reduceat(often, first)
+            shares = np.maximum(often - _DISCOUNT, 0.0) / np.repeat(
                 totals, np.diff([*first, len(grams)])
             )
             rows = np.repeat(np.arange(len(owners)), np.diff([*first, len(grams)]))[kept]

@@ -206,8 +206,8 @@ def train_encoder(
         raise DatasetError("no clip has a known speaker", "give manifests with speakers")
     speakers = [f"{source} {speaker}" for source, speaker, _ in windows]
     sources = [source for source, _, _ in windows]
-    layers = layers or range(1, model.config.audio_config.num_hidden_layers + 1)
     embedder = EncoderEmbedder(model, processor, layer=1)
+    layers = layers or range(1, embedder.layers + 1)
     everything = embedder.pool_layers([window for _, _, window in windows], layers)
     found = [
         fit_projection(pooled, speakers, sources, layer)

@@ -143,8 +143,9 @@ class SpeechLLMTrainer(Trainer):
         return self.elapsed_before + time.monotonic() - self.started
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
         own = self.elapsed_before + time.monotonic() - self.started
         self._agreed = parallel.average_gradients(parameters, own)
         return loss

@@ -18,7 +18,6 @@ from typing import Any
 
 import jiwer
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from speechmeta.audio import SAMPLE_RATE, load_audio
 from speechmeta.decoding.engine import Engine
@@ -33,6 +32,8 @@ from speechmeta.training.text import normalize_transcript
 NGRAM_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
 TOKEN_BONUSES = (0.0, 0.4, 0.8)
 CTC_WEIGHTS = (0.5, 0.8, 1.0)
+_TEMPERATURES = np.geomspace(0.5, 5.0, 93)
+"""Not beyond what a few hundred clips can tell."""
 
 
 def first_half(clip: Clip) -> bool:
@@ -114,20 +115,17 @@ def tune_temperatures(
         if not all(halves.values()):
             continue
 
-        def loss(log_t: float, half: bool, rows: Any = halves) -> float:
+        def loss(temperature: float, half: bool, rows: Any = halves) -> float:
             return float(
-                np.mean([-_softened(row, np.exp(log_t))[right] for row, right in rows[half]])
+                np.mean([-_softened(row, temperature)[right] for row, right in rows[half]])
             )
 
-        # Not beyond what a few hundred clips can tell.
-        found = minimize_scalar(
-            loss, bounds=(np.log(0.5), np.log(5)), args=(True,), method="bounded"
-        )
-        temperatures[field] = round(float(np.exp(found.x)), 3)
+        best = min(_TEMPERATURES, key=lambda value: loss(value, True))
+        temperatures[field] = round(float(best), 3)
         report[field] = {
-            f"log loss of the {name} half, {when}": round(loss(log_t, half), 4)
+            f"log loss of the {name} half, {when}": round(loss(value, half), 4)
             for name, half in (("first", True), ("second", False))
-            for when, log_t in (("before", 0.0), ("after", float(found.x)))
+            for when, value in (("before", 1.0), ("after", best))
         }
     return temperatures, report
 
@@ -139,7 +137,8 @@ def _softened(log_probs: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _wave(clip: Clip) -> np.ndarray:
-    return load_audio(clip.audio).resampled(SAMPLE_RATE).mean(0)
+    wave: np.ndarray = load_audio(clip.audio).resampled(SAMPLE_RATE).mean(0)
+    return wave
 
 
 def _text(record: Any) -> str:

@@ -82,7 +82,10 @@ class LogMelConformerOutput(BaseModelOutput):
 
 @cache
 def _filters(bins: int) -> torch.Tensor:
-    return melscale_fbanks(_FFT // 2 + 1, 20.0, _SAMPLE_RATE / 2 - 400, bins, _SAMPLE_RATE)
+    filters: torch.Tensor = melscale_fbanks(
+        _FFT // 2 + 1, 20.0, _SAMPLE_RATE / 2 - 400, bins, _SAMPLE_RATE
+    )
+    return filters
 
 
 def log_mel(waves: torch.Tensor, bins: int) -> torch.Tensor:
