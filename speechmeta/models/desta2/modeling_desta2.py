@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
+from speechmeta.models.audio_decoder import AudioDecoderMixin
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
 
 
@@ -202,8 +203,10 @@ class DestaPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.layer_weights)
 
 
-class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
+class DestaForConditionalGeneration(AudioDecoderMixin, DestaPreTrainedModel, GenerationMixin):
     """The whole model; `audio_token_id` in `input_ids` marks the audio rows."""
+
+    audio_inputs = ("input_features", "audio_embeds")
 
     def __init__(self, config: DestaConfig) -> None:
         super().__init__(config)
@@ -211,24 +214,6 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
         self.multi_modal_projector = DestaConnector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        table: nn.Module = self.language_model.get_input_embeddings()
-        return table
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        head: nn.Module = self.language_model.get_output_embeddings()
-        return head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.language_model.set_output_embeddings(new_embeddings)
-
-    def get_decoder(self) -> nn.Module:
-        decoder: nn.Module = self.language_model.get_decoder()
-        return decoder
 
     def get_audio_features(self, input_features: torch.Tensor) -> DestaAudioFeatures:
         """Encodes windows of 30 s into rows for the decoder.
@@ -327,11 +312,9 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
                 audio_embeds = self.get_audio_features(input_features).embeds
             if audio_embeds is not None:
                 inputs_embeds = self.merge_inputs(input_ids, audio_embeds)
-            elif bool((input_ids == self.config.audio_token_id).any()):
-                raise ValueError("input_ids have audio positions, but there is no audio")
             else:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
-        outputs = self.language_model(
+                inputs_embeds = self.embed_text(input_ids)
+        decoded = self.run_decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -341,31 +324,7 @@ class DestaForConditionalGeneration(DestaPreTrainedModel, GenerationMixin):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        return DestaOutput(
-            loss=outputs.loss,
-            logits=outputs.logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            audio_embeds=audio_embeds,
-        )
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        is_first_iteration: bool | None = False,
-        input_features: torch.Tensor | None = None,
-        audio_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
-        # After the first step the audio is in the cache.
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs["input_features"] = input_features
-            inputs["audio_embeds"] = audio_embeds
-        return inputs
+        return DestaOutput(**decoded, audio_embeds=audio_embeds)
 
 
 __all__ = [

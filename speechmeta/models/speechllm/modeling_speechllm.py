@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from speechmeta.decoding.layout import SPEECH_VALUES
+from speechmeta.models.audio_decoder import AudioDecoderMixin
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
 from speechmeta.models.speechllm.conformer import mean_and_spread
 from speechmeta.models.speechllm.wavlm_attention import use_sdpa
@@ -148,8 +149,12 @@ class SpeechLLMPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
 
-class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixin):
+class SpeechLLMForConditionalGeneration(
+    AudioDecoderMixin, SpeechLLMPreTrainedModel, GenerationMixin
+):
     """The whole model; `audio_token_id` in `input_ids` marks the audio positions."""
+
+    audio_inputs = ("input_values", "audio_attention_mask")
 
     def __init__(self, config: SpeechLLMConfig) -> None:
         super().__init__(config)
@@ -168,24 +173,6 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
         )
         self.label_head = LabelHead(config) if config.label_conditioning else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        embeddings: nn.Module = self.language_model.get_input_embeddings()
-        return embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        embeddings: nn.Module = self.language_model.get_output_embeddings()
-        return embeddings
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.language_model.set_output_embeddings(new_embeddings)
-
-    def get_decoder(self) -> nn.Module:
-        decoder: nn.Module = self.language_model.get_decoder()
-        return decoder
 
     def num_encoder_frames(self, samples: Any) -> Any:
         """Encoder frames for a number of 16 kHz samples, an int or a long tensor."""
@@ -305,11 +292,9 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
             if input_values is not None:
                 features = self.get_audio_features(input_values, audio_attention_mask)
                 inputs_embeds = self.merge_inputs(input_ids, features.embeds, features.lengths)
-            elif bool((input_ids == self.config.audio_token_id).any()):
-                raise ValueError("input_ids have audio positions, but there is no audio")
             else:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
-        outputs = self.language_model(
+                inputs_embeds = self.embed_text(input_ids)
+        decoded = self.run_decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -319,31 +304,7 @@ class SpeechLLMForConditionalGeneration(SpeechLLMPreTrainedModel, GenerationMixi
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        return SpeechLLMOutput(
-            loss=outputs.loss,
-            logits=outputs.logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            audio_features=features,
-        )
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        is_first_iteration: bool | None = False,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
-        # The audio is in the cache after the first step; encoding it again would be wrong there.
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs["input_values"] = input_values
-            inputs["audio_attention_mask"] = audio_attention_mask
-        return inputs
+        return SpeechLLMOutput(**decoded, audio_features=features)
 
     def generate_meta(
         self,
