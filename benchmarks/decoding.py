@@ -263,9 +263,9 @@ def validity(count: int) -> tuple[float, float]:
     return valid / count, forced / count
 
 
+@torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    torch.set_grad_enabled(False)
     bench = Bench(args)
     timings = bench.compare()
     records = bench.records["engine"]

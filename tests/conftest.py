@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # No test reaches for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """No test leaves its thread in a mode in which later ones cannot learn."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        on = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        torch.set_grad_enabled(True)
+        assert on, "gradients are switched off after this test"
 
 
 @pytest.fixture(scope="session")
