@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_clips, tiny_speechllm
 from torchaudio.transforms import MelSpectrogram
 from transformers import AutoModel
 
-from speechmeta.models.speechllm import SpeechLLMConfig, SpeechLLMForConditionalGeneration
+from speechmeta.decoding.engine import Engine
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.models.speechllm import (
+    SpeechLLMConfig,
+    SpeechLLMForConditionalGeneration,
+    load_model,
+)
 from speechmeta.models.speechllm.conformer import (
     LogMelConformerConfig,
     LogMelConformerModel,
     log_mel,
 )
+from speechmeta.models.speechllm.quantization import Int8Linear
 
 TINY: dict[str, Any] = {
     "num_mel_bins": 20,
@@ -149,3 +157,25 @@ def test_label_head_reaches_the_decoder(encoder_type: str) -> None:
         model.label_head.feedback.weight.add_(1.0)
         changed = model.get_audio_features(waves, mask)
     assert not torch.allclose(changed.embeds, features.embeds)
+
+
+def test_int8_decodes_as_bfloat16_does(tmp_path: Path) -> None:
+    model, processor = tiny_speechllm(
+        ctc_head=True, audio_config={"model_type": "logmel_conformer", **TINY}
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    clips = tiny_clips(3)
+    records = {}
+    for dtype in ("bfloat16", "int8"):
+        loaded, its = load_model(tmp_path, device="cpu", dtype=dtype)
+        records[dtype] = Engine(loaded, its).decode(clips)
+    names = [name for name, module in loaded.named_modules() if isinstance(module, Int8Linear)]
+    assert any(name.endswith("convolution.out_proj") for name in names)
+    for exact, rough in zip(records["bfloat16"], records["int8"], strict=True):
+        assert isinstance(exact, DecodedRecord)
+        assert isinstance(rough, DecodedRecord)
+        rough.to_meta(model.config.label_sets)  # valid, whatever it says
+        for field, probabilities in exact.probabilities.items():
+            for label, probability in rough.probabilities.get(field, {}).items():
+                assert probability == pytest.approx(probabilities[label], abs=0.1)

@@ -121,6 +121,7 @@ def tiny_speechllm(
     ctc_head: bool = False,
     spread: float = 0.3,
     label_sets: dict[str, list[str]] | None = None,
+    audio_config: dict[str, Any] | None = None,
 ) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
     """A random model of a few thousand weights, and its processor.
 
@@ -131,11 +132,12 @@ def tiny_speechllm(
         norm: `layer` or `group`, the encoder front-end's normalisation.
         ctc_head: whether there is one.
         spread: standard deviation of the decoder's weights; large values make it opinionated.
-        label_sets: as in the config.
+        label_sets, audio_config: as in the config; the encoder is a HuBERT by default.
     """
     tokenizer = tiny_tokenizer(vocab)
     config = SpeechLLMConfig(
-        audio_config={
+        audio_config=audio_config
+        or {
             "model_type": "hubert",
             "hidden_size": 32,
             "num_hidden_layers": 2,

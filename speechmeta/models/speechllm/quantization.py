@@ -53,5 +53,7 @@ def quantize_int8(model: nn.Module) -> None:
         if ".layers." not in name or "rel_pos" in name:
             continue
         for leaf, child in list(module.named_children()):
-            if type(child) is nn.Linear and "rel_pos" not in leaf:
+            # Subclasses that compute something else, such as an adapter's, stay.
+            plain = isinstance(child, nn.Linear) and type(child).forward is nn.Linear.forward
+            if plain and "rel_pos" not in leaf:
                 setattr(module, leaf, Int8Linear(child))
