@@ -208,6 +208,18 @@ def test_phones_stand_where_they_sound(config: TrainConfig) -> None:
     assert lead == pytest.approx(config.model.margin_seconds * 25, abs=1.5)
 
 
+def test_other_encoders_can_be_trained(config: TrainConfig) -> None:
+    config.model.encoder = {
+        "model_type": "wavlm", "hidden_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 48, "conv_dim": [16, 16, 16],
+        "conv_kernel": [400, 3, 3], "conv_stride": [160, 2, 2], "num_feat_extract_layers": 3,
+        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+    }  # fmt: skip
+    config.optim.max_steps = 1
+    model, _ = load_model(train(config), device="cpu")
+    assert model.config.audio_config.model_type == "wavlm"
+
+
 def test_processes_learn_the_same(config: TrainConfig) -> None:
     config.optim.processes = 2
     # Many clips, so that each process has a batch.

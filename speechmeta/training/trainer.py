@@ -101,7 +101,9 @@ def build(
             **config.model.decoder,
         }
     )
-    encoder = LogMelConformerConfig(**{**_ENCODER_DEFAULTS, **config.model.encoder})
+    encoder = {"model_type": LogMelConformerConfig.model_type, **config.model.encoder}
+    if encoder["model_type"] == LogMelConformerConfig.model_type:
+        encoder = {**_ENCODER_DEFAULTS, **encoder}
     model_config = SpeechLLMConfig(
         audio_config=encoder,
         text_config=decoder,
