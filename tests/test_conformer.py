@@ -123,7 +123,7 @@ def test_round_trip(encoder: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoder_type", ["logmel_conformer", "hubert"])
-def test_label_head_reaches_the_decoder(encoder_type: str) -> None:
+def test_label_head_reaches_the_decoder(encoder_type: str, tmp_path: Path) -> None:
     audio: dict[str, Any] = {"model_type": encoder_type, **TINY}
     if encoder_type == "hubert":
         audio = {
@@ -153,6 +153,13 @@ def test_label_head_reaches_the_decoder(encoder_type: str) -> None:
     }  # fmt: skip
     for name, logits in alone.label_logits.items():
         torch.testing.assert_close(features.label_logits[name][1:], logits, atol=1e-4, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = SpeechLLMForConditionalGeneration.from_pretrained(tmp_path).train(False)
+    with torch.inference_mode():
+        again = loaded.get_audio_features(waves, mask)
+    for name, logits in features.label_logits.items():
+        assert torch.equal(again.label_logits[name], logits), name
+    torch.testing.assert_close(again.embeds, features.embeds)
     with torch.inference_mode():
         model.label_head.feedback.weight.add_(1.0)
         changed = model.get_audio_features(waves, mask)

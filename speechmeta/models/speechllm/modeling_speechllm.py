@@ -22,6 +22,7 @@ from speechmeta.models.audio_decoder import AudioDecoderMixin
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
 from speechmeta.models.speechllm.conformer import mean_and_spread
 from speechmeta.models.speechllm.wavlm_attention import use_sdpa
+from speechmeta.schema import LABEL_FIELDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +109,11 @@ class LabelHead(nn.Module):
     def __init__(self, config: SpeechLLMConfig) -> None:
         super().__init__()
         self.sizes = {"SpeechActivity": len(SPEECH_VALUES)}
-        self.sizes |= {name: len(labels) for name, labels in (config.label_sets or {}).items()}
+        # Not in the order of the config, whose keys are sorted when it is saved.
+        sets = config.label_sets or {}
+        known = [name for name in LABEL_FIELDS if name in sets]
+        names = known + sorted(set(sets) - set(known))
+        self.sizes |= {name: len(sets[name]) for name in names}
         width = config.audio_config.hidden_size
         pooled = width * (8 if config.audio_config.model_type == "logmel_conformer" else 2)
         self.norm = nn.LayerNorm(pooled)
