@@ -12,6 +12,8 @@ from torchaudio.transforms import MelSpectrogram
 from transformers import AutoModel
 
 from speechmeta.decoding.engine import Engine
+from speechmeta.decoding.options import DecodeOptions
+from speechmeta.decoding.plain import PlainEngine
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.models.speechllm import (
     SpeechLLMConfig,
@@ -186,3 +188,30 @@ def test_int8_decodes_as_bfloat16_does(tmp_path: Path) -> None:
         for field, probabilities in exact.probabilities.items():
             for label, probability in rough.probabilities.get(field, {}).items():
                 assert probability == pytest.approx(probabilities[label], abs=0.1)
+
+
+def test_label_head_and_decoder_decide_together() -> None:
+    model, processor = tiny_speechllm(
+        audio_config={"model_type": "logmel_conformer", **TINY}, label_conditioning=True
+    )
+    clips = tiny_clips(3)
+
+    def gender(weight: float, engine: Any = Engine) -> list[dict[str, float]]:
+        options = DecodeOptions(label_head_weight={"Gender": weight})
+        records = engine(model, processor, options).decode(clips, ["Gender"])
+        return [record.probabilities["Gender"] for record in records]
+
+    inputs = [processor.prepare_audio([clip]) for clip in clips]
+    with torch.inference_mode():
+        features = [model.get_audio_features(item["input_values"]) for item in inputs]
+    heads = [(item.label_logits or {})["Gender"][0].softmax(-1) for item in features]
+    for head, alone, both, plain, decoder in zip(
+        heads, gender(1.0), gender(0.5), gender(0.5, PlainEngine), gender(0.0), strict=True
+    ):
+        assert alone["Female"] == pytest.approx(float(head[0]), abs=1e-4)
+        assert decoder["Female"] != pytest.approx(alone["Female"], abs=1e-3)
+        # Half the weight each: the geometric mean, normalised.
+        female = (alone["Female"] * decoder["Female"]) ** 0.5
+        male = (alone["Male"] * decoder["Male"]) ** 0.5
+        assert both["Female"] == pytest.approx(female / (female + male), abs=1e-4)
+        assert plain["Female"] == pytest.approx(both["Female"], abs=1e-4)

@@ -64,7 +64,7 @@ class Sure:
 
 def test_overconfident_labels_are_softened(manifest: Path) -> None:
     clips = list(read_manifest(manifest))
-    temperatures, report = tune.tune_temperatures(Sure(clips), clips)  # type: ignore[arg-type]
+    temperatures, report = tune.tune_temperatures(Sure(clips), clips, [])  # type: ignore[arg-type]
     # 0.99 becomes 0.75 at log(99) / log(3) = 4.2.
     assert 1.5 < temperatures["Gender"] <= 5
     gender = report["Gender"]
@@ -85,6 +85,7 @@ def test_tuned_checkpoint_is_decoded_as_it_asks(manifest: Path, tmp_path: Path) 
     config = json.loads((folder / "config.json").read_text())
     assert config["abstain_below"] == 0.6
     assert set(config["decoding"]["label_temperature"]) == {"Gender"}
+    assert config["decoding"]["label_head_weight"] == {"Gender": 0.0}
     analyzer = Analyzer(folder, batch_size=3)
     assert isinstance(analyzer.engine, Engine)
     assert analyzer.engine.options == DecodeOptions(**config["decoding"], batch_size=3)
@@ -102,6 +103,8 @@ def test_unknown_decoding_is_the_checkpoints_fault() -> None:
         DecodeOptions.for_checkpoint(SpeechLLMConfig(decoding={"nonsense": 1}))
     with pytest.raises(ModelError, match="ctc_weight"):
         DecodeOptions.for_checkpoint(SpeechLLMConfig(decoding={"ctc_weight": 7}))
+    with pytest.raises(ModelError, match="label_head_weight"):
+        DecodeOptions.for_checkpoint(SpeechLLMConfig(decoding={"label_head_weight": {"Age": 2}}))
 
 
 def test_no_transcripts(tmp_path: Path) -> None:

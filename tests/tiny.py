@@ -122,6 +122,7 @@ def tiny_speechllm(
     spread: float = 0.3,
     label_sets: dict[str, list[str]] | None = None,
     audio_config: dict[str, Any] | None = None,
+    label_conditioning: bool = False,
 ) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
     """A random model of a few thousand weights, and its processor.
 
@@ -132,7 +133,8 @@ def tiny_speechllm(
         norm: `layer` or `group`, the encoder front-end's normalisation.
         ctc_head: whether there is one.
         spread: standard deviation of the decoder's weights; large values make it opinionated.
-        label_sets, audio_config: as in the config; the encoder is a HuBERT by default.
+        label_sets, audio_config, label_conditioning: as in the config; the encoder is a HuBERT
+            by default.
     """
     tokenizer = tiny_tokenizer(vocab)
     config = SpeechLLMConfig(
@@ -168,6 +170,7 @@ def tiny_speechllm(
         label_sets=label_sets,
         layout=layout.to_dict(),
         ctc_head=ctc_head,
+        label_conditioning=label_conditioning,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ places of their answers; each is a coroutine that yields plans for the next pass
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,7 +189,9 @@ class Engine:
             while step is not None:
                 field = grammar.fields[index]
                 if isinstance(step, LabelStep):
-                    option, number = self._label(step, results, grammar, record)
+                    option, number = self._label(
+                        step, results, grammar, record, prompt.label_log_probs
+                    )
                     written[field], consumed = option.form, option.consumed
                     session.keep(row, step.paths[number])
                     chain, following = [option.tokens[-1]], step.following[number]
@@ -209,12 +211,20 @@ class Engine:
         return finish(record, grammar, written, consumed or 0, row.passes)
 
     def _label(
-        self, step: LabelStep, results: Results, grammar: Grammar, record: DecodedRecord
+        self,
+        step: LabelStep,
+        results: Results,
+        grammar: Grammar,
+        record: DecodedRecord,
+        heard: Mapping[str, Mapping[str, float]],
     ) -> tuple[Option, int]:
         field = grammar.fields[step.index]
         scores = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
         temperature = self.options.label_temperature.get(field, 1.0)
-        record.probabilities[field], chosen = choose(step.options, scores, temperature)
+        weight = self.options.label_head_weight.get(field, 0.0)
+        record.probabilities[field], chosen = choose(
+            step.options, scores, temperature, heard.get(field), weight
+        )
         chosen = self.options.drive(field, step.options, chosen)
         record.values[field] = (
             SPEECH_VALUES[chosen.label] if field == "SpeechActivity" else chosen.label

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.schema import FIELDS
@@ -27,11 +28,13 @@ class Prompt:
         embeds: (positions, width).
         seconds: length of the audio.
         ctc_logits: (frames, vocabulary) where the checkpoint has a CTC head.
+        label_log_probs: by closed field and value, where it has a label head.
     """
 
     embeds: torch.Tensor
     seconds: float
     ctc_logits: torch.Tensor | None = None
+    label_log_probs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -121,11 +124,12 @@ class PromptBuilder:
                 if isinstance(item, SpeechMetaError):
                     results[row] = item
                     continue
-                audio, ctc_logits = item
+                audio, ctc_logits, label_log_probs = item
                 results[row] = Prompt(
                     torch.cat([head, audio.to(head.dtype), tail]),
                     len(waveforms[row]) / SAMPLE_RATE,
                     ctc_logits,
+                    label_log_probs,
                 )
         return [item for item in results if item is not None]
 
@@ -149,7 +153,9 @@ class PromptBuilder:
 
     def _encode(
         self, rows: Sequence[tuple[int, torch.Tensor]]
-    ) -> list[tuple[torch.Tensor, torch.Tensor | None] | SpeechMetaError]:
+    ) -> list[
+        tuple[torch.Tensor, torch.Tensor | None, dict[str, dict[str, float]]] | SpeechMetaError
+    ]:
         device = self._model.get_input_embeddings().weight.device
         lengths = torch.tensor([len(values) for _, values in rows])
         values = torch.nn.utils.rnn.pad_sequence([item for _, item in rows], batch_first=True)
@@ -159,10 +165,19 @@ class PromptBuilder:
         )
         counts = features.lengths.tolist()
         frames = features.encoder_lengths.tolist()
+        sets = {"SpeechActivity": list(SPEECH_VALUES), **(self._model.config.label_sets or {})}
+        heard = {
+            name: logits.float().log_softmax(-1).tolist()
+            for name, logits in (features.label_logits or {}).items()
+        }
         return [
             (
                 features.embeds[row, : counts[row]],
                 None if features.ctc_logits is None else features.ctc_logits[row, : frames[row]],
+                {
+                    name: dict(zip(sets[name], values[row], strict=True))
+                    for name, values in heard.items()
+                },
             )
             for row in range(len(rows))
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from speechmeta.decoding.grammar import Option
 from speechmeta.errors import DecodingError
@@ -20,7 +20,11 @@ def common_prefix(options: Sequence[Option]) -> int:
 
 
 def choose(
-    options: Sequence[Option], scores: Sequence[float], temperature: float = 1.0
+    options: Sequence[Option],
+    scores: Sequence[float],
+    temperature: float = 1.0,
+    heard: Mapping[str, float] | None = None,
+    weight: float = 0.0,
 ) -> tuple[dict[str, float], Option]:
     """The distribution over the labels and the option to write.
 
@@ -28,6 +32,8 @@ def choose(
         options: the ways to write each label.
         scores: each option's log probability, up to a constant.
         temperature: the labels' probabilities are raised to 1 / temperature.
+        heard, weight: by label the log probability of the encoder's label head, and its weight
+            against the options' scores, 0 to 1.
 
     Returns:
         Probabilities by label, which sum to one, the ways to write a label added up; and the
@@ -46,7 +52,12 @@ def choose(
         parts.setdefault(option.label, []).append(score)
         if option.label not in best or score > best[option.label][0]:
             best[option.label] = (score, option)
-    totals = {label: _log_sum(values) / temperature for label, values in parts.items()}
+    totals = {label: _log_sum(values) for label, values in parts.items()}
+    if heard is not None and weight:
+        totals = {
+            label: (1 - weight) * total + weight * heard[label] for label, total in totals.items()
+        }
+    totals = {label: total / temperature for label, total in totals.items()}
     norm = _log_sum(list(totals.values()))
     winner = max(totals, key=lambda label: totals[label])
     return {label: math.exp(value - norm) for label, value in totals.items()}, best[winner][1]

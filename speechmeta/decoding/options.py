@@ -31,6 +31,8 @@ class DecodeOptions:
         loop_min_tokens: ... when they are at least so many tokens together.
         label_temperature: by field name; probabilities of labels are raised to the power
             of 1 / temperature and normalised again (calibration). 1 where it is not given.
+        label_head_weight: by field name; weight of the encoder's label head against the decoder,
+            0 to 1, where the checkpoint has one. 0 where it is not given.
         tree_nodes: most tokens of one forward pass that scores several fields, the later
             ones under every option of the earlier ones. 0: one field a pass.
         transcript_search: `greedy` takes the decoder's best token at each step; `ctc` takes
@@ -58,6 +60,7 @@ class DecodeOptions:
     loop_repeats: int = 4
     loop_min_tokens: int = 12
     label_temperature: Mapping[str, float] = field(default_factory=dict)
+    label_head_weight: Mapping[str, float] = field(default_factory=dict)
     tree_nodes: int = 80
     transcript_search: Literal["greedy", "ctc"] = "greedy"
     ctc_beam: int = 8
@@ -102,6 +105,8 @@ class DecodeOptions:
             raise UsageError(f"loop_repeats is {self.loop_repeats}", "it has to be at least 2")
         if any(not value > 0 for value in self.label_temperature.values()):
             raise UsageError("a label_temperature is not above 0", "1 leaves probabilities as is")
+        if any(not 0 <= value <= 1 for value in self.label_head_weight.values()):
+            raise UsageError("a label_head_weight is not from 0 to 1", "0 leaves it out")
         if not 0 <= self.ctc_weight <= 1:
             raise UsageError(f"ctc_weight is {self.ctc_weight}", "it has to be from 0 to 1")
         if self.transcript_search not in ("greedy", "ctc"):

@@ -6,7 +6,7 @@ itself. Nothing here is fast; the engine is tested against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,8 @@ class PlainEngine:
                 record.flags = writer.flags
                 consumed = writer.consumed
                 continue
-            option = self._label(decoder, grammar, index, consumed, record)
+            heard = prompt.label_log_probs.get(field)
+            option = self._label(decoder, grammar, index, consumed, record, heard)
             written[field] = option.form
             consumed = option.consumed
             if field == "SpeechActivity":
@@ -130,6 +131,7 @@ class PlainEngine:
         index: int,
         consumed: int | None,
         record: DecodedRecord,
+        heard: Mapping[str, float] | None,
     ) -> Option:
         options = grammar.options(index, consumed)
         shared = common_prefix(options)
@@ -138,7 +140,8 @@ class PlainEngine:
         scores = [decoder.score(option.tokens[shared:]) for option in options]
         field = grammar.fields[index]
         temperature = self.options.label_temperature.get(field, 1.0)
-        record.probabilities[field], chosen = choose(options, scores, temperature)
+        weight = self.options.label_head_weight.get(field, 0.0)
+        record.probabilities[field], chosen = choose(options, scores, temperature, heard, weight)
         chosen = self.options.drive(field, options, chosen)
         for token in chosen.tokens[shared:]:
             decoder.feed(token)
@@ -162,6 +165,7 @@ class PlainEngine:
             self.options,
             consumed,
             free_positions(self.model, grammar, prompt),
+            getattr(self.model, "ngram", None),
         )
         shared = common_prefix(options)
         for token in options[0].tokens[:shared]:

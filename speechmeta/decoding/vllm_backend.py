@@ -59,7 +59,8 @@ class VllmEngine:
 
     Differences from `Engine`: the model chooses how fixed text is tokenized, labels are
     chosen token by token, and their probabilities come from the alternatives of the first
-    token that tells labels apart, so they are approximate; repetitions end at the budget.
+    token that tells labels apart, so they are approximate; repetitions end at the budget; the
+    encoder's own heads have no say.
 
     Args:
         model: a `SpeechLLMForConditionalGeneration`; its decoder is not used.

@@ -32,6 +32,7 @@ from speechmeta.training.text import normalize_transcript
 NGRAM_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
 TOKEN_BONUSES = (0.0, 1.0, 2.0)
 CTC_WEIGHTS = (0.5, 0.8, 1.0)
+LABEL_HEAD_WEIGHTS = (0.0, 0.5, 1.0)
 _TEMPERATURES = np.geomspace(1.0, 5.0, 65)
 """Never below 1: what made one half of the dev speakers surer made the other half wronger."""
 
@@ -92,11 +93,38 @@ def _options(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("first", "second")}
 
 
+def tune_labels(
+    engines: Mapping[float, Engine], clips: Sequence[Clip]
+) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
+    """By label field the label head's weight and the temperature with the least log loss.
+
+    Args:
+        engines: by the label head's weight.
+
+    Returns:
+        Weights, temperatures, and what they do for both halves.
+    """
+    waves = [_wave(clip) for clip in clips]
+    best: dict[str, tuple[float, float, float, dict[str, float]]] = {}
+    for weight, engine in engines.items():
+        temperatures, report = tune_temperatures(engine, clips, waves)
+        for field, figures in report.items():
+            loss = figures["log loss of the first half, after"]
+            if field not in best or loss < best[field][0]:
+                best[field] = (loss, weight, temperatures[field], figures)
+            print(json.dumps({"field": field, "label_head_weight": weight, **figures}), flush=True)
+    return (
+        {field: weight for field, (_, weight, _, _) in best.items()},
+        {field: temperature for field, (_, _, temperature, _) in best.items()},
+        {field: figures for field, (_, _, _, figures) in best.items()},
+    )
+
+
 def tune_temperatures(
-    engine: Engine, clips: Sequence[Clip]
+    engine: Engine, clips: Sequence[Clip], waves: Sequence[np.ndarray]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """By label field the temperature with the least log loss, and what it does for both halves."""
-    records = engine.decode([_wave(clip) for clip in clips], ["SpeechActivity", *LABEL_FIELDS])
+    records = engine.decode(waves, ["SpeechActivity", *LABEL_FIELDS])
     known: dict[str, list[tuple[bool, np.ndarray, int]]] = defaultdict(list)
     for clip, record in zip(clips, records, strict=True):
         if not isinstance(record, DecodedRecord):
@@ -164,13 +192,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, processor = load_model(options.checkpoint)
     search, _ = tune_search(model, processor, some, options.beam)
     labelled = [clip for clip in clips if clip.labels]
-    temperatures, report = tune_temperatures(
-        Engine(model, processor, DecodeOptions(batch_size=16)), labelled
-    )
+    engines = {
+        weight: Engine(
+            model,
+            processor,
+            DecodeOptions(batch_size=16, label_head_weight=dict.fromkeys(LABEL_FIELDS, weight)),
+        )
+        for weight in LABEL_HEAD_WEIGHTS
+        if weight == 0 or model.label_head is not None
+    }
+    weights, temperatures, report = tune_labels(engines, labelled)
     print(json.dumps(report, indent=1))
     path = options.checkpoint / "config.json"
     config = json.loads(path.read_text())
-    config["decoding"] = {**search, "label_temperature": temperatures}
+    config["decoding"] = {
+        **search,
+        "label_head_weight": weights,
+        "label_temperature": temperatures,
+    }
     config["abstain_below"] = options.abstain_below
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     print(json.dumps(config["decoding"]))
