@@ -367,6 +367,8 @@ def parse() -> argparse.Namespace:
     if arguments.quick:
         arguments.calls, arguments.loop_limit = 20, 15.0
         arguments.growth, arguments.lengths = [5, 10, 20], pairs("1x6,6x1")
+    if max(arguments.growth) > arguments.calls:
+        parser.error("--growth counts calls: --calls has to be at least its largest number")
     return arguments
 
 
