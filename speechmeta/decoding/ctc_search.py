@@ -61,6 +61,7 @@ def prefix_beam_search(
     # What the n-gram and the bonus add to a prefix, and to each token after it.
     extras = [0.0]
     following: dict[int, list[float]] = {}
+    bonuses = [token_bonus] * scores.shape[1]
 
     def sequence_of(node: int) -> list[int]:
         sequence = []
@@ -70,14 +71,12 @@ def prefix_beam_search(
         return sequence[::-1]
 
     def extra(node: int) -> list[float]:
+        if ngram is None or not ngram_weight:
+            return bonuses
         row = following.get(node)
         if row is None:
-            if ngram is not None and ngram_weight:
-                said = ngram.log_probs(sequence_of(node))
-                row = (ngram_weight * said + token_bonus).tolist()
-            else:
-                row = [token_bonus] * scores.shape[1]
-            following[node] = row
+            said = ngram.log_probs(sequence_of(node))
+            row = following[node] = (ngram_weight * said + token_bonus).tolist()
         return row
 
     silence = 0.0

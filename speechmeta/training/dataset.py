@@ -28,8 +28,14 @@ TRANSCRIPT, LABEL, FORCED = 1, 2, 3
 """What a target token is: part of the transcript, a label, or text that the grammar forces."""
 
 TARGETS = (
-    *("labels", "kinds", "weights", "ctc_targets", "ctc_lengths"),
-    *("classes", "class_weights", "phones"),
+    "labels",
+    "kinds",
+    "weights",
+    "ctc_targets",
+    "ctc_lengths",
+    "classes",
+    "class_weights",
+    "phones",
 )
 """What a batch holds beside the model's inputs."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from speechmeta.errors import DatasetError
 from speechmeta.schema import LABEL_FIELDS
-from speechmeta.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,15 @@ def read_manifest(path: Path) -> Iterator[Clip]:
             ) from error
 
 
-def read_clips(config: TrainConfig) -> list[Clip]:
-    """All clips of the manifests, without the non-commercial ones where so configured."""
-    clips = [clip for path in config.data.manifests for clip in read_manifest(path)]
-    if config.data.commercial_only:
+def read_clips(manifests: Iterable[Path], commercial_only: bool = False) -> list[Clip]:
+    """All clips of several manifests, without the non-commercial ones where so wanted.
+
+    Raises:
+        DatasetError: a manifest cannot be read, or no clip is left.
+    """
+    clips = [clip for path in manifests for clip in read_manifest(path)]
+    if commercial_only:
         clips = [clip for clip in clips if clip.commercial]
     if not clips:
-        raise DatasetError("the manifests hold no clips", "check data.manifests")
+        raise DatasetError("the manifests hold no clips", "check their paths and contents")
     return clips

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     config = read_config(options.config)
     processor = SpeechLLMProcessor.from_pretrained(options.folder)
-    estimate_ngram(config, read_clips(config), processor).save(options.folder)
+    clips = read_clips(config.data.manifests, config.data.commercial_only)
+    estimate_ngram(config, clips, processor).save(options.folder)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from speechmeta.speakers import (
     SpeakerProjection,
     unit,
 )
-from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.training.manifest import Clip, read_clips
 from speechmeta.voiceprint import cepstral_statistics
 
 WINDOWS_PER_SPEAKER = 10
@@ -229,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (given.checkpoint is None) == (given.output is None):
         parser.error("give either --checkpoint or --output")
     try:
-        clips = [clip for path in given.manifests for clip in read_manifest(path)]
-        if given.commercial_only:
-            clips = [clip for clip in clips if clip.commercial]
+        clips = read_clips(given.manifests, given.commercial_only)
         if given.checkpoint is not None:
             found, rate = train_encoder(given.checkpoint, clips, given.layers, given.seed)
         else:

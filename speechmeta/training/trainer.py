@@ -359,7 +359,9 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     count = config.optim.processes
     if count > 1 and not torch.cuda.is_available():
         # Decoded before the processes part.
-        AudioCache(read_clips(config), config.data.cache)
+        AudioCache(
+            read_clips(config.data.manifests, config.data.commercial_only), config.data.cache
+        )
         parallel.run(_train, (config, resume), count, config.output / ".meet")
     else:
         # The caller's thread may be in inference mode, in which nothing learns.
@@ -371,7 +373,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 def _train(config: TrainConfig, resume: bool) -> None:
     # Before there are processes to tell apart: all start with the same weights.
     set_seed(config.optim.seed)
-    clips = read_clips(config)
+    clips = read_clips(config.data.manifests, config.data.commercial_only)
     cache = AudioCache(clips, config.data.cache)
     model, processor = build(config, clips)
     dataset = ClipDataset(clips, cache, processor, config)

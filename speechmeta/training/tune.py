@@ -50,9 +50,7 @@ def tune_search(
     Each row of the table has the options, and the word error rates of both halves.
     """
     asked = check_fields(["SpeechActivity", "Transcript"])
-    # Encoded once for all searches.
-    first = Engine(model, processor, DecodeOptions(batch_size=16))
-    prompts = first.prompts.build([_wave(clip) for clip in clips], asked, None)
+    prompts = _encoded(model, processor, clips, asked)
     rows: list[dict[str, Any]] = []
 
     def measure(**options: Any) -> None:
@@ -94,20 +92,23 @@ def _options(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tune_labels(
-    engines: Mapping[float, Engine], clips: Sequence[Clip]
+    model: Any, processor: Any, clips: Sequence[Clip]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
     """By label field the label head's weight and the temperature with the least log loss.
-
-    Args:
-        engines: by the label head's weight.
 
     Returns:
         Weights, temperatures, and what they do for both halves.
     """
-    waves = [_wave(clip) for clip in clips]
+    asked = check_fields(["SpeechActivity", *LABEL_FIELDS])
+    prompts = _encoded(model, processor, clips, asked)
     best: dict[str, tuple[float, float, float, dict[str, float]]] = {}
-    for weight, engine in engines.items():
-        temperatures, report = tune_temperatures(engine, clips, waves)
+    for weight in LABEL_HEAD_WEIGHTS if model.label_head is not None else (0.0,):
+        options = DecodeOptions(
+            batch_size=16, label_head_weight=dict.fromkeys(LABEL_FIELDS, weight)
+        )
+        engine = Engine(model, processor, options)
+        records = engine.decode_prompts(prompts, engine.grammars.get(asked))
+        temperatures, report = tune_temperatures(records, clips)
         for field, figures in report.items():
             loss = figures["log loss of the first half, after"]
             if field not in best or loss < best[field][0]:
@@ -121,10 +122,9 @@ def tune_labels(
 
 
 def tune_temperatures(
-    engine: Engine, clips: Sequence[Clip], waves: Sequence[np.ndarray]
+    records: Sequence[Any], clips: Sequence[Clip]
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """By label field the temperature with the least log loss, and what it does for both halves."""
-    records = engine.decode(waves, ["SpeechActivity", *LABEL_FIELDS])
     known: dict[str, list[tuple[bool, np.ndarray, int]]] = defaultdict(list)
     for clip, record in zip(clips, records, strict=True):
         if not isinstance(record, DecodedRecord):
@@ -165,9 +165,11 @@ def _softened(log_probs: np.ndarray, temperature: float) -> np.ndarray:
     return result
 
 
-def _wave(clip: Clip) -> np.ndarray:
-    wave: np.ndarray = load_audio(clip.audio).resampled(SAMPLE_RATE).mean(0)
-    return wave
+def _encoded(model: Any, processor: Any, clips: Sequence[Clip], fields: Sequence[str]) -> Any:
+    """What the decoder reads of each clip: the same for all ways to decode it."""
+    waves = [load_audio(clip.audio).resampled(SAMPLE_RATE).mean(0) for clip in clips]
+    builder = Engine(model, processor, DecodeOptions(batch_size=16)).prompts
+    return builder.build(waves, fields, None)
 
 
 def _text(record: Any) -> str:
@@ -192,16 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, processor = load_model(options.checkpoint)
     search, _ = tune_search(model, processor, some, options.beam)
     labelled = [clip for clip in clips if clip.labels]
-    engines = {
-        weight: Engine(
-            model,
-            processor,
-            DecodeOptions(batch_size=16, label_head_weight=dict.fromkeys(LABEL_FIELDS, weight)),
-        )
-        for weight in LABEL_HEAD_WEIGHTS
-        if weight == 0 or model.label_head is not None
-    }
-    weights, temperatures, report = tune_labels(engines, labelled)
+    weights, temperatures, report = tune_labels(model, processor, labelled)
     print(json.dumps(report, indent=1))
     path = options.checkpoint / "config.json"
     config = json.loads(path.read_text())

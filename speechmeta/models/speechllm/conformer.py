@@ -67,6 +67,11 @@ class LogMelConformerConfig(PreTrainedConfig):
     def num_hidden_layers(self) -> int:
         return sum(self.stages)
 
+    @property
+    def pooled_size(self) -> int:
+        """Numbers in `LogMelConformerOutput.pooled`: two statistics at four depths."""
+        return 8 * self.hidden_size
+
 
 @dataclass
 class LogMelConformerOutput(BaseModelOutput):
@@ -74,7 +79,7 @@ class LogMelConformerOutput(BaseModelOutput):
 
     Attributes:
         last_hidden_state: (batch, frames, width).
-        pooled: (batch, 8 * width), means and deviations over the real frames, at four depths.
+        pooled: (batch, `pooled_size`), means and deviations over the real frames, at four depths.
     """
 
     pooled: torch.Tensor | None = None

@@ -115,7 +115,7 @@ class LabelHead(nn.Module):
         names = known + sorted(set(sets) - set(known))
         self.sizes |= {name: len(sets[name]) for name in names}
         width = config.audio_config.hidden_size
-        pooled = width * (8 if config.audio_config.model_type == "logmel_conformer" else 2)
+        pooled = getattr(config.audio_config, "pooled_size", 2 * width)
         self.norm = nn.LayerNorm(pooled)
         self.up_proj = nn.Linear(pooled, width)
         self.dropout = nn.Dropout(config.label_dropout)
