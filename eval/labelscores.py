@@ -22,6 +22,7 @@ from .bootstrap import Array, interval, ratio
 
 NO_LABEL = "(none)"
 BINS = 15
+CHANCE_DRAWS = 500
 """Equal-width bins of the expected calibration error, as Guo et al. 2017 (arXiv 1706.04599)."""
 
 
@@ -118,12 +119,21 @@ def confusion(cases: Sequence[LabelCase], names: Sequence[str]) -> NDArray[np.in
 def calibration(cases: Sequence[LabelCase]) -> dict[str, Any]:
     """Expected calibration error, reliability bins and the risk-coverage curve.
 
-    `ece` is None where no clip has probabilities.
+    `ece` is None where no clip has probabilities. `ece_by_chance` is what a perfectly calibrated
+    system with the same confidences would have on so many clips, on average: with few clips
+    the error is never near 0 (Roelofs et al. 2022).
     """
     pairs = [(case.top, case.reference, case.unit) for case in cases]
     tops = [(top[1], float(top[0] == ref), unit) for top, ref, unit in pairs if top is not None]
     if not tops:
-        return {"ece": None, "ece_interval": None, "ece_n": 0, "reliability": [], "risk": None}
+        return {
+            "ece": None,
+            "ece_interval": None,
+            "ece_by_chance": None,
+            "ece_n": 0,
+            "reliability": [],
+            "risk": None,
+        }
     confidence = np.array([item[0] for item in tops])
     correct = np.array([item[1] for item in tops])
     # A confidence of exactly 1 belongs to the last bin.
@@ -135,6 +145,7 @@ def calibration(cases: Sequence[LabelCase]) -> dict[str, Any]:
     return {
         "ece": float(_ece(sums.reshape(1, -1))[0]),
         "ece_interval": interval([t[2] for t in tops], values.reshape(len(tops), -1), _ece),
+        "ece_by_chance": _ece_by_chance(confidence, bins),
         "ece_n": len(tops),
         "mean_confidence": float(confidence.mean()),
         "reliability": [
@@ -213,6 +224,15 @@ def _ece(sums: Array) -> Array:
     gaps = np.abs(bins[..., 1] - bins[..., 2]).sum(-1)
     result: Array = gaps / bins[..., 0].sum(-1)
     return result
+
+
+def _ece_by_chance(confidence: Array, bins: NDArray[np.int64]) -> float:
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(CHANCE_DRAWS):
+        gaps = confidence - (rng.random(len(confidence)) < confidence)
+        errors.append(np.abs(np.bincount(bins, gaps, BINS)).sum() / len(confidence))
+    return float(np.mean(errors))
 
 
 def _per_class(matrix: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

@@ -200,7 +200,8 @@ def _text(report: Mapping[str, Any]) -> Table:
 
 def _labels(report: Mapping[str, Any]) -> Table:
     header = (
-        "", "n", "Accuracy %", "95 %", "UAR %", "95 %", "Macro F1 %", "ECE %", "AURC %",
+        "", "n", "Accuracy %", "95 %", "UAR %", "95 %", "Macro F1 %", "ECE %",
+        "by chance %", "AURC %",
         "Coverage %", "Majority %",
     )  # fmt: skip
     rows = [
@@ -213,13 +214,18 @@ def _labels(report: Mapping[str, Any]) -> Table:
             spread(item["uar_interval"]),
             percent(item["macro_f1"]),
             percent(item["ece"]),
+            percent(item.get("ece_by_chance")),
             percent(item["risk"]["aurc"] if item["risk"] else None),
             percent(item["coverage"]),
             percent(item["majority_accuracy"]),
         )
         for name, item in report["labels"].items()
     ]
-    return Table("Labels", header, rows, "Majority: accuracy of always naming the commonest class.")
+    note = (
+        "Majority: accuracy of always naming the commonest class. By chance: the ECE that a "
+        "perfectly calibrated system with the same confidences would have on so few clips."
+    )
+    return Table("Labels", header, rows, note)
 
 
 def _other(report: Mapping[str, Any]) -> Table:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from speechmeta.decoding.ctc_search import prefix_beam_search
+from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.ngram import NGRAM_FILE, NgramModel
 from speechmeta.errors import ModelError, UsageError
 
@@ -18,7 +19,7 @@ TEXT = [([1, 2, 3], 4), ([1, 2, 4], 1), ([5, 2, 4], 3)]
 
 @pytest.fixture
 def model() -> NgramModel:
-    return NgramModel.estimate(TEXT, vocab_size=7, boundary=END, order=4, least=1)
+    return NgramModel.estimate(TEXT, vocab_size=7, boundary=END, order=4, least=(1,))
 
 
 @pytest.mark.parametrize("context", [[], [1], [1, 2], [5, 2], [6], [6, 6, 6], [1, 2, 3]])
@@ -35,6 +36,13 @@ def test_longer_contexts_decide(model: NgramModel) -> None:
     assert (4 - 0.75) / 5 < math.exp(model.log_probs([1, 2])[3]) < (4 - 0.75) / 5 + 1.5 / 5
     # What was never seen falls back on how common the tokens are.
     np.testing.assert_allclose(model.log_probs([6]), model.log_probs([6, 6]))
+
+
+def test_one_token_as_among_all(model: NgramModel) -> None:
+    for context in ([], [1], [1, 2], [6], [1, 2, 3, 1, 2]):
+        row = model.log_probs(context)
+        for token in range(7):
+            assert model.log_prob(context, token) == pytest.approx(row[token])
 
 
 def test_score_is_the_sum_over_the_sentence(model: NgramModel) -> None:
@@ -55,8 +63,8 @@ def test_repeated_sentences_count_as_often() -> None:
 
 
 def test_rare_long_ngrams_are_left_out() -> None:
-    full = NgramModel.estimate(TEXT, 7, END, 4, least=1)
-    short = NgramModel.estimate(TEXT, 7, END, 4, least=4)
+    full = NgramModel.estimate(TEXT, 7, END, 4, least=(1,))
+    short = NgramModel.estimate(TEXT, 7, END, 4, least=(1, 1, 4))
     assert len(short._arrays["tokens.3"]) < len(full._arrays["tokens.3"])
     assert np.exp(short.log_probs([END, 5, 2])).sum() == pytest.approx(1.0, abs=1e-3)
 
@@ -99,18 +107,19 @@ def test_the_search_spells_as_the_ngram_does(model: NgramModel) -> None:
     doubtful = heard((1,), (2,), (4, 3))
     blind = prefix_beam_search(doubtful, 6, 8)
     assert {blind[0][0], blind[1][0]} == {(1, 2, 3), (1, 2, 4)}
-    assert prefix_beam_search(doubtful, 6, 8, ngram=model, ngram_weight=1.0)[0][0] == (1, 2, 3)
-    after_five = prefix_beam_search(heard((5,), (2,), (4, 3)), 6, 8, ngram=model, ngram_weight=1.0)
+    spelled = Fusion(ngram=model, ngram_weight=1.0)
+    assert prefix_beam_search(doubtful, 6, 8, fusion=spelled)[0][0] == (1, 2, 3)
+    after_five = prefix_beam_search(heard((5,), (2,), (4, 3)), 6, 8, fusion=spelled)
     assert after_five[0][0] == (5, 2, 4)
     # Clear speech is not overruled.
-    clear = prefix_beam_search(heard((1,), (2,), (4,)), 6, 8, ngram=model, ngram_weight=1.0)
+    clear = prefix_beam_search(heard((1,), (2,), (4,)), 6, 8, fusion=spelled)
     assert clear[0][0] == (1, 2, 4)
 
 
 def test_scores_of_the_search(model: NgramModel) -> None:
     frames = heard((1,), (2,), (4, 3))
     plain = dict(prefix_beam_search(frames, 6, 8))
-    fused = dict(prefix_beam_search(frames, 6, 8, ngram=model, ngram_weight=0.5, token_bonus=0.2))
+    fused = dict(prefix_beam_search(frames, 6, 8, fusion=Fusion(0.2, model, 0.5)))
     for tokens in ((1, 2, 3), (1, 2, 4)):
         expected = plain[tokens] + 0.5 * model.score(tokens) + 0.2 * len(tokens)
         assert fused[tokens] == pytest.approx(expected, abs=1e-3)

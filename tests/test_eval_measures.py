@@ -230,6 +230,17 @@ def test_expected_calibration_error_by_hand() -> None:
     assert result["ece_n"] == 5
 
 
+def test_few_clips_are_never_calibrated_by_chance() -> None:
+    def cases(top: float, count: int) -> list[LabelCase]:
+        sure = {"Young": top, "Senior": 1 - top}
+        return [LabelCase("u", "Young", "Young", False, sure) for _ in range(count)]
+
+    # One clip of which 0.6 is said: off by 0.4 in 0.6 of the draws, and by 0.6 in the others.
+    assert calibration(cases(0.6, 1))["ece_by_chance"] == pytest.approx(0.48, abs=0.02)
+    assert calibration(cases(1.0, 5))["ece_by_chance"] == 0.0
+    assert calibration(cases(0.6, 400))["ece_by_chance"] < 0.03
+
+
 def test_abstained_labels_still_count_for_calibration() -> None:
     cases = [LabelCase("u", "Young", None, False, {"Young": 0.6, "Senior": 0.4})]
     assert calibration(cases)["ece"] == pytest.approx(0.4)

@@ -14,6 +14,7 @@ import torch
 
 from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.decoding.ngram import NgramModel
+from speechmeta.decoding.words import WordModel
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
@@ -137,6 +138,31 @@ def test_only_known_fields_are_taught(config: TrainConfig) -> None:
     assert processor.tokenizer.decode(dataset[1].ctc) == " good bye"
 
 
+def test_rare_labels_and_rare_voices_count_more(config: TrainConfig) -> None:
+    rows = [("reader", "America")] * 9 + [("one", "America"), ("two", "Africa"), (None, "America")]
+    path = config.data.manifests[0]
+    with path.open("w") as file:
+        for number, (speaker, accent) in enumerate(rows):
+            row = {"audio": f"{number}.wav", "duration": 0.6 + 0.1 * number, "accent": accent}
+            file.write(json.dumps({**row, "speaker": speaker}) + "\n")
+    clips = list(read_manifest(path))
+    _, processor = build(config, clips)
+    cache = AudioCache(clips, config.data.cache)
+
+    def weights() -> list[float]:
+        dataset = ClipDataset(clips, cache, processor, config, train=False)
+        return [weights["Accent"] for weights in dataset.label_weights]
+
+    found = weights()
+    assert np.mean(found) == pytest.approx(1.0)
+    # Nine clips of one voice, to the power of minus a half.
+    assert found[9] == pytest.approx(3 * found[0])
+    assert found[11] == found[9]  # an unknown voice is one of its own
+    assert found[10] == pytest.approx(found[9] * (5 / 1) ** 0.5)
+    config.optim.speaker_balance = config.optim.label_balance = 0.0
+    assert weights() == [1.0] * 12
+
+
 def test_losses_follow_the_kinds_of_tokens(config: TrainConfig) -> None:
     clips = list(read_manifest(config.data.manifests[0]))
     model, processor = build(config, clips)
@@ -256,6 +282,7 @@ def test_run_and_resume(config: TrainConfig) -> None:
     summary = json.loads((final / "training.json").read_text())
     assert summary["steps"] == 4
     assert NgramModel.load(final) is not None
+    assert WordModel.load(final) is not None
     model, processor = load_model(final, device="cpu")
     wave = np.zeros(8_000, np.float32)
     with torch.inference_mode():
@@ -266,6 +293,20 @@ def test_run_and_resume(config: TrainConfig) -> None:
         again = json.loads((train(config, resume=True) / "training.json").read_text())
     assert again["steps"] == 6
     assert again["minutes"] >= summary["minutes"]
+
+
+def test_what_training_hides_may_change(config: TrainConfig, tmp_path: Path) -> None:
+    clips = list(read_manifest(config.data.manifests[0]))
+    model, processor = build(config, clips)
+    model.save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    config.model.initial = tmp_path / "first"
+    config.model.encoder = {"mask_time_prob": 0.1}
+    again, _ = build(config, clips)
+    assert again.config.audio_config.mask_time_prob == 0.1
+    assert again.config.audio_config.hidden_size == 32
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_commercial_only(config: TrainConfig) -> None:

@@ -11,14 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from speechmeta.decoding.fusion import Fusion, Heard
 from speechmeta.decoding.grammar import Grammar, Option
-from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, ModelError
 
 # Tokens of one frame below this probability, or beyond so many, never make it into a beam.
 _LEAST = math.log(1e-4)
 _WIDEST = 12
+# Prefixes that fall so far behind the best one do not catch up.
+_MARGIN = 12.0
 
 
 def prefix_beam_search(
@@ -26,9 +28,7 @@ def prefix_beam_search(
     blank: int,
     beam: int,
     allowed: np.ndarray | None = None,
-    ngram: NgramModel | None = None,
-    ngram_weight: float = 0.0,
-    token_bonus: float = 0.0,
+    fusion: Fusion | None = None,
 ) -> list[tuple[tuple[int, ...], float]]:
     """The most probable token sequences of a CTC head.
 
@@ -39,12 +39,11 @@ def prefix_beam_search(
         blank: the blank's index.
         beam: prefixes kept at each frame, and sequences returned at most.
         allowed: bool (vocabulary), the tokens that may be written; None allows all.
-        ngram, ngram_weight: what knows spelling, and the weight of its log probability.
-        token_bonus: added for each token, against the n-gram's love of short sentences.
+        fusion: what language models add; None adds nothing.
 
     Returns:
-        (tokens, score), the best first; the score is the log probability where there is no n-gram
-        and no bonus. The empty sequence is among them.
+        (tokens, score), the best first; the score is the log probability where nothing is added.
+        The empty sequence is among them.
     """
     scores = np.array(log_probs, dtype=np.float64)
     blanks = scores[:, blank].copy()
@@ -58,10 +57,8 @@ def prefix_beam_search(
     parents, tokens = [-1], [-1]
     children: dict[tuple[int, int], int] = {}
     beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
-    # What the n-gram and the bonus add to a prefix, and to each token after it.
-    extras = [0.0]
-    following: dict[int, list[float]] = {}
-    bonuses = [token_bonus] * scores.shape[1]
+    fusion = fusion or Fusion()
+    read = [Heard()]
 
     def sequence_of(node: int) -> list[int]:
         sequence = []
@@ -69,15 +66,6 @@ def prefix_beam_search(
             sequence.append(tokens[node])
             node = parents[node]
         return sequence[::-1]
-
-    def extra(node: int) -> list[float]:
-        if ngram is None or not ngram_weight:
-            return bonuses
-        row = following.get(node)
-        if row is None:
-            said = ngram.log_probs(sequence_of(node))
-            row = following[node] = (ngram_weight * said + token_bonus).tolist()
-        return row
 
     silence = 0.0
     for frame, top in enumerate(tops):
@@ -100,19 +88,19 @@ def prefix_beam_search(
                     child = children[node, token] = len(tokens)
                     parents.append(node)
                     tokens.append(token)
-                    extras.append(extras[node] + extra(node)[token])
+                    read.append(fusion.extend(read[node], token))
                 old_blank, old_token = fresh.get(child, (-math.inf, -math.inf))
                 fresh[child] = (old_blank, _add(old_token, before + score))
-        ranked = sorted(fresh.items(), key=lambda item: -_add(*item[1]) - extras[item[0]])
-        beams = dict(ranked[:beam])
+        ranked = [(_add(*pair) + read[node].score, node) for node, pair in fresh.items()]
+        ranked.sort(reverse=True)
+        least = ranked[0][0] - _MARGIN
+        beams = {node: fresh[node] for score, node in ranked[:beam] if score >= least}
     # The empty sequence is a candidate even where the beam has lost it.
     beams.setdefault(0, (silence, -math.inf))
-    found = {}
-    for node, pair in beams.items():
-        ending = 0.0
-        if ngram is not None and ngram_weight:
-            ending = extra(node)[ngram.boundary] - token_bonus
-        found[tuple(sequence_of(node))] = _add(*pair) + extras[node] + ending
+    found = {
+        tuple(sequence_of(node)): _add(*pair) + fusion.finish(read[node])
+        for node, pair in beams.items()
+    }
     return sorted(found.items(), key=lambda item: -item[1])
 
 
@@ -129,7 +117,7 @@ def candidates(
     options: DecodeOptions,
     consumed: int | None,
     room: int,
-    ngram: NgramModel | None = None,
+    fusion: Fusion | None = None,
 ) -> tuple[list[Option], list[float]]:
     """Transcripts that the CTC head proposes, as ways to write the field.
 
@@ -142,7 +130,7 @@ def candidates(
         options: the width of the beam.
         consumed: as for `Grammar.options`.
         room: most tokens of a candidate.
-        ngram: the checkpoint's, where it has one.
+        fusion: what language models add.
 
     Returns:
         The options, labelled with the transcript, and their scores in the search.
@@ -157,15 +145,7 @@ def candidates(
     for token, piece in enumerate(table.bytes[: log_probs.shape[1]]):
         allowed[token] = piece is not None and grammar.plain(piece)
     scores: dict[str, float] = {}
-    found_by_search = prefix_beam_search(
-        log_probs,
-        blank,
-        options.ctc_beam,
-        allowed,
-        ngram,
-        options.ngram_weight,
-        options.ctc_token_bonus,
-    )
+    found_by_search = prefix_beam_search(log_probs, blank, options.ctc_beam, allowed, fusion)
     for tokens, score in found_by_search:
         try:
             text = " ".join(table.text_of(list(tokens)).decode().split())

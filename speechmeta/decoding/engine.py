@@ -16,6 +16,7 @@ import torch
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
+from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose
@@ -252,7 +253,7 @@ class Engine:
             self.options,
             consumed,
             free_positions(self.model, grammar, prompt),
-            getattr(self.model, "ngram", None),
+            Fusion.of(self.model, self.options, grammar.table.bytes),
         )
         plan.tree = Tree()
         step = option_step(plan.tree, ROOT, grammar.transcript_index, tuple(options))

@@ -41,6 +41,8 @@ class DecodeOptions:
         ctc_weight: weight of the CTC head's log probability against the decoder's, 0 to 1.
         ngram_weight: in the CTC search, weight of the log probability of the checkpoint's n-gram
             model; 0, or a checkpoint without one, leaves the search to the CTC head.
+        word_weight: in the CTC search, weight of the log probability of the checkpoint's word
+            model; 0, or a checkpoint without one, leaves words to the n-gram.
         ctc_token_bonus: in the CTC search, added for each token.
         length_bonus: added to a candidate's score per token.
         compile_step: run the decode step through `torch.compile` with static shapes. The
@@ -66,6 +68,7 @@ class DecodeOptions:
     ctc_beam: int = 8
     ctc_weight: float = 0.5
     ngram_weight: float = 0.0
+    word_weight: float = 0.0
     ctc_token_bonus: float = 0.0
     length_bonus: float = 0.0
     compile_step: bool = False

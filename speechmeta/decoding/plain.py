@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
+from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose, common_prefix
@@ -165,7 +166,7 @@ class PlainEngine:
             self.options,
             consumed,
             free_positions(self.model, grammar, prompt),
-            getattr(self.model, "ngram", None),
+            Fusion.of(self.model, self.options, grammar.table.bytes),
         )
         shared = common_prefix(options)
         for token in options[0].tokens[:shared]:

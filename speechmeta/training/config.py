@@ -23,6 +23,8 @@ class DataConfig(_Section):
     Attributes:
         manifests: JSONL files to train on.
         text: gzipped or plain `side<TAB>utterance` files for the tokenizer's vocabulary.
+        prose: files of normalised sentences for the language models of the search, as
+            `speechmeta.training.prose` writes them, and how many times each sentence counts.
         cache: folder for the decoded audio.
         weights: how often a source is drawn, by its `dataset` name; 1 where not named.
         max_seconds: longer clips are cut at random and lose their transcript for that time.
@@ -33,6 +35,7 @@ class DataConfig(_Section):
 
     manifests: list[Path]
     text: list[Path] = Field(default_factory=list)
+    prose: dict[Path, int] = Field(default_factory=dict)
     cache: Path = Path("runs/cache")
     weights: dict[str, float] = Field(default_factory=dict)
     max_seconds: float = 16.0
@@ -46,13 +49,21 @@ class ModelConfig(_Section):
     Attributes:
         ngram_order: tokens of the longest n-gram in the model that the CTC search leans on; 0
             for none.
+        ngram_least: how often n-grams of two, three, ... tokens have to occur to be kept; the
+            last number holds for all longer ones.
+        word_order, word_least: the same for the n-grams of whole words; order 0 for none.
+        word_count: words that the search knows at most.
     """
 
     vocab_size: int = 768
     encoder: dict[str, Any] = Field(default_factory=dict)
     decoder: dict[str, Any] = Field(default_factory=dict)
     margin_seconds: float = 0.32
-    ngram_order: int = 6
+    ngram_order: int = 4
+    ngram_least: list[int] = Field(default_factory=lambda: [1, 2, 4], min_length=1)
+    word_order: int = 3
+    word_least: list[int] = Field(default_factory=lambda: [1, 2], min_length=1)
+    word_count: int = Field(60_000, ge=1, le=65_534)
     initial: Path | None = None
     """A checkpoint of ours to start from in place of random weights."""
 
@@ -75,6 +86,7 @@ class OptimConfig(_Section):
         encoder_first: the first share of the run, in which CTC and the label head train the encoder
             alone.
         label_balance: labels weigh by their frequency to the power of minus this.
+        speaker_balance: and by the number of their speaker's clips to the power of minus this.
         token_noise: share of transcript tokens that the decoder sees replaced at random, so
             that it listens instead of trusting what was said before.
     """
@@ -94,6 +106,7 @@ class OptimConfig(_Section):
     phone_loss: float = 0.5
     encoder_first: float = 0.0
     label_balance: float = 0.5
+    speaker_balance: float = 0.5
     token_noise: float = 0.1
     weight_decay: float = 0.02
     save_minutes: float = 10.0

@@ -1,4 +1,4 @@
-"""A finished training run as a checkpoint to ship: float16, with its n-gram model.
+"""A finished training run as a checkpoint to ship: float16, with its language models.
 
 Run as `python -m speechmeta.training.export RUN/final speechmeta/checkpoints/bundled`.
 """
@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from speechmeta.decoding.ngram import NGRAM_FILE
+from speechmeta.decoding.words import WORDS_FILE
 from speechmeta.models.speechllm import load_model
 
-_KEPT = ("training.json", NGRAM_FILE)
+_KEPT = ("training.json", NGRAM_FILE, WORDS_FILE)
 
 
 def export_checkpoint(source: Path, target: Path) -> int:

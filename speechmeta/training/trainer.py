@@ -46,8 +46,8 @@ from speechmeta.training.dataset import (
     EpochLoader,
     SecondsSampler,
 )
+from speechmeta.training.language import save_language_models
 from speechmeta.training.manifest import Clip, read_clips
-from speechmeta.training.ngram import estimate_ngram
 from speechmeta.training.optimizer import build_optimizer, trapezoid
 from speechmeta.training.synthesize import dialogue_sentences
 from speechmeta.training.text import normalize_transcript, train_tokenizer
@@ -77,9 +77,12 @@ def build(
 ) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
     """A model from scratch with its own tokenizer, or from `config.model.initial`."""
     if config.model.initial is not None:
+        initial = SpeechLLMConfig.from_pretrained(config.model.initial)
+        # What training hides of the spectrogram may change; sizes that do not fit fail to load.
+        initial.audio_config.update(config.model.encoder)
         return (
             SpeechLLMForConditionalGeneration.from_pretrained(
-                config.model.initial, dtype=torch.float32
+                config.model.initial, config=initial, dtype=torch.float32
             ),
             SpeechLLMProcessor.from_pretrained(config.model.initial),
         )
@@ -426,8 +429,7 @@ def _train(config: TrainConfig, resume: bool) -> None:
     final = config.output / "final"
     model.save_pretrained(final)
     processor.save_pretrained(final)
-    if config.model.ngram_order:
-        estimate_ngram(config, clips, processor).save(final)
+    save_language_models(config, clips, processor, final)
     summary = {
         "steps": trainer.state.global_step,
         "minutes": round(trainer.elapsed / 60, 1),

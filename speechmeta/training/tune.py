@@ -1,8 +1,8 @@
 """How a finished checkpoint is best decoded: search weights and label temperatures.
 
 Run as `python -m speechmeta.training.tune CHECKPOINT MANIFEST`; it writes `decoding` into the
-checkpoint's config.json. Speakers are split in two halves by name: one half chooses, the other
-shows what the choice is worth.
+checkpoint's config.json. Speakers are split in two halves by name: for the search one half chooses
+and the other shows what the choice is worth; temperatures have to hold from half to half.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ from speechmeta.schema import LABEL_FIELDS, check_fields
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.text import normalize_transcript
 
-NGRAM_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
-TOKEN_BONUSES = (0.0, 1.0, 2.0)
-CTC_WEIGHTS = (0.5, 0.8, 1.0)
-LABEL_HEAD_WEIGHTS = (0.0, 0.5, 1.0)
-_TEMPERATURES = np.geomspace(1.0, 5.0, 65)
-"""Never below 1: what made one half of the dev speakers surer made the other half wronger."""
+SEARCHED: dict[str, tuple[float, ...]] = {
+    "ctc_token_bonus": (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5),
+    "word_weight": (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "ngram_weight": (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "ctc_weight": (0.5, 0.8, 1.0),
+}
+"""What the search for transcripts is tried with; one option is changed at a time."""
+_START = {"ctc_token_bonus": 2.0, "word_weight": 0.5, "ngram_weight": 0.5, "ctc_weight": 0.8}
+LABEL_HEAD_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_TEMPERATURES = np.geomspace(0.5, 5.0, 93)
 
 
 def first_half(clip: Clip) -> bool:
@@ -69,22 +73,30 @@ def tune_search(
         print(json.dumps(rows[-1]), flush=True)
 
     measure(transcript_search="greedy")
-    for weight, bonus in itertools.product(NGRAM_WEIGHTS, TOKEN_BONUSES):
-        if weight or not bonus:
-            measure(
-                transcript_search="ctc",
-                ctc_beam=beam,
-                ctc_weight=0.8,
-                ngram_weight=weight,
-                ctc_token_bonus=bonus,
-            )
-    best = min(rows, key=lambda row: row["first"])
-    if best["transcript_search"] == "ctc":
-        for weight in CTC_WEIGHTS:
-            if weight != best["ctc_weight"]:
-                measure(**{**_options(best), "ctc_weight": weight})
-        best = min(rows, key=lambda row: row["first"])
-    return _options(best), rows
+    names = [name for name in SEARCHED if _useful(name, model)]
+    measure(transcript_search="ctc", ctc_beam=beam, **{name: _START[name] for name in names})
+    best = rows[-1]
+    improved = True
+    while improved:
+        improved = False
+        for name, step in itertools.product(names, (1, -1)):
+            while True:
+                place = SEARCHED[name].index(best[name]) + step
+                if not 0 <= place < len(SEARCHED[name]):
+                    break
+                changed = {**_options(best), name: SEARCHED[name][place]}
+                if any(_options(row) == changed for row in rows):
+                    break
+                measure(**changed)
+                if rows[-1]["first"] >= best["first"]:
+                    break
+                best, improved = rows[-1], True
+    return _options(min(rows, key=lambda row: row["first"])), rows
+
+
+def _useful(name: str, model: Any) -> bool:
+    needed = {"ngram_weight": "ngram", "word_weight": "words"}
+    return name not in needed or getattr(model, needed[name], None) is not None
 
 
 def _options(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,34 +109,39 @@ def tune_labels(
     """By label field the label head's weight and the temperature with the least log loss.
 
     Returns:
-        Weights, temperatures, and what they do for both halves.
+        Weights, temperatures, and what they do.
     """
     asked = check_fields(["SpeechActivity", *LABEL_FIELDS])
     prompts = _encoded(model, processor, clips, asked)
-    best: dict[str, tuple[float, float, float, dict[str, float]]] = {}
+    best: dict[str, tuple[float, float, dict[str, float]]] = {}
     for weight in LABEL_HEAD_WEIGHTS if model.label_head is not None else (0.0,):
         options = DecodeOptions(
             batch_size=16, label_head_weight=dict.fromkeys(LABEL_FIELDS, weight)
         )
         engine = Engine(model, processor, options)
         records = engine.decode_prompts(prompts, engine.grammars.get(asked))
-        temperatures, report = tune_temperatures(records, clips)
-        for field, figures in report.items():
-            loss = figures["log loss of the first half, after"]
-            if field not in best or loss < best[field][0]:
-                best[field] = (loss, weight, temperatures[field], figures)
-            print(json.dumps({"field": field, "label_head_weight": weight, **figures}), flush=True)
+        for field, (temperature, report) in tune_temperatures(records, clips).items():
+            if field not in best or report["tuned"] < best[field][2]["tuned"]:
+                best[field] = (weight, temperature, report)
+            print(json.dumps({"field": field, "label_head_weight": weight, **report}), flush=True)
     return (
-        {field: weight for field, (_, weight, _, _) in best.items()},
-        {field: temperature for field, (_, _, temperature, _) in best.items()},
-        {field: figures for field, (_, _, _, figures) in best.items()},
+        {field: weight for field, (weight, _, _) in best.items()},
+        {field: temperature for field, (_, temperature, _) in best.items()},
+        {field: report for field, (_, _, report) in best.items()},
     )
 
 
 def tune_temperatures(
     records: Sequence[Any], clips: Sequence[Clip]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """By label field the temperature with the least log loss, and what it does for both halves."""
+) -> dict[str, tuple[float, dict[str, float]]]:
+    """By label field the temperature with the least log loss, and the log losses.
+
+    Returns:
+        By field the temperature, and the log loss `untuned`, `crossed` (each half of the speakers
+        under the temperature that the other half chose) and `tuned` (all under the one that all
+        chose). Where the crossed loss is no better than the untuned, the temperature is 1: what
+        one half of the speakers teaches does not hold for the other.
+    """
     known: dict[str, list[tuple[bool, np.ndarray, int]]] = defaultdict(list)
     for clip, record in zip(clips, records, strict=True):
         if not isinstance(record, DecodedRecord):
@@ -134,29 +151,37 @@ def tune_temperatures(
             if label in probabilities:
                 row = np.log(np.array(list(probabilities.values())) + 1e-12)
                 known[field].append((first_half(clip), row, list(probabilities).index(label)))
-    temperatures: dict[str, float] = {}
-    report: dict[str, dict[str, float]] = {}
+    result: dict[str, tuple[float, dict[str, float]]] = {}
     for field, items in known.items():
-        halves = {
-            half: [(row, right) for chosen, row, right in items if chosen is half]
-            for half in (True, False)
-        }
-        if not all(halves.values()):
+        halves = [[item[1:] for item in items if item[0] is half] for half in (True, False)]
+        if not all(halves):
             continue
+        together = halves[0] + halves[1]
+        crossed = sum(
+            _loss(half, _best_temperature(other)) * len(half)
+            for half, other in (halves, halves[::-1])
+        )
+        untuned, crossed = _loss(together, 1.0), crossed / len(together)
+        temperature = _best_temperature(together) if crossed < untuned else 1.0
+        result[field] = (
+            round(temperature, 3),
+            {
+                "temperature": round(temperature, 3),
+                "untuned": round(untuned, 4),
+                "crossed": round(crossed, 4),
+                "tuned": round(_loss(together, temperature), 4),
+            },
+        )
+    return result
 
-        def loss(temperature: float, half: bool, rows: Any = halves) -> float:
-            return float(
-                np.mean([-_softened(row, temperature)[right] for row, right in rows[half]])
-            )
 
-        best = min(_TEMPERATURES, key=lambda value: loss(value, True))
-        temperatures[field] = round(float(best), 3)
-        report[field] = {
-            f"log loss of the {name} half, {when}": round(loss(value, half), 4)
-            for name, half in (("first", True), ("second", False))
-            for when, value in (("before", 1.0), ("after", best))
-        }
-    return temperatures, report
+def _loss(rows: Sequence[tuple[np.ndarray, int]], temperature: float) -> float:
+    """Mean log loss of (log probabilities, place of the right label)."""
+    return float(np.mean([-_softened(row, temperature)[right] for row, right in rows]))
+
+
+def _best_temperature(rows: Sequence[tuple[np.ndarray, int]]) -> float:
+    return float(min(_TEMPERATURES, key=lambda value: _loss(rows, value)))
 
 
 def _softened(log_probs: np.ndarray, temperature: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from speechmeta.decoding.ngram import NgramModel
+from speechmeta.decoding.words import WordModel
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.speechllm.hub import Source, find_checkpoint
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
@@ -70,6 +71,7 @@ def load_model(
     # For `model.generate_meta`, which the published checkpoints' users call.
     model.processor = processor
     model.ngram = NgramModel.load(source.folder)
+    model.words = WordModel.load(source.folder)
     return model, processor
 
 
