@@ -21,6 +21,7 @@ from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose
 from speechmeta.decoding.layout import SPEECH_VALUES
+from speechmeta.decoding.llama import LlamaLayers
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.session import Plan, Results, Row, Session
@@ -54,6 +55,8 @@ class Engine:
             if self.options.compile_step
             else None
         )
+        decoder = model.language_model.get_decoder()
+        self._layers = LlamaLayers(decoder) if LlamaLayers.fits(decoder) else None
         self._forests: dict[Grammar, Forest] = {}
         self._masks: dict[Grammar, torch.Tensor] = {}
 
@@ -104,7 +107,8 @@ class Engine:
         results: list[DecodedRecord | SpeechMetaError | None] = [None] * len(prompts)
         longest = max(prompt.seconds for prompt in prompts)
         slots = self.options.budget(min(longest, 20.0)) + 4 * self.options.tree_nodes
-        session = Session(self.model, prompts, self._masks_of(grammar), slots, self._step)
+        masks = self._masks_of(grammar)
+        session = Session(self.model, prompts, masks, slots, self._step, self._layers)
         pending: dict[int, Plan] = {}
         running: dict[int, Decoding] = {}
 

@@ -15,6 +15,7 @@ import torch
 
 from speechmeta.decoding.cache import SlotCache
 from speechmeta.decoding.inputs import Prompt
+from speechmeta.decoding.llama import LlamaLayers
 from speechmeta.decoding.trees import ROOT, Tree
 from speechmeta.errors import DecodingError, ModelError
 
@@ -81,6 +82,7 @@ class Session:
         masks: bool (places, vocabulary) on the model's device: the tokens allowed in a place.
         room: slots to expect after the prompts.
         step: the decoder compiled for single tokens and static shapes, if there is one.
+        layers: the decoder's layers without overhead, if they fit; a compiled step goes first.
 
     Raises:
         ModelError: the decoder's attention implementation takes no mask of its own.
@@ -93,6 +95,7 @@ class Session:
         masks: torch.Tensor | None,
         room: int,
         step: Any = None,
+        layers: LlamaLayers | None = None,
     ) -> None:
         self._decoder = model.language_model.get_decoder()
         self._head = model.language_model.lm_head
@@ -105,6 +108,7 @@ class Session:
                 "load the model with attn_implementation='sdpa'",
             )
         self._additive = implementation == "eager"
+        self._layers = layers
         self.device = self._embed.weight.device
         self._width = max(len(prompt.embeds) for prompt in prompts)
         self._prompts = list(prompts)
@@ -224,7 +228,10 @@ class Session:
             mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=self.device).masked_fill(
                 ~mask, lowest
             )
+        where = torch.from_numpy(positions).to(self.device)
         decoder, fixed = self._decoder, None
+        if self._layers is not None and self._step is None:
+            return self._layers(embeds, mask, where, self._cache)
         if self._step is not None and embeds.shape[1] == 1 and self._used < self._cache.capacity:
             decoder, fixed = self._step, torch.tensor([self._used], device=self.device)
             mask = torch.nn.functional.pad(mask, (0, self._cache.capacity - mask.shape[-1]))
@@ -234,7 +241,7 @@ class Session:
         output = decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
-            position_ids=torch.from_numpy(positions).to(self.device),
+            position_ids=where,
             past_key_values=self._cache,
             use_cache=True,
         )
