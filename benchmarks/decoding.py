@@ -285,6 +285,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         spread = f"{min(timing.total):.3f}-{max(timing.total):.3f}"
         passes = bench.passes.get(keys.get(name, name), float("nan"))
         print(f"{name:<18}{medians[name]:>9.3f}{spread:>16}{decoder[name]:>11.3f}{passes:>8.1f}")
+    audio = statistics.mean(len(wave) for wave in bench.waves) / 16_000
+    encoder = {
+        name: 1e3 * statistics.median(timings[name].encoder) / audio for name in ("engine", batch)
+    }
+    print(f"encoder: {encoder['engine']:.1f} ms a second of audio, {encoder[batch]:.1f} batched")
     valid, closes = validity(args.records) if args.records else (float("nan"), float("nan"))
     print(f"valid JSON: {valid:.2%} of {args.records:,} records, {closes:.0%} closed by force")
     print(f"grammar: {own_ms:.3f} ms a step of {step_ms:.1f} ms; outlines {outlines_ms:.3f} ms")
@@ -309,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "end_to_end_speedup_vs_unconstrained": round(medians["free, float32"] / medians[batch], 3),
         "seconds_per_clip": {name: round(value, 4) for name, value in medians.items()},
         "decoder_seconds": {name: round(value, 4) for name, value in decoder.items()},
+        "encoder_ms_per_audio_second": {name: round(ms, 2) for name, ms in encoder.items()},
         "passes": bench.passes,
         "tree_nodes": args.tree_nodes,
         "peak_memory_mb": round(peak),

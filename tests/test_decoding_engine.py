@@ -368,6 +368,38 @@ def test_variants_of_a_label_add_up() -> None:
         choose(options, [0.0, float("nan"), 0.0])
 
 
+def test_what_was_rare_in_training_is_not_rare_in_answers() -> None:
+    options = [Option(label, label, (5 + n,), 1) for n, label in enumerate(("Female", "Male"))]
+    scores = np.log([0.1, 0.9]).tolist()
+    # 0.1 / 0.05 against 0.9 / 0.95.
+    table, chosen = choose(options, scores, prior={"Female": 0.05, "Male": 0.95})
+    assert table == pytest.approx(
+        {"Female": 2 / (2 + 0.9 / 0.95), "Male": 1 - 2 / (2 + 0.9 / 0.95)}
+    )
+    assert chosen.label == "Female"
+    # Labels that are not named stay as they are; unknown names do no harm.
+    assert choose(options, scores, prior={"Other": 0.5})[0] == pytest.approx(
+        {"Female": 0.1, "Male": 0.9}
+    )
+
+
+def test_label_prior_in_both_engines() -> None:
+    model, processor = tiny_speechllm(2)
+    clips = tiny_clips(3)
+    fair = records(Engine(model, processor).decode(clips, ("Accent",)))
+    options = DecodeOptions(label_prior={"Accent": {"Celtic": 1e-9}})
+    for engine in (Engine, PlainEngine):
+        for one, other in zip(
+            fair, records(engine(model, processor, options).decode(clips, ("Accent",))), strict=True
+        ):
+            assert other.values["Accent"] == "Celtic"
+            rest = 1 - one.probabilities["Accent"]["Celtic"]
+            expected = one.probabilities["Accent"]["Celtic"] * 1e9
+            assert other.probabilities["Accent"]["Celtic"] == pytest.approx(
+                expected / (expected + rest), abs=1e-4
+            )
+
+
 def test_label_probabilities_by_hand() -> None:
     """Against plain forward passes over the whole text of every option."""
     model, processor = tiny_speechllm(4, layout=COMPACT_LAYOUT)

@@ -14,6 +14,7 @@ import torch
 
 from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.decoding.ngram import NgramModel
+from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.words import WordModel
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.models.speechllm import load_model
@@ -161,6 +162,13 @@ def test_rare_labels_and_rare_voices_count_more(config: TrainConfig) -> None:
     assert found[10] == pytest.approx(found[9] * (5 / 1) ** 0.5)
     config.optim.speaker_balance = config.optim.label_balance = 0.0
     assert weights() == [1.0] * 12
+    dataset = ClipDataset(clips, cache, processor, config, train=False)
+    assert dataset.label_shares() == {
+        "Accent": {
+            "America": pytest.approx(11 / 12, abs=1e-4),
+            "Africa": pytest.approx(1 / 12, abs=1e-4),
+        }
+    }
 
 
 def test_losses_follow_the_kinds_of_tokens(config: TrainConfig) -> None:
@@ -288,6 +296,10 @@ def test_run_and_resume(config: TrainConfig) -> None:
     with torch.inference_mode():
         logits = model(**processor(audio=wave, sampling_rate=16_000)).logits
     assert bool(torch.isfinite(logits).all())
+    prior = model.config.decoding["label_prior"]
+    assert set(prior["Gender"]) == {"Female", "Male"}
+    assert sum(prior["Gender"].values()) == pytest.approx(1.0, abs=1e-3)
+    DecodeOptions.for_checkpoint(model.config)
     config.optim.max_steps = 6
     with torch.inference_mode():  # a caller's, which must not keep the run from learning
         again = json.loads((train(config, resume=True) / "training.json").read_text())

@@ -80,6 +80,8 @@ def test_what_one_half_teaches_has_to_hold_for_the_other(manifest: Path) -> None
 def test_tuned_checkpoint_is_decoded_as_it_asks(manifest: Path, tmp_path: Path) -> None:
     model, processor = tiny_speechllm(ctc_head=True)
     folder = tmp_path / "checkpoint"
+    prior = {"Gender": {"Female": 0.25, "Male": 0.75}}
+    model.config.decoding = {"label_prior": prior}
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     vocabulary, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
@@ -91,6 +93,7 @@ def test_tuned_checkpoint_is_decoded_as_it_asks(manifest: Path, tmp_path: Path) 
     assert config["abstain_below"] == 0.6
     assert set(config["decoding"]["label_temperature"]) == {"Gender"}
     assert config["decoding"]["label_head_weight"] == {"Gender": 0.0}
+    assert config["decoding"]["label_prior"] == prior
     if config["decoding"]["transcript_search"] == "ctc":
         assert {"word_weight", "ngram_weight", "ctc_token_bonus"} <= set(config["decoding"])
     analyzer = Analyzer(folder, batch_size=3)

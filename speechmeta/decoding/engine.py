@@ -225,10 +225,8 @@ class Engine:
     ) -> tuple[Option, int]:
         field = grammar.fields[step.index]
         scores = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
-        temperature = self.options.label_temperature.get(field, 1.0)
-        weight = self.options.label_head_weight.get(field, 0.0)
         record.probabilities[field], chosen = choose(
-            step.options, scores, temperature, heard.get(field), weight
+            step.options, scores, heard=heard.get(field), **self.options.label_options(field)
         )
         chosen = self.options.drive(field, step.options, chosen)
         record.values[field] = (

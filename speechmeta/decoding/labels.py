@@ -25,6 +25,7 @@ def choose(
     temperature: float = 1.0,
     heard: Mapping[str, float] | None = None,
     weight: float = 0.0,
+    prior: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, float], Option]:
     """The distribution over the labels and the option to write.
 
@@ -34,6 +35,8 @@ def choose(
         temperature: the labels' probabilities are raised to 1 / temperature.
         heard, weight: by label the log probability of the encoder's label head, and its weight
             against the options' scores, 0 to 1.
+        prior: by label how common it was in training, which its probability is divided by (logit
+            adjustment, Menon et al., arXiv 2007.07314); a label that is not named stays.
 
     Returns:
         Probabilities by label, which sum to one, the ways to write a label added up; and the
@@ -57,6 +60,9 @@ def choose(
         totals = {
             label: (1 - weight) * total + weight * heard[label] for label, total in totals.items()
         }
+    for label, share in (prior or {}).items():
+        if label in totals:
+            totals[label] -= math.log(share)
     totals = {label: total / temperature for label, total in totals.items()}
     norm = _log_sum(list(totals.values()))
     winner = max(totals, key=lambda label: totals[label])

@@ -33,6 +33,8 @@ class DecodeOptions:
             of 1 / temperature and normalised again (calibration). 1 where it is not given.
         label_head_weight: by field name; weight of the encoder's label head against the decoder,
             0 to 1, where the checkpoint has one. 0 where it is not given.
+        label_prior: by field name, by label, how common it was in training; probabilities are
+            divided by it, so that what is rare among the recordings is not rare among the answers.
         tree_nodes: most tokens of one forward pass that scores several fields, the later
             ones under every option of the earlier ones. 0: one field a pass.
         transcript_search: `greedy` takes the decoder's best token at each step; `ctc` takes
@@ -63,6 +65,7 @@ class DecodeOptions:
     loop_min_tokens: int = 12
     label_temperature: Mapping[str, float] = field(default_factory=dict)
     label_head_weight: Mapping[str, float] = field(default_factory=dict)
+    label_prior: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tree_nodes: int = 80
     transcript_search: Literal["greedy", "ctc"] = "greedy"
     ctc_beam: int = 8
@@ -110,6 +113,8 @@ class DecodeOptions:
             raise UsageError("a label_temperature is not above 0", "1 leaves probabilities as is")
         if any(not 0 <= value <= 1 for value in self.label_head_weight.values()):
             raise UsageError("a label_head_weight is not from 0 to 1", "0 leaves it out")
+        if any(not share > 0 for shares in self.label_prior.values() for share in shares.values()):
+            raise UsageError("a label_prior is not above 0", "leave out labels that never occurred")
         if not 0 <= self.ctc_weight <= 1:
             raise UsageError(f"ctc_weight is {self.ctc_weight}", "it has to be from 0 to 1")
         if self.transcript_search not in ("greedy", "ctc"):
@@ -121,6 +126,14 @@ class DecodeOptions:
     def searches_ctc(self) -> bool:
         """Whether transcripts come from the CTC head's candidates."""
         return self.transcript_search == "ctc" and not self.driven_transcript
+
+    def label_options(self, field: str) -> dict[str, Any]:
+        """What `speechmeta.decoding.labels.choose` takes for a field."""
+        return {
+            "temperature": self.label_temperature.get(field, 1.0),
+            "weight": self.label_head_weight.get(field, 0.0),
+            "prior": self.label_prior.get(field),
+        }
 
     def drive(self, field: str, options: Sequence[Option], chosen: Option) -> Option:
         """The option to write: where transcripts are driven, every record has speech."""

@@ -140,9 +140,9 @@ class PlainEngine:
             decoder.feed(token)
         scores = [decoder.score(option.tokens[shared:]) for option in options]
         field = grammar.fields[index]
-        temperature = self.options.label_temperature.get(field, 1.0)
-        weight = self.options.label_head_weight.get(field, 0.0)
-        record.probabilities[field], chosen = choose(options, scores, temperature, heard, weight)
+        record.probabilities[field], chosen = choose(
+            options, scores, heard=heard, **self.options.label_options(field)
+        )
         chosen = self.options.drive(field, options, chosen)
         for token in chosen.tokens[shared:]:
             decoder.feed(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +123,7 @@ class ClipDataset(Dataset[Example]):
             known = [number for number, clip in enumerate(self.clips) if field in clip.labels]
             voices = {n: speakers[_voice(self.clips[n])] ** -optim.speaker_balance for n in known}
             drawn = {n: self.weight(n) for n in known}
-            mass: Counter[str] = Counter()
+            mass: dict[str, float] = defaultdict(float)
             for number in known:
                 mass[self.clips[number].labels[field]] += voices[number] * drawn[number]
             whole = {
@@ -134,6 +134,18 @@ class ClipDataset(Dataset[Example]):
             for number in known:
                 weights[number][field] = min(whole[number] / mean, _MOST_LABEL_WEIGHT)
         return weights
+
+    def label_shares(self) -> dict[str, dict[str, float]]:
+        """By field the share of each label that occurs, as the losses weigh it."""
+        mass: dict[str, dict[str, float]] = {field: defaultdict(float) for field in LABEL_FIELDS}
+        for number, weights in enumerate(self.label_weights):
+            for field, weight in weights.items():
+                mass[field][self.clips[number].labels[field]] += weight * self.weight(number)
+        return {
+            field: {label: round(part / sum(parts.values()), 5) for label, part in parts.items()}
+            for field, parts in mass.items()
+            if parts
+        }
 
     def __len__(self) -> int:
         return len(self.clips) + self.generated

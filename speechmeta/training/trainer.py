@@ -427,6 +427,10 @@ def _train(config: TrainConfig, resume: bool) -> None:
     if parallel.rank() > 0:
         return
     final = config.output / "final"
+    model.config.decoding = {
+        **(model.config.decoding or {}),
+        "label_prior": dataset.label_shares(),
+    }
     model.save_pretrained(final)
     processor.save_pretrained(final)
     save_language_models(config, clips, processor, final)

@@ -111,12 +111,15 @@ def tune_labels(
     Returns:
         Weights, temperatures, and what they do.
     """
+    prior = (model.config.decoding or {}).get("label_prior", {})
     asked = check_fields(["SpeechActivity", *LABEL_FIELDS])
     prompts = _encoded(model, processor, clips, asked)
     best: dict[str, tuple[float, float, dict[str, float]]] = {}
     for weight in LABEL_HEAD_WEIGHTS if model.label_head is not None else (0.0,):
         options = DecodeOptions(
-            batch_size=16, label_head_weight=dict.fromkeys(LABEL_FIELDS, weight)
+            batch_size=16,
+            label_head_weight=dict.fromkeys(LABEL_FIELDS, weight),
+            label_prior=prior,
         )
         engine = Engine(model, processor, options)
         records = engine.decode_prompts(prompts, engine.grammars.get(asked))
@@ -228,6 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "label_head_weight": weights,
         "label_temperature": temperatures,
     }
+    prior = (model.config.decoding or {}).get("label_prior")
+    if prior:
+        config["decoding"]["label_prior"] = prior
     config["abstain_below"] = options.abstain_below
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     print(json.dumps(config["decoding"]))
