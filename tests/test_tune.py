@@ -56,6 +56,17 @@ def overconfident(clips: Sequence[Clip]) -> list[DecodedRecord]:
     return records
 
 
+def test_no_source_dominates() -> None:
+    def clip(dataset: str, number: int) -> Clip:
+        return Clip(Path(f"{number}.wav"), 1.0, dataset, None, True, "hello", {})
+
+    clips = [clip("many", number) for number in range(50)] + [clip("few", 50), clip("few", 51)]
+    some = tune.spread(clips, 10)
+    assert len({item.audio for item in some}) == 10
+    assert Counter(item.dataset for item in some) == {"many": 8, "few": 2}
+    assert len(tune.spread(clips, 100)) == 52
+
+
 def test_overconfident_labels_are_softened(manifest: Path) -> None:
     clips = list(read_manifest(manifest))
     temperature, report = tune.tune_temperatures(overconfident(clips), clips)["Gender"]

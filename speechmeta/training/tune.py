@@ -46,6 +46,16 @@ def first_half(clip: Clip) -> bool:
     return bool(zlib.crc32(f"{clip.dataset} {clip.speaker}".encode()) % 2)
 
 
+def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """At most `count` clips, drawn so that no source has more than others have to give."""
+    rng = np.random.default_rng(0)
+    sources: dict[str, list[Clip]] = defaultdict(list)
+    for place in rng.permutation(len(clips)):
+        sources[clips[place].dataset].append(clips[place])
+    rounds = itertools.zip_longest(*sources.values())
+    return [clip for clip in itertools.chain.from_iterable(rounds) if clip is not None][:count]
+
+
 def tune_search(
     model: Any, processor: Any, clips: Sequence[Clip], beam: int = 24
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -217,8 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     spoken = [clip for clip in clips if clip.transcript and normalize_transcript(clip.transcript)]
     if not spoken:
         raise DatasetError("no clip has a transcript", "give a manifest with transcripts")
-    rng = np.random.default_rng(0)
-    some = [spoken[place] for place in rng.permutation(len(spoken))[: options.clips]]
+    some = spread(spoken, options.clips)
     model, processor = load_model(options.checkpoint)
     search, _ = tune_search(model, processor, some, options.beam)
     labelled = [clip for clip in clips if clip.labels]
