@@ -118,7 +118,7 @@ class NgramModel:
         for tokens, shares, left in self._rows(context):
             result = result * left
             result[tokens] += shares
-        return np.log(result + 1e-12)
+        return np.log(result + 1e-12).astype(np.float32)
 
     def _rows(self, context: Sequence[int]) -> list[_Row]:
         """What was seen after the last token of a context, its last two, ..."""
@@ -134,9 +134,9 @@ class NgramModel:
             if place == len(owners) or int(owners[place]) != number:
                 break
             start, stop = self._arrays[f"starts.{length}"][place : place + 2]
-            shares = self._arrays[f"shares.{length}"][start:stop].astype(np.float64)
+            shares = self._arrays[f"shares.{length}"][start:stop]
             # What is not given to n-grams that were seen goes to the shorter context's.
-            left = max(1.0 - float(shares.sum()), 0.0)
+            left = max(1.0 - float(shares.sum(dtype=np.float64)), 0.0)
             rows.append((self._arrays[f"tokens.{length}"][start:stop], shares, left))
         if len(self._seen) > _MOST_KEPT:
             self._seen.clear()
