@@ -64,12 +64,22 @@ def talkative(vocab: str, layout: TextLayout) -> tuple[Any, Any]:
 def test_a_wide_beam_is_exact(seed: int, blank: int) -> None:
     log_probs = random_posteriors(5, 4, seed, scale=0.8)
     exact = brute_force(log_probs, blank)
-    found = prefix_beam_search(log_probs, blank, beam=5000)
+    found = prefix_beam_search(log_probs, blank, beam=5000, margin=math.inf)
     assert {tokens: math.exp(score) for tokens, score in found} == pytest.approx(
         {tokens: exact[tokens] for tokens, _ in found}
     )
     assert len(found) == len(exact)
     assert found[0][0] == max(exact, key=lambda tokens: exact[tokens])
+
+
+def test_prefixes_far_behind_are_given_up() -> None:
+    log_probs = random_posteriors(12, 6, 3)
+    found = dict(prefix_beam_search(log_probs, 0, beam=5000, margin=math.inf))
+    few = dict(prefix_beam_search(log_probs, 0, beam=5000, margin=3.0))
+    assert 1 < len(few) < len(found)
+    best = max(found, key=lambda tokens: found[tokens])
+    assert max(few, key=lambda tokens: few[tokens]) == best
+    assert few[best] == pytest.approx(found[best], abs=0.1)
 
 
 def test_a_narrow_beam_and_forbidden_tokens() -> None:

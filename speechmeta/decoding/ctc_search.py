@@ -17,10 +17,9 @@ from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, ModelError
 
 # Tokens of one frame below this probability, or beyond so many, never make it into a beam.
-_LEAST = math.log(1e-4)
+_LEAST = math.log(1e-3)
 _WIDEST = 12
-# Prefixes that fall so far behind the best one do not catch up.
-_MARGIN = 12.0
+_MARGIN = 6.0
 
 
 def prefix_beam_search(
@@ -29,6 +28,7 @@ def prefix_beam_search(
     beam: int,
     allowed: np.ndarray | None = None,
     fusion: Fusion | None = None,
+    margin: float = _MARGIN,
 ) -> list[tuple[tuple[int, ...], float]]:
     """The most probable token sequences of a CTC head.
 
@@ -40,6 +40,8 @@ def prefix_beam_search(
         beam: prefixes kept at each frame, and sequences returned at most.
         allowed: bool (vocabulary), the tokens that may be written; None allows all.
         fusion: what language models add; None adds nothing.
+        margin: prefixes that fall so far behind the best one are given up, and tokens that do so
+            by their sound alone are not shown to the language models.
 
     Returns:
         (tokens, score), the best first; the score is the log probability where nothing is added.
@@ -68,8 +70,10 @@ def prefix_beam_search(
         return sequence[::-1]
 
     silence = 0.0
+    best = 0.0
     for frame, top in enumerate(tops):
         row = scores[frame]
+        hopeless = best + max(float(blanks[frame]), float(row.max())) - margin
         silence += float(blanks[frame])
         heard = [(int(token), float(row[token])) for token in top if row[token] > _LEAST]
         fresh: dict[int, tuple[float, float]] = {}
@@ -78,10 +82,11 @@ def prefix_beam_search(
             old_blank, old_token = fresh.get(node, (-math.inf, -math.inf))
             again = by_token + float(row[tokens[node]]) if node else -math.inf
             fresh[node] = (_add(old_blank, total + float(blanks[frame])), _add(old_token, again))
+            least = hopeless - read[node].score
             for token, score in heard:
                 # The same token twice in a row is one, unless a blank stands between.
                 before = by_blank if node and token == tokens[node] else total
-                if before == -math.inf:
+                if before == -math.inf or before + score < least:
                     continue
                 child = children.get((node, token))
                 if child is None:
@@ -93,8 +98,8 @@ def prefix_beam_search(
                 fresh[child] = (old_blank, _add(old_token, before + score))
         ranked = [(_add(*pair) + read[node].score, node) for node, pair in fresh.items()]
         ranked.sort(reverse=True)
-        least = ranked[0][0] - _MARGIN
-        beams = {node: fresh[node] for score, node in ranked[:beam] if score >= least}
+        best = ranked[0][0]
+        beams = {node: fresh[node] for score, node in ranked[:beam] if score >= best - margin}
     # The empty sequence is a candidate even where the beam has lost it.
     beams.setdefault(0, (silence, -math.inf))
     found = {

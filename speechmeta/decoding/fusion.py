@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.words import UNKNOWN, WordModel
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(NamedTuple):
     """A prefix as the language models see it.
 
     Attributes:
