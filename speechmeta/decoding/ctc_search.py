@@ -19,7 +19,7 @@ from speechmeta.errors import DecodingError, ModelError
 # Tokens of one frame below this probability, or beyond so many, never make it into a beam.
 _LEAST = math.log(1e-3)
 _WIDEST = 12
-_MARGIN = 6.0
+_MARGIN = 8.0
 
 
 def prefix_beam_search(
