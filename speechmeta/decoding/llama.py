@@ -132,7 +132,8 @@ class Product:
         linears = [module for module in modules if type(module) is nn.Linear]
         if not copied or len(linears) < len(modules):
             return
-        weight = torch.cat([linear.weight.detach() for linear in linears])
+        weights = [linear.weight.detach() for linear in linears]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
         if biases and len(biases) < len(linears):
             return
