@@ -28,6 +28,8 @@ class DataConfig(_Section):
         cache: folder for the decoded audio.
         weights: how often a source is drawn, by its `dataset` name; 1 where not named.
         max_seconds: longer clips are cut at random and lose their transcript for that time.
+        crops: by source, the share of its draws that hear `crop_seconds` from anywhere in a longer
+            clip, for its labels alone: many short views of a voice in place of a few long ones.
         generated_non_speech: share of clips, relative to the recorded ones, that are made up
             without speech.
         commercial_only: leave out sources that forbid commercial use.
@@ -39,6 +41,8 @@ class DataConfig(_Section):
     cache: Path = Path("runs/cache")
     weights: dict[str, float] = Field(default_factory=dict)
     max_seconds: float = 16.0
+    crops: dict[str, float] = Field(default_factory=dict)
+    crop_seconds: float = Field(5.0, gt=0)
     generated_non_speech: float = 0.02
     commercial_only: bool = False
 
@@ -53,6 +57,7 @@ class ModelConfig(_Section):
             last number holds for all longer ones.
         word_order, word_least: the same for the n-grams of whole words; order 0 for none.
         word_count: words that the search knows at most.
+        label_dropout: of the encoder's label head.
     """
 
     vocab_size: int = 768
@@ -64,6 +69,7 @@ class ModelConfig(_Section):
     word_order: int = 3
     word_least: list[int] = Field(default_factory=lambda: [1, 2], min_length=1)
     word_count: int = Field(60_000, ge=1, le=65_534)
+    label_dropout: float = Field(0.1, ge=0, lt=1)
     initial: Path | None = None
     """A checkpoint of ours to start from in place of random weights."""
 
@@ -87,6 +93,9 @@ class OptimConfig(_Section):
             alone.
         label_balance: labels weigh by their frequency to the power of minus this.
         speaker_balance: and by the number of their speaker's clips to the power of minus this.
+        age_doubt: years of doubt (a standard deviation) about where one age group ends and the next
+            begins: the label head learns shares of groups for a speaker near a bound, where the
+            age is known; 0 for none.
         token_noise: share of transcript tokens that the decoder sees replaced at random, so
             that it listens instead of trusting what was said before.
     """
@@ -107,6 +116,7 @@ class OptimConfig(_Section):
     encoder_first: float = 0.0
     label_balance: float = 0.5
     speaker_balance: float = 0.5
+    age_doubt: float = Field(0.0, ge=0)
     token_noise: float = 0.1
     weight_decay: float = 0.02
     save_minutes: float = 10.0

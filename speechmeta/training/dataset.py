@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ TARGETS = (
 _DROP_LABEL = 0.1
 _MIN_SECONDS = 0.15
 _MOST_LABEL_WEIGHT = 6.0
+_AGE_BOUNDS = (30.0, 60.0)
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Example:
         kinds: per answer token one of TRANSCRIPT, LABEL, FORCED.
         weights: per answer token the weight of its loss.
         ctc: token ids of the transcript, or None where it is not known.
-        classes: by closed field, the place of the value in its label set, and how much it weighs.
+        classes: by closed field, the share of each value of its label set, and how much it weighs.
         phones: places in the dataset's `phone_names`, and where each ends, in samples; empty if
             unknown.
     """
@@ -64,7 +67,7 @@ class Example:
     kinds: list[int]
     weights: list[float]
     ctc: list[int] | None
-    classes: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
+    classes: dict[str, tuple[list[float], float]] = dataclasses.field(default_factory=dict)
     phones: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
 
@@ -79,12 +82,27 @@ def closed_classes(values: Mapping[str, str]) -> dict[str, int]:
     }
 
 
+def age_shares(years: float, doubt: float) -> list[float]:
+    """How much a speaker counts as each age group, in the order of the label set.
+
+    Args:
+        years: the speaker's age.
+        doubt: standard deviation, in years, of where a group ends.
+    """
+    reached = [0.5 * (1 + math.erf((years - bound) / (doubt * 2**0.5))) for bound in _AGE_BOUNDS]
+    return [before - after for before, after in pairwise([1.0, *reached, 0.0])]
+
+
 def _voice(clip: Clip) -> tuple[str, str]:
     return clip.dataset, clip.speaker or str(clip.audio)
 
 
 class ClipDataset(Dataset[Example]):
-    """Clips, each drawn with fresh augmentation; ids beyond the clips are made-up non-speech."""
+    """Clips, each drawn with fresh augmentation.
+
+    Ids beyond the clips are made-up non-speech, and those from `len` of the dataset on are crops
+    of the clips in turn.
+    """
 
     def __init__(
         self,
@@ -152,6 +170,8 @@ class ClipDataset(Dataset[Example]):
 
     def seconds(self, index: int) -> float:
         """Duration of what an id gives, before changes of speed."""
+        if index >= len(self):
+            return self.config.data.crop_seconds
         if index >= len(self.clips):
             return 3.0
         return min(self.cache.seconds(index), self.config.data.max_seconds)
@@ -164,6 +184,14 @@ class ClipDataset(Dataset[Example]):
             return 0.0
         return self.config.data.weights.get(self.clips[index].dataset, 1.0)
 
+    def crop_share(self, index: int) -> float:
+        """The share of an id's draws that hear only a part of it."""
+        crops = self.config.data.crops
+        # Half as long again, or all crops would be nearly the same.
+        if not crops or self.seconds(index) < 1.5 * self.config.data.crop_seconds:
+            return 0.0
+        return 0.0 if index >= len(self.clips) else crops.get(self.clips[index].dataset, 0.0)
+
     def _rng(self) -> np.random.Generator:
         if self._generator is None:
             # Worker processes get different torch seeds; NumPy's would all be the same.
@@ -172,6 +200,8 @@ class ClipDataset(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         rng = self._rng()
+        cropped = index >= len(self)
+        index -= len(self) if cropped else 0
         if index >= len(self.clips):
             wave = non_speech(rng, float(rng.uniform(0.5, 6.0)))
             if rng.random() < 0.3:
@@ -181,7 +211,11 @@ class ClipDataset(Dataset[Example]):
         transcript = self.transcripts[index]
         phones: list[tuple[int, float]] = []
         limit = int(self.config.data.max_seconds * SAMPLE_RATE)
-        if len(wave) > limit:
+        if cropped:
+            count = int(self.config.data.crop_seconds * SAMPLE_RATE)
+            start = int(rng.integers(len(wave) - count))
+            wave, transcript = wave[start : start + count], None
+        elif len(wave) > limit:
             count = int(limit * rng.uniform(0.4, 0.8)) if self.train else limit
             start = int(rng.integers(len(wave) - count)) if self.train else 0
             wave, transcript = wave[start : start + count], None
@@ -197,6 +231,9 @@ class ClipDataset(Dataset[Example]):
             if not self.train or rng.random() >= _DROP_LABEL:
                 values[field] = label
         example = self._example(wave, values, transcript, self.label_weights[index])
+        doubt = self.config.optim.age_doubt
+        if doubt and clip.years is not None and "Age" in example.classes:
+            example.classes["Age"] = (age_shares(clip.years, doubt), example.classes["Age"][1])
         # Another speed moves all ends alike.
         example.phones = [(place, end * len(wave) / samples) for place, end in phones]
         return example
@@ -239,7 +276,10 @@ class ClipDataset(Dataset[Example]):
         kinds.append(FORCED)
         weights.append(1.0)
         classes = {
-            name: (place, label_weights.get(name, 1.0))
+            name: (
+                [float(other == place) for other in range(len(CLOSED_SETS[name]))],
+                label_weights.get(name, 1.0),
+            )
             for name, place in closed_classes(values).items()
         }
         return Example(wave, answer, kinds, weights, ctc, classes)
@@ -287,8 +327,10 @@ class Collator:
             kinds[number, start:stop] = torch.tensor(example.kinds)
             weights[number, start:stop] = torch.tensor(example.weights)
         targets = [example.ctc for example in examples]
+        unknown = {name: ([0.0] * len(values), 0.0) for name, values in CLOSED_SETS.items()}
         classes = [
-            [example.classes.get(name, (-100, 0.0)) for name in CLOSED_SETS] for example in examples
+            [example.classes.get(name, unknown[name]) for name in CLOSED_SETS]
+            for example in examples
         ]
         return {
             "input_values": batch["input_values"],
@@ -300,7 +342,7 @@ class Collator:
             "weights": weights,
             "ctc_targets": torch.tensor([t for ids in targets for t in ids or []]).long(),
             "ctc_lengths": torch.tensor([-1 if ids is None else len(ids) for ids in targets]),
-            "classes": torch.tensor([[place for place, _ in row] for row in classes]),
+            "classes": torch.tensor([[s for shares, _ in row for s in shares] for row in classes]),
             "phones": self._phone_frames(examples, batch["input_values"].shape[1]),
             "class_weights": torch.tensor([[weight for _, weight in row] for row in classes]),
         }
@@ -373,7 +415,10 @@ class SecondsSampler(Sampler[list[int]]):
         for index in range(len(self.dataset)):
             weight = self.dataset.weight(index)
             times = int(weight) + (rng.random() < weight % 1)
-            chosen.extend([(self.dataset.seconds(index), index)] * times)
+            share = self.dataset.crop_share(index) if times else 0.0
+            for _ in range(times):
+                drawn = index + len(self.dataset) * (share > 0 and rng.random() < share)
+                chosen.append((self.dataset.seconds(drawn), drawn))
         # Few distinct shapes: CPU kernels are compiled anew for every one that is new.
         bins: dict[float, list[int]] = {}
         for length, index in chosen:

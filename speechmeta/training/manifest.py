@@ -24,6 +24,7 @@ class Clip:
         labels: the known label fields and their values.
         commercial: whether the source allows commercial use.
         phones: (phone, end in seconds) in order where a synthesiser said them, else empty.
+        years: the speaker's age where the source has it exactly.
     """
 
     audio: Path
@@ -35,6 +36,7 @@ class Clip:
     labels: dict[str, str]
     commercial: bool = False
     phones: tuple[tuple[str, float], ...] = ()
+    years: float | None = None
 
 
 def read_manifest(path: Path) -> Iterator[Clip]:
@@ -66,6 +68,7 @@ def read_manifest(path: Path) -> Iterator[Clip]:
                 },
                 commercial=bool(row.get("commercial", False)),
                 phones=tuple((str(name), float(end)) for name, end in row.get("phones") or ()),
+                years=None if row.get("age_years") is None else float(row["age_years"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(

@@ -80,6 +80,7 @@ def build(
         initial = SpeechLLMConfig.from_pretrained(config.model.initial)
         # What training hides of the spectrogram may change; sizes that do not fit fail to load.
         initial.audio_config.update(config.model.encoder)
+        initial.label_dropout = config.model.label_dropout
         return (
             SpeechLLMForConditionalGeneration.from_pretrained(
                 config.model.initial, config=initial, dtype=torch.float32
@@ -114,7 +115,7 @@ def build(
         ctc_head=True,
         ctc_conditioning=True,
         label_conditioning=True,
-        label_dropout=0.1,
+        label_dropout=config.model.label_dropout,
     )
     model = SpeechLLMForConditionalGeneration(model_config)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
@@ -286,14 +287,17 @@ def label_losses(
 
     Args:
         logits: by field (batch, values).
-        batch: `classes`, -100 where unknown, and `class_weights`, (batch, fields).
+        batch: `classes`, the share of each value of each field in turn, (batch, values), zeros
+            where unknown, and `class_weights`, (batch, fields).
     """
     result = {}
+    sizes = [len(values) for values in CLOSED_SETS.values()]
+    shares = batch["classes"].split(sizes, -1)
     for place, name in enumerate(CLOSED_SETS):
-        known = batch["classes"][:, place] >= 0
+        known = shares[place].sum(-1) > 0
         if bool(known.any()):
             losses = functional.cross_entropy(
-                logits[name][known].float(), batch["classes"][known, place], reduction="none"
+                logits[name][known].float(), shares[place][known], reduction="none"
             )
             # Over the whole batch: a field that few clips know must not shout when one does.
             total = (losses * batch["class_weights"][known, place]).sum()
