@@ -41,26 +41,26 @@ def prefix_beam_search(
         allowed: bool (vocabulary), the tokens that may be written; None allows all.
         fusion: what language models add; None adds nothing.
         margin: prefixes that fall so far behind the best one are given up, and tokens that do so
-            by their sound alone are not shown to the language models.
+            before the language models have judged them are not shown to those.
 
     Returns:
         (tokens, score), the best first; the score is the log probability where nothing is added.
         The empty sequence is among them.
     """
     scores = np.array(log_probs, dtype=np.float64)
-    blanks = scores[:, blank].copy()
+    blanks = scores[:, blank].tolist()
     if allowed is not None:
         scores[:, ~allowed] = -np.inf
     scores[:, blank] = -np.inf
-    width = min(_WIDEST, scores.shape[1])
-    tops = np.argpartition(-scores, width - 1, axis=1)[:, :width] if len(scores) else scores[:0]
+    loudest = _loudest(scores)
 
-    # Prefixes are nodes of a trie: 0 is the empty one.
+    # Prefixes are nodes of a trie: 0 is the empty one. Its children are found by their token.
     parents, tokens = [-1], [-1]
-    children: dict[tuple[int, int], int] = {}
-    beams: dict[int, tuple[float, float]] = {0: (0.0, -math.inf)}
+    children: list[dict[int, int]] = [{}]
     fusion = fusion or Fusion()
     read = [Heard()]
+    # By node: log probability that ends in a blank, in a token, and in either.
+    beams: dict[int, tuple[float, float, float]] = {0: (0.0, -math.inf, 0.0)}
 
     def sequence_of(node: int) -> list[int]:
         sequence = []
@@ -69,50 +69,83 @@ def prefix_beam_search(
             node = parents[node]
         return sequence[::-1]
 
-    silence = 0.0
-    best = 0.0
-    for frame, top in enumerate(tops):
-        row = scores[frame]
-        hopeless = best + max(float(blanks[frame]), float(row.max())) - margin
-        silence += float(blanks[frame])
-        heard = [(int(token), float(row[token])) for token in top if row[token] > _LEAST]
-        fresh: dict[int, tuple[float, float]] = {}
-        for node, (by_blank, by_token) in beams.items():
-            total = _add(by_blank, by_token)
-            old_blank, old_token = fresh.get(node, (-math.inf, -math.inf))
-            again = by_token + float(row[tokens[node]]) if node else -math.inf
-            fresh[node] = (_add(old_blank, total + float(blanks[frame])), _add(old_token, again))
-            least = hopeless - read[node].score
+    for frame, heard in enumerate(loudest):
+        row, silence = scores[frame], blanks[frame]
+        stays: dict[int, float] = {}
+        # The least that this frame's best prefix has; the beam goes from good prefixes to bad
+        # ones, so that it is soon known.
+        best = -math.inf
+        for node, (_, by_token, total) in beams.items():
+            again = by_token + row.item(tokens[node]) if node else -math.inf
+            stays[node] = again
+            likely = max(total + silence, again) + read[node].score
+            best = max(best, likely)
+        fresh: dict[int, float] = {}
+        for node, (by_blank, _, total) in beams.items():
+            prefix, last, known = read[node], tokens[node], children[node]
+            least = best - margin - prefix.score
             for token, score in heard:
+                if total + score < least:
+                    break
                 # The same token twice in a row is one, unless a blank stands between.
-                before = by_blank if node and token == tokens[node] else total
-                if before == -math.inf or before + score < least:
+                said = (by_blank if token == last else total) + score
+                if said < least or said == -math.inf:
                     continue
-                child = children.get((node, token))
+                child = known.get(token)
                 if child is None:
-                    child = children[node, token] = len(tokens)
+                    if said + fusion.gain(prefix, token) < least:
+                        continue
+                    child = known[token] = len(tokens)
                     parents.append(node)
                     tokens.append(token)
-                    read.append(fusion.extend(read[node], token))
-                old_blank, old_token = fresh.get(child, (-math.inf, -math.inf))
-                fresh[child] = (old_blank, _add(old_token, before + score))
-        ranked = [(_add(*pair) + read[node].score, node) for node, pair in fresh.items()]
+                    children.append({})
+                    read.append(fusion.extend(prefix, token))
+                fresh[child] = said
+                if said + read[child].score > best:
+                    best = said + read[child].score
+                    least = best - margin - prefix.score
+        ranked = []
+        for node, again in stays.items():
+            by_blank = beams[node][2] + silence
+            by_token = _add(again, fresh.pop(node, -math.inf))
+            total = _add(by_blank, by_token)
+            ranked.append((total + read[node].score, node, by_blank, by_token, total))
+        for node, said in fresh.items():
+            ranked.append((said + read[node].score, node, -math.inf, said, said))
         ranked.sort(reverse=True)
-        best = ranked[0][0]
-        beams = {node: fresh[node] for score, node in ranked[:beam] if score >= best - margin}
+        least = ranked[0][0] - margin
+        beams = {node: parts for score, node, *parts in ranked[:beam] if score >= least}
     # The empty sequence is a candidate even where the beam has lost it.
-    beams.setdefault(0, (silence, -math.inf))
+    beams.setdefault(0, (sum(blanks), -math.inf, sum(blanks)))
     found = {
-        tuple(sequence_of(node)): _add(*pair) + fusion.finish(read[node])
-        for node, pair in beams.items()
+        tuple(sequence_of(node)): total + fusion.finish(read[node])
+        for node, (_, _, total) in beams.items()
     }
     return sorted(found.items(), key=lambda item: -item[1])
+
+
+def _loudest(scores: np.ndarray) -> list[list[tuple[int, float]]]:
+    """For each frame its most probable tokens and their scores, the most probable first."""
+    if not scores.size:
+        return [[] for _ in scores]
+    width = min(_WIDEST, scores.shape[1])
+    tops = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+    values = np.take_along_axis(scores, tops, axis=1)
+    order = np.argsort(-values, axis=1)
+    tops = np.take_along_axis(tops, order, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    counts = (values > _LEAST).sum(axis=1)
+    return [
+        list(zip(tokens[:count], said[:count], strict=True))
+        for tokens, said, count in zip(tops.tolist(), values.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def _add(first: float, second: float) -> float:
     if first < second:
         first, second = second, first
-    return first if second == -math.inf else first + math.log1p(math.exp(second - first))
+    # What is this small changes nothing, and minus infinity has no difference.
+    return first + math.log1p(math.exp(second - first)) if second > first - 40 else first
 
 
 def candidates(
