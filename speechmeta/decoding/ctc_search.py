@@ -104,17 +104,17 @@ def prefix_beam_search(
                 if said + read[child].score > best:
                     best = said + read[child].score
                     least = best - margin - prefix.score
-        ranked = []
+        ranked: list[tuple[float, int, tuple[float, float, float]]] = []
         for node, again in stays.items():
             by_blank = beams[node][2] + silence
             by_token = _add(again, fresh.pop(node, -math.inf))
             total = _add(by_blank, by_token)
-            ranked.append((total + read[node].score, node, by_blank, by_token, total))
+            ranked.append((total + read[node].score, node, (by_blank, by_token, total)))
         for node, said in fresh.items():
-            ranked.append((said + read[node].score, node, -math.inf, said, said))
+            ranked.append((said + read[node].score, node, (-math.inf, said, said)))
         ranked.sort(reverse=True)
         least = ranked[0][0] - margin
-        beams = {node: parts for score, node, *parts in ranked[:beam] if score >= least}
+        beams = {node: parts for score, node, parts in ranked[:beam] if score >= least}
     # The empty sequence is a candidate even where the beam has lost it.
     beams.setdefault(0, (sum(blanks), -math.inf, sum(blanks)))
     found = {

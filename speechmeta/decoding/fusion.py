@@ -66,7 +66,7 @@ class Fusion:
         self.ngram, self.ngram_weight = ngram if ngram_weight or word_weight else None, ngram_weight
         self.words, self.word_weight = words if word_weight else None, word_weight
         self.pieces = pieces
-        self._begins = [bool(piece) and piece.startswith(b" ") for piece in pieces]
+        self._begins = [(piece or b"").startswith(b" ") for piece in pieces]
 
     @classmethod
     def of(cls, model: Any, options: DecodeOptions, pieces: Sequence[bytes | None]) -> Fusion:

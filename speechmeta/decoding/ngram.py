@@ -108,7 +108,7 @@ class NgramModel:
         """Natural log probability of one token, without those of a large vocabulary."""
         result = float(self._unigram[token])
         for tokens, shares, left in self._rows(context):
-            place = int(np.searchsorted(tokens, token))
+            place = int(tokens.searchsorted(token))
             seen = place < len(tokens) and int(tokens[place]) == token
             result = result * left + (float(shares[place]) if seen else 0.0)
         return math.log(result + 1e-12)
@@ -130,7 +130,7 @@ class NgramModel:
         for length in range(1, self.order):
             number |= key[-length] << (self._bits * (length - 1))
             owners = self._arrays[f"contexts.{length}"]
-            place = int(np.searchsorted(owners, owners.dtype.type(number)))
+            place = int(owners.searchsorted(owners.dtype.type(number)))
             if place == len(owners) or int(owners[place]) != number:
                 break
             start, stop = self._arrays[f"starts.{length}"][place : place + 2]
