@@ -21,12 +21,22 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML or TOML file; see docs/training.md.")],
+    configs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="YAML or TOML files, see docs/training.md; several runs follow one another.",
+            metavar="CONFIG...",
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run, over the config's.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the newest checkpoint of the run; of several, from where they ended.",
+        ),
     ] = False,
     commercial_only: Annotated[
         bool,
@@ -41,18 +51,22 @@ def train(
 
     from .console import err_console
 
-    settings = read_config(config)
-    if output is not None:
-        settings.output = output
-    if commercial_only:
-        settings.data.commercial_only = True
-    if not resume and any(settings.output.glob("checkpoint-*")):
-        raise UsageError(
-            f"{settings.output} holds checkpoints of an earlier run",
-            "go on with --resume, or name another folder with --output",
-        )
+    if output is not None and len(configs) > 1:
+        raise UsageError("--output names one folder for several runs", "set output in the configs")
+    runs = [read_config(config) for config in configs]
+    for run in runs:
+        if output is not None:
+            run.output = output
+        run.data.commercial_only |= commercial_only
+        if not resume and any(run.output.glob("checkpoint-*")):
+            raise UsageError(
+                f"{run.output} holds checkpoints of an earlier run",
+                "go on with --resume, or name another folder with --output",
+            )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    from speechmeta.training.trainer import train as run
+    from speechmeta.training.trainer import train as train_one
+    from speechmeta.training.trainer import train_in_turn
 
-    final = run(settings, resume=resume)
-    err_console().print(f"trained checkpoint: {final}")
+    finals = [train_one(runs[0], resume)] if len(runs) == 1 else train_in_turn(runs, resume)
+    for final in finals:
+        err_console().print(f"trained checkpoint: {final}")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import RunCli
 
 from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.decoding.ngram import NgramModel
@@ -20,9 +27,11 @@ from speechmeta.errors import DatasetError, UsageError
 from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training import augment, parallel
+from speechmeta.training.augment import AugmentOptions
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig, read_config
 from speechmeta.training.dataset import (
+    CLOSED_SETS,
     FORCED,
     LABEL,
     TRANSCRIPT,
@@ -30,12 +39,13 @@ from speechmeta.training.dataset import (
     Collator,
     EpochLoader,
     SecondsSampler,
+    age_shares,
 )
 from speechmeta.training.manifest import read_manifest
 from speechmeta.training.optimizer import build_optimizer, trapezoid
 from speechmeta.training.synthesize import call_sentences
 from speechmeta.training.text import normalize_transcript, train_tokenizer
-from speechmeta.training.trainer import build, ctc_loss, text_losses, train
+from speechmeta.training.trainer import build, ctc_loss, label_losses, text_losses, train
 
 ROWS: list[dict[str, Any]] = [
     {"transcript": "Hello there.", "gender": "Female", "emotion": "Happy", "commercial": True},
@@ -285,6 +295,49 @@ def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
         ]
 
 
+def _wait(folder: Path) -> None:
+    (folder / f"{parallel.rank()}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="looks for processes by signal 0")
+def test_processes_do_not_outlive_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]);"
+        "from speechmeta.training import parallel; from test_training import _wait;"
+        "folder = Path(sys.argv[1]); parallel.run(_wait, (folder,), 2, folder / 'meet')"
+    )
+    tests = str(Path(__file__).parent)
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path, tests]) as parent:
+        try:
+            assert _until(lambda: len([*tmp_path.glob("*.pid")]) == 2)
+            # Between the file and its content.
+            assert _until(lambda: all(path.read_text() for path in tmp_path.glob("*.pid")))
+        finally:
+            parent.kill()
+    children = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+    assert _until(lambda: not any(map(_runs, children)))
+
+
+def _until(reached: Callable[[], bool], seconds: float = 120) -> bool:
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A child that nobody waits for is dead all the same.
+    status = Path(f"/proc/{process}/stat")
+    return not (status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
 def test_run_and_resume(config: TrainConfig) -> None:
     final = train(config)
     summary = json.loads((final / "training.json").read_text())
@@ -305,6 +358,94 @@ def test_run_and_resume(config: TrainConfig) -> None:
         again = json.loads((train(config, resume=True) / "training.json").read_text())
     assert again["steps"] == 6
     assert again["minutes"] >= summary["minutes"]
+
+
+def test_runs_follow_one_another(config: TrainConfig, tmp_path: Path, run_cli: RunCli) -> None:
+    config.optim.max_steps = 1
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    paths[0].write_text(config.model_dump_json())
+    config.output, config.model.initial = tmp_path / "second", config.output / "final"
+    paths[1].write_text(config.model_dump_json())
+    names = [str(path) for path in paths]
+    refused = run_cli("train", *names, "-o", tmp_path)
+    assert (refused.code, "several runs" in refused.stderr) == (2, True)
+    first = run_cli("train", *names).stderr
+    assert first.count("trained checkpoint") == 2
+    assert (tmp_path / "second" / "final" / "training.json").is_file()
+    refused = run_cli("train", *names)
+    assert (refused.code, "--resume" in refused.stderr) == (2, True)
+    before = (tmp_path / "run" / "final" / "model.safetensors").stat().st_mtime_ns
+    (tmp_path / "second" / "final" / "training.json").unlink()
+    run_cli("train", *names, "--resume")
+    assert (tmp_path / "run" / "final" / "model.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / "second" / "final" / "training.json").is_file()
+
+
+def test_long_clips_are_heard_in_crops(config: TrainConfig) -> None:
+    config.data.crops, config.data.crop_seconds = {"noise": 0.5}, 0.8
+    clips = [
+        dataclasses.replace(clip, dataset="noise" if number % 2 else "other")
+        for number, clip in enumerate(read_manifest(config.data.manifests[0]))
+    ]
+    _, processor = build(config, clips)
+    cache = AudioCache(clips, config.data.cache)
+    dataset = ClipDataset(clips, cache, processor, config)
+    assert [dataset.crop_share(number) for number in range(12)] == [
+        # Clips of 1.2 s and more, of every second source.
+        0.5 if number % 2 and number >= 6 else 0.0
+        for number in range(12)
+    ]
+    drawn = [
+        number
+        for epoch in range(8)
+        for batch in _epoch(SecondsSampler(dataset, 4, 0), epoch)
+        for number in batch
+    ]
+    crops = Counter(number - len(dataset) for number in drawn if number >= len(dataset))
+    assert set(crops) == {7, 9, 11}
+    assert 6 <= crops.total() <= 18
+    config.augment = AugmentOptions(speed=0, telephone=0, noise=0, reverb=0, gain_db=(0, 0))
+    whole, crop = dataset[9], dataset[len(dataset) + 9]
+    assert (len(whole.wave), len(crop.wave)) == (24_000, 12_800)
+    assert whole.ctc
+    assert crop.ctc is None
+    views = np.lib.stride_tricks.sliding_window_view(whole.wave, 12_800)
+    assert (np.abs(views[:, ::100] - crop.wave[::100]).max(axis=1) < 1e-6).sum() == 1
+
+
+def _epoch(sampler: SecondsSampler, epoch: int) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_ages_near_a_bound_count_for_both_groups() -> None:
+    assert age_shares(30, 4)[:2] == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert age_shares(64, 4)[2] == pytest.approx(0.841, abs=1e-3)
+    assert age_shares(20, 0.1) == pytest.approx([1.0, 0.0, 0.0])
+    assert sum(age_shares(45, 9)) == pytest.approx(1.0)
+
+
+def test_known_ages_give_shares(config: TrainConfig) -> None:
+    clips = [
+        dataclasses.replace(clip, labels={"Age": "Young"}, years=29.0 if number else None)
+        for number, clip in enumerate(list(read_manifest(config.data.manifests[0]))[:2])
+    ]
+    _, processor = build(config, clips)
+    config.optim.age_doubt = 4
+    dataset = ClipDataset(clips, AudioCache(clips, config.data.cache), processor, config)
+    dataset.train = False
+    examples = [dataset[0], dataset[1]]
+    assert examples[0].classes["Age"][0] == [1.0, 0.0, 0.0]
+    assert examples[1].classes["Age"][0] == pytest.approx(age_shares(29, 4))
+    batch = Collator(processor, 0.0, 320, 0)(examples)
+    logits = {name: torch.zeros(2, len(values)) for name, values in CLOSED_SETS.items()}
+    logits["Age"][:, 0] = 2.0
+    losses = label_losses(logits, batch)
+    assert set(losses) == {"SpeechActivity", "Age"}
+    log_probs = logits["Age"][0].log_softmax(0)
+    shares = torch.tensor(age_shares(29, 4))
+    expected = (-log_probs[0] - (shares * log_probs).sum()) / 2
+    assert float(losses["Age"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_what_training_hides_may_change(config: TrainConfig, tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ what passes through `forward`; the encoder alone and the heads that only train d
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -53,12 +56,21 @@ def _join(
     function: Callable[..., None],
     arguments: tuple[object, ...],
 ) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     distributed.init_process_group("gloo", f"file://{meet}", rank=number, world_size=count)
     try:
         function(*arguments)
     finally:
         distributed.destroy_process_group()
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed cannot stop its processes, which would train on unseen."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], value: float) -> float:

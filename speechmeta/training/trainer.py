@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 _FORCED_LOSS = 0.02
 _PROGRESS_FILE = "progress.json"
+_SUMMARY_FILE = "training.json"
 
 _ENCODER_DEFAULTS: dict[str, Any] = {
     "mask_time_prob": 0.06,
@@ -377,6 +378,29 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     return config.output / "final"
 
 
+def train_in_turn(configs: Sequence[TrainConfig], resume: bool = False) -> list[Path]:
+    """Trains one run after the other; each may start from what those before it wrote.
+
+    Args:
+        resume: leave finished runs as they are, and go on where the first other one stopped.
+
+    Returns:
+        The folders of the finished checkpoints.
+
+    Raises:
+        SpeechMetaError: as in `train`.
+    """
+    finals = []
+    for config in configs:
+        final = config.output / "final"
+        if resume and (final / _SUMMARY_FILE).is_file():
+            logger.info("already trained: %s", final)
+        else:
+            train(config, resume and any(config.output.glob("checkpoint-*")))
+        finals.append(final)
+    return finals
+
+
 def _train(config: TrainConfig, resume: bool) -> None:
     # Before there are processes to tell apart: all start with the same weights.
     set_seed(config.optim.seed)
@@ -444,7 +468,7 @@ def _train(config: TrainConfig, resume: bool) -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "hours_of_audio": round(sum(map(cache.seconds, range(len(cache)))) / 3600, 2),
     }
-    (final / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (final / _SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("trained: %s", summary)
 
 
