@@ -156,6 +156,15 @@ def _command(name: DatasetName) -> Callable[..., None]:
                 rich_help_panel=MEASURE_PANEL,
             ),
         ] = False,
+        telephone: Annotated[
+            bool,
+            typer.Option(
+                "--telephone",
+                help="The system hears every clip as over a telephone line: 8 kHz, 300 to 3400 Hz, "
+                "G.711.",
+                rich_help_panel=MEASURE_PANEL,
+            ),
+        ] = False,
         asr: Annotated[
             str | None,
             typer.Option(
@@ -215,6 +224,7 @@ def _command(name: DatasetName) -> Callable[..., None]:
                 spelling_map=spelling_map,
                 ignore_abstained=ignore_abstained,
                 teacher_forced=teacher_forced,
+                telephone=telephone,
                 device=device,
                 dtype=compute_type.value,
                 batch_size=batch_size,

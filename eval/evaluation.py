@@ -21,6 +21,7 @@ from .readers import read_dataset
 from .run import Journal, Progress, RunOptions, run
 from .score import score_records
 from .systems import label_sets_of
+from .telephone import CONDITION
 from .types import AnyPredictor, Dataset
 
 KIND = "speechmeta-eval"
@@ -45,6 +46,7 @@ def evaluate(
     spelling_map: str | Path | None = None,
     ignore_abstained: bool = False,
     teacher_forced: bool = False,
+    telephone: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 8,
@@ -68,6 +70,8 @@ def evaluate(
         ignore_abstained: leave null labels out of the accuracies instead of counting them
             wrong.
         teacher_forced: the published table's protocol, a diagnostic.
+        telephone: the system hears every clip as over a telephone line: 8 kHz, 300 to 3400 Hz,
+            G.711.
         device, dtype, batch_size, local_files_only: as for `Analyzer`.
         progress: called after every clip.
         command: the command line, for the report.
@@ -102,7 +106,9 @@ def evaluate(
             "the teacher-forced protocol has no fields, min_confidence or ignore_abstained",
             "leave them out",
         )
-    options = RunOptions(batch_size=batch_size, batch_seconds=20.0 * batch_size)
+    if telephone and predictor is not None and not getattr(predictor, "needs_audio", True):
+        raise UsageError("these predictions were made without a telephone", "leave it out")
+    options = RunOptions(batch_size, 20.0 * batch_size, telephone=telephone)
     paths = None if output is None else OutputPaths.of(output)
     from .normalizers import load_normalizer
 
@@ -122,7 +128,8 @@ def evaluate(
         decoding = DECODING
     journal = None
     if paths is not None:
-        journal = Journal(paths.records, _identity(dataset, system, decoding), resume=resume)
+        identity = _identity(dataset, system, decoding, telephone)
+        journal = Journal(paths.records, identity, resume=resume)
     started = datetime.now(UTC)
     records = run(dataset, predictor, journal, options, progress)
     report: dict[str, Any] = {
@@ -136,6 +143,7 @@ def evaluate(
             "notes": list(dataset.notes),
             "label_maps": dict(dataset.mapping),
         },
+        "condition": CONDITION if telephone else None,
         "system": system,
         "command": command,
         "created": started.isoformat(timespec="seconds"),
@@ -236,7 +244,9 @@ def _load(
     return AnalyzerPredictor(analyzer, fields, min_confidence)
 
 
-def _identity(dataset: Dataset, system: Mapping[str, Any], decoding: str) -> dict[str, Any]:
+def _identity(
+    dataset: Dataset, system: Mapping[str, Any], decoding: str, telephone: bool
+) -> dict[str, Any]:
     # What has to be the same for the records of an interrupted run to be taken over.
     keys = ("name", "architecture", "dtype", "fields", "min_confidence")
     return {
@@ -245,5 +255,6 @@ def _identity(dataset: Dataset, system: Mapping[str, Any], decoding: str) -> dic
         "split": dataset.split,
         "classes": {key: list(value) for key, value in dataset.classes.items()},
         "decoding": decoding,
+        "telephone": telephone,
         "system": {key: system[key] for key in keys if key in system},
     }

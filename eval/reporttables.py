@@ -61,6 +61,8 @@ def facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{duration(report['audio_seconds'])} h; failed: {report['errors']} "
             "(counted as wrong)",
         )
+    if report.get("condition"):
+        rows.append(("Condition", report["condition"]))
     rows.append(("Normaliser", str(report["normalizer"])))
     where = ", ".join(str(system[key]) for key in ("device", "dtype") if system.get(key))
     if where:

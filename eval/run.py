@@ -38,11 +38,13 @@ class RunOptions:
         batch_size: most clips in one call of the system.
         batch_seconds: most seconds of a batch with its padding: clips times the longest.
         loaders: threads that decode audio.
+        telephone: the system hears every clip over a telephone line (`over_the_telephone`).
     """
 
     batch_size: int = 8
     batch_seconds: float = 160.0
     loaders: int = 2
+    telephone: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "batch_seconds", "loaders"):
@@ -203,7 +205,7 @@ class _Loaded:
     error: str | None = None
 
 
-def _load(clip: Clip) -> _Loaded:
+def _load(clip: Clip, telephone: bool = False) -> _Loaded:
     from speechmeta.audio import SAMPLE_RATE, Audio, load_audio
 
     try:
@@ -211,6 +213,10 @@ def _load(clip: Clip) -> _Loaded:
         if audio.channels > 1 or audio.sample_rate != SAMPLE_RATE:
             mono = Audio(audio.mono()[None], audio.sample_rate, audio.path, audio.codec)
             audio = Audio(mono.resampled(SAMPLE_RATE), SAMPLE_RATE, audio.path, audio.codec)
+        if telephone:
+            from .telephone import over_the_telephone
+
+            audio = over_the_telephone(audio)
         return _Loaded(clip, audio)
     except SpeechMetaError as error:
         return _Loaded(clip, None, str(error))
@@ -246,12 +252,15 @@ def _prefetched(clips: Sequence[Clip], options: RunOptions) -> Iterator[_Loaded]
     rest = iter(clips)
     with ThreadPoolExecutor(options.loaders, thread_name_prefix="speechmeta-load") as pool:
         waiting: deque[Future[_Loaded]] = deque(
-            pool.submit(_load, clip) for clip in islice(rest, 2 * options.batch_size)
+            pool.submit(_load, clip, options.telephone)
+            for clip in islice(rest, 2 * options.batch_size)
         )
         try:
             while waiting:
                 item = waiting.popleft().result()
-                waiting.extend(pool.submit(_load, clip) for clip in islice(rest, 1))
+                waiting.extend(
+                    pool.submit(_load, clip, options.telephone) for clip in islice(rest, 1)
+                )
                 yield item
         finally:
             # Left early, by an interruption: what is not begun need not be.

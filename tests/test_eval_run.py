@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from eval_fakes import Oracle
 from eval_trees import OURS, manifest, write_tone
 
+from speechmeta.audio import Audio
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.eval import Dataset, Prediction, evaluate, read_dataset
 from speechmeta.eval.run import Journal, RunOptions, read_journal, run
+from speechmeta.eval.systems import FilePredictor
+from speechmeta.eval.telephone import over_the_telephone
 from speechmeta.eval.types import Record
 
 
@@ -51,6 +57,55 @@ def test_audio_is_mono_at_16_khz_whatever_the_file(tmp_path: Path) -> None:
     records = run(dataset, Oracle(dataset))
     assert all(record.error is None for record in records)
     assert [record.duration for record in records] == pytest.approx([0.8] * 4, abs=0.06)
+
+
+class _Listener(Oracle):
+    """Keeps what it is given to hear."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.heard: list[Audio] = []
+
+    def predict(self, audios: Sequence[Audio]) -> list[Prediction]:
+        self.heard += audios
+        return super().predict(audios)
+
+
+def test_over_the_telephone(tmp_path: Path) -> None:
+    rate, seconds = 16_000, 1.5
+    time = np.arange(int(rate * seconds)) / rate
+    for name, hertz in (("low", 60), ("voice", 1000), ("high", 6000)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.3 * np.sin(2 * np.pi * hertz * time), rate)
+    rows = [{"audio": f"{name}.wav", "text": "x"} for name in ("low", "voice", "high")]
+    dataset = read_dataset("manifest", manifest(tmp_path / "m.jsonl", rows, audio=False))
+    listener = _Listener(dataset)
+    report = evaluate(dataset, predictor=listener, output=tmp_path / "out", telephone=True)
+    assert "G.711" in report["condition"]
+    assert "G.711" in (tmp_path / "out" / "report.md").read_text()
+    levels = {}
+    for audio in listener.heard:
+        assert (audio.sample_rate, audio.waveform.shape) == (rate, (1, len(time)))
+        levels[Path(audio.path or "").stem] = float(np.sqrt((audio.waveform**2).mean()))
+    whole = 0.3 / 2**0.5
+    assert levels["voice"] == pytest.approx(whole, rel=0.03)
+    assert levels["low"] < 0.1 * whole
+    assert levels["high"] < 0.05 * whole
+    # G.711 leaves its 8 bits of noise.
+    voice = next(a for a in listener.heard if a.path and "voice" in a.path).waveform[0]
+    spectrum = np.abs(np.fft.rfft(voice[2000:18000] * np.hanning(16000))) ** 2
+    signal = spectrum[990:1011].sum()
+    assert 25 < 10 * np.log10(signal / (spectrum.sum() - signal)) < 45
+    with pytest.raises(DatasetError, match="telephone"):
+        evaluate(dataset, predictor=listener, output=tmp_path / "out", resume=True)
+    narrow = over_the_telephone(Audio(np.zeros((2, 4001), np.float32), 8000))
+    assert narrow.waveform.shape == (2, 4001)
+
+
+def test_predictions_heard_no_telephone(dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps({"id": dataset.clips[0].id, "pred_text": "hi"}) + "\n")
+    with pytest.raises(UsageError, match="without a telephone"):
+        evaluate(dataset, predictor=FilePredictor(path), telephone=True)
 
 
 def test_broken_and_missing_files_are_records(dataset: Dataset) -> None:
