@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RunCli
+from safetensors.torch import load_file
 
 from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.decoding.ngram import NgramModel
@@ -28,6 +29,7 @@ from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training import augment, parallel
 from speechmeta.training.augment import AugmentOptions
+from speechmeta.training.average import average_into
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig, read_config
 from speechmeta.training.dataset import (
@@ -379,6 +381,28 @@ def test_runs_follow_one_another(config: TrainConfig, tmp_path: Path, run_cli: R
     run_cli("train", *names, "--resume")
     assert (tmp_path / "run" / "final" / "model.safetensors").stat().st_mtime_ns == before
     assert (tmp_path / "second" / "final" / "training.json").is_file()
+
+
+def test_runs_end_in_an_average(config: TrainConfig, tmp_path: Path) -> None:
+    config.optim.keep = [0.5]
+    first = train(config)
+    early = load_file(config.output / "at-0.5" / "model.safetensors")
+    assert any(not torch.equal(w, early[n]) for n, w in load_model(first)[0].named_parameters())
+    config.output, config.optim.keep = tmp_path / "second", []
+    last = {
+        n: w.clone() for n, w in load_model(train(config), dtype="float32")[0].named_parameters()
+    }
+    config.output = tmp_path / "third"
+    config.model.average = {tmp_path / "run" / "at-0.5": 0.25}
+    mean, _ = load_model(train(config), dtype="float32")
+    for name, weight in mean.named_parameters():
+        assert torch.allclose(weight, 0.75 * last[name] + 0.25 * early[name], atol=1e-6), name
+    with pytest.raises(UsageError, match="no checkpoint"):
+        average_into(mean, {tmp_path / "nothing": 0.5})
+    with pytest.raises(UsageError, match="shares of 1"):
+        average_into(mean, {first: 1.0})
+    with pytest.raises(UsageError, match="does not fit"):
+        average_into(torch.nn.Linear(3, 3), {first: 0.5})
 
 
 def test_long_clips_are_heard_in_crops(config: TrainConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from tiny import tiny_speechllm
 
 from speechmeta.analyze import Analyzer
 from speechmeta.decoding.engine import Engine
+from speechmeta.decoding.grammar import Option
+from speechmeta.decoding.labels import choose
 from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
@@ -73,6 +76,22 @@ def test_overconfident_labels_are_softened(manifest: Path) -> None:
     # 0.99 becomes 0.75 at log(99) / log(3) = 4.2.
     assert 1.5 < temperature <= 5
     assert report["tuned"] <= report["crossed"] < report["untuned"]
+
+
+def test_temperatures_come_before_the_prior(manifest: Path) -> None:
+    clips = list(read_manifest(manifest))
+    prior = {"Gender": {"Female": 0.9, "Male": 0.1}}
+    records = overconfident(clips)
+    temperature, report = tune.tune_temperatures(records, clips, prior)["Gender"]
+    losses = []
+    for clip, record in zip(clips, records, strict=True):
+        labels = list(record.probabilities["Gender"])
+        options = [Option(label, label, (number,), 0) for number, label in enumerate(labels)]
+        scores = [math.log(record.probabilities["Gender"][label]) for label in labels]
+        said, _ = choose(options, scores, report["temperature"], prior=prior["Gender"])
+        losses.append(-math.log(said[clip.labels["Gender"]]))
+    assert temperature != 1.0
+    assert report["tuned"] == pytest.approx(np.mean(losses), abs=1e-3)
 
 
 def test_what_one_half_teaches_has_to_hold_for_the_other(manifest: Path) -> None:

@@ -32,7 +32,7 @@ def choose(
     Args:
         options: the ways to write each label.
         scores: each option's log probability, up to a constant.
-        temperature: the labels' probabilities are raised to 1 / temperature.
+        temperature: what the model says of the labels is raised to 1 / temperature first.
         heard, weight: by label the log probability of the encoder's label head, and its weight
             against the options' scores, 0 to 1.
         prior: by label how common it was in training, which its probability is divided by (logit
@@ -60,10 +60,11 @@ def choose(
         totals = {
             label: (1 - weight) * total + weight * heard[label] for label, total in totals.items()
         }
+    totals = {label: total / temperature for label, total in totals.items()}
+    # After the temperature: only of calibrated probabilities can the prior be taken out.
     for label, share in (prior or {}).items():
         if label in totals:
             totals[label] -= math.log(share)
-    totals = {label: total / temperature for label, total in totals.items()}
     norm = _log_sum(list(totals.values()))
     winner = max(totals, key=lambda label: totals[label])
     return {label: math.exp(value - norm) for label, value in totals.items()}, best[winner][1]

@@ -30,7 +30,8 @@ class DecodeOptions:
         loop_repeats: so many repetitions in a row make a loop ...
         loop_min_tokens: ... when they are at least so many tokens together.
         label_temperature: by field name; probabilities of labels are raised to the power
-            of 1 / temperature and normalised again (calibration). 1 where it is not given.
+            of 1 / temperature and normalised again (calibration), before `label_prior`. 1 where it
+            is not given.
         label_head_weight: by field name; weight of the encoder's label head against the decoder,
             0 to 1, where the checkpoint has one. 0 where it is not given.
         label_prior: by field name, by label, how common it was in training; probabilities are

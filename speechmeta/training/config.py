@@ -58,6 +58,7 @@ class ModelConfig(_Section):
         word_order, word_least: the same for the n-grams of whole words; order 0 for none.
         word_count: words that the search knows at most.
         label_dropout: of the encoder's label head.
+        average: folders of earlier checkpoints, and their shares of the finished weights.
     """
 
     vocab_size: int = 768
@@ -70,6 +71,7 @@ class ModelConfig(_Section):
     word_least: list[int] = Field(default_factory=lambda: [1, 2], min_length=1)
     word_count: int = Field(60_000, ge=1, le=65_534)
     label_dropout: float = Field(0.1, ge=0, lt=1)
+    average: dict[Path, float] = Field(default_factory=dict)
     initial: Path | None = None
     """A checkpoint of ours to start from in place of random weights."""
 
@@ -96,6 +98,7 @@ class OptimConfig(_Section):
         age_doubt: years of doubt (a standard deviation) about where one age group ends and the next
             begins: the label head learns shares of groups for a speaker near a bound, where the
             age is known; 0 for none.
+        keep: shares of the run after which its weights are kept, in `output/at-SHARE`.
         token_noise: share of transcript tokens that the decoder sees replaced at random, so
             that it listens instead of trusting what was said before.
     """
@@ -117,6 +120,7 @@ class OptimConfig(_Section):
     label_balance: float = 0.5
     speaker_balance: float = 0.5
     age_doubt: float = Field(0.0, ge=0)
+    keep: list[float] = Field(default_factory=list)
     token_noise: float = 0.1
     weight_decay: float = 0.02
     save_minutes: float = 10.0

@@ -34,6 +34,7 @@ from speechmeta.models.speechllm import (
 from speechmeta.models.speechllm.conformer import LogMelConformerConfig
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training import parallel
+from speechmeta.training.average import average_into, check_parts
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
 from speechmeta.training.dataset import (
@@ -346,6 +347,10 @@ class _Clock(TrainerCallback):
             control.should_save = True
         # One process writes for all.
         control.should_save &= parallel.rank() == 0
+        for share in self.config.optim.keep:
+            folder = self.config.output / f"at-{share:g}"
+            if self.trainer.progress() >= share and parallel.rank() == 0 and not folder.exists():
+                self.trainer.model.save_pretrained(folder)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.saved = time.monotonic()
@@ -404,6 +409,7 @@ def train_in_turn(configs: Sequence[TrainConfig], resume: bool = False) -> list[
 def _train(config: TrainConfig, resume: bool) -> None:
     # Before there are processes to tell apart: all start with the same weights.
     set_seed(config.optim.seed)
+    check_parts(config.model.average)
     clips = read_clips(config.data.manifests, config.data.commercial_only)
     cache = AudioCache(clips, config.data.cache)
     model, processor = build(config, clips)
@@ -455,6 +461,8 @@ def _train(config: TrainConfig, resume: bool) -> None:
     if parallel.rank() > 0:
         return
     final = config.output / "final"
+    if config.model.average:
+        average_into(model, config.model.average)
     model.config.decoding = {
         **(model.config.decoding or {}),
         "label_prior": dataset.label_shares(),

@@ -129,11 +129,10 @@ def tune_labels(
         options = DecodeOptions(
             batch_size=16,
             label_head_weight=dict.fromkeys(LABEL_FIELDS, weight),
-            label_prior=prior,
         )
         engine = Engine(model, processor, options)
         records = engine.decode_prompts(prompts, engine.grammars.get(asked))
-        for field, (temperature, report) in tune_temperatures(records, clips).items():
+        for field, (temperature, report) in tune_temperatures(records, clips, prior).items():
             if field not in best or report["tuned"] < best[field][2]["tuned"]:
                 best[field] = (weight, temperature, report)
             print(json.dumps({"field": field, "label_head_weight": weight, **report}), flush=True)
@@ -145,9 +144,15 @@ def tune_labels(
 
 
 def tune_temperatures(
-    records: Sequence[Any], clips: Sequence[Clip]
+    records: Sequence[Any],
+    clips: Sequence[Clip],
+    priors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, tuple[float, dict[str, float]]]:
     """By label field the temperature with the least log loss, and the log losses.
+
+    Args:
+        records: decoded without temperatures and priors.
+        priors: as `DecodeOptions.label_prior`, taken out after the temperature.
 
     Returns:
         By field the temperature, and the log loss `untuned`, `crossed` (each half of the speakers
@@ -155,7 +160,7 @@ def tune_temperatures(
         chose). Where the crossed loss is no better than the untuned, the temperature is 1: what
         one half of the speakers teaches does not hold for the other.
     """
-    known: dict[str, list[tuple[bool, np.ndarray, int]]] = defaultdict(list)
+    known: dict[str, list[tuple[bool, np.ndarray, np.ndarray, int]]] = defaultdict(list)
     for clip, record in zip(clips, records, strict=True):
         if not isinstance(record, DecodedRecord):
             continue
@@ -163,7 +168,10 @@ def tune_temperatures(
             probabilities = record.probabilities.get(field, {})
             if label in probabilities:
                 row = np.log(np.array(list(probabilities.values())) + 1e-12)
-                known[field].append((first_half(clip), row, list(probabilities).index(label)))
+                prior = (priors or {}).get(field, {})
+                common = np.log([prior.get(value, 1.0) for value in probabilities])
+                right = list(probabilities).index(label)
+                known[field].append((first_half(clip), row, common, right))
     result: dict[str, tuple[float, dict[str, float]]] = {}
     for field, items in known.items():
         halves = [[item[1:] for item in items if item[0] is half] for half in (True, False)]
@@ -188,19 +196,21 @@ def tune_temperatures(
     return result
 
 
-def _loss(rows: Sequence[tuple[np.ndarray, int]], temperature: float) -> float:
-    """Mean log loss of (log probabilities, place of the right label)."""
-    return float(np.mean([-_softened(row, temperature)[right] for row, right in rows]))
+_Rows = Sequence[tuple[np.ndarray, np.ndarray, int]]
+"""Log probabilities, log shares that are taken out of them, and the place of the right label."""
 
 
-def _best_temperature(rows: Sequence[tuple[np.ndarray, int]]) -> float:
+def _loss(rows: _Rows, temperature: float) -> float:
+    """Mean log loss."""
+    losses = []
+    for log_probs, common, right in rows:
+        scaled = log_probs / temperature - common
+        losses.append(np.logaddexp.reduce(scaled) - scaled[right])
+    return float(np.mean(losses))
+
+
+def _best_temperature(rows: _Rows) -> float:
     return float(min(_TEMPERATURES, key=lambda value: _loss(rows, value)))
-
-
-def _softened(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    scaled = log_probs / temperature
-    result: np.ndarray = scaled - np.logaddexp.reduce(scaled)
-    return result
 
 
 def _encoded(model: Any, processor: Any, clips: Sequence[Clip], fields: Sequence[str]) -> Any:
