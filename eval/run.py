@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -205,7 +206,7 @@ class _Loaded:
     error: str | None = None
 
 
-def _load(clip: Clip, telephone: bool = False) -> _Loaded:
+def _load(clip: Clip, telephone: bool) -> _Loaded:
     from speechmeta.audio import SAMPLE_RATE, Audio, load_audio
 
     try:
@@ -250,17 +251,15 @@ def _batches(
 def _prefetched(clips: Sequence[Clip], options: RunOptions) -> Iterator[_Loaded]:
     # At most three batches of audio are in memory.
     rest = iter(clips)
+    load = partial(_load, telephone=options.telephone)
     with ThreadPoolExecutor(options.loaders, thread_name_prefix="speechmeta-load") as pool:
         waiting: deque[Future[_Loaded]] = deque(
-            pool.submit(_load, clip, options.telephone)
-            for clip in islice(rest, 2 * options.batch_size)
+            pool.submit(load, clip) for clip in islice(rest, 2 * options.batch_size)
         )
         try:
             while waiting:
                 item = waiting.popleft().result()
-                waiting.extend(
-                    pool.submit(_load, clip, options.telephone) for clip in islice(rest, 1)
-                )
+                waiting.extend(pool.submit(load, clip) for clip in islice(rest, 1))
                 yield item
         finally:
             # Left early, by an interruption: what is not begun need not be.

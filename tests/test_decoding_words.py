@@ -73,7 +73,7 @@ def test_limits() -> None:
 def said(fusion: Fusion, *tokens: int) -> Heard:
     prefix = Heard()
     for token in tokens:
-        prefix = fusion.extend(prefix, token)
+        prefix = fusion.extend(prefix, token, fusion.gain(prefix, token))
     return prefix
 
 

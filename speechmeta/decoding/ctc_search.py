@@ -95,13 +95,14 @@ def prefix_beam_search(
                     continue
                 child = known.get(token)
                 if child is None:
-                    if said + fusion.gain(prefix, token) < least:
+                    gain = fusion.gain(prefix, token)
+                    if said + gain < least:
                         continue
                     child = known[token] = len(tokens)
                     parents.append(node)
                     tokens.append(token)
                     children.append({})
-                    read.append(fusion.extend(prefix, token))
+                    read.append(fusion.extend(prefix, token, gain))
                 fresh[child] = said
                 if said + read[child].score > best:
                     best = said + read[child].score

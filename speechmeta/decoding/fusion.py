@@ -89,9 +89,9 @@ class Fusion:
             added += self._judge(prefix, self.words)[0]
         return added
 
-    def extend(self, prefix: Heard, token: int) -> Heard:
-        """The prefix with one more token."""
-        score = prefix.score + self.gain(prefix, token)
+    def extend(self, prefix: Heard, token: int, gain: float) -> Heard:
+        """The prefix with one more token, and what `gain` says of it."""
+        score = prefix.score + gain
         if self.ngram is None:
             return Heard(score)
         said = self._said(prefix, token, self.ngram)

@@ -417,7 +417,8 @@ class SecondsSampler(Sampler[list[int]]):
             times = int(weight) + (rng.random() < weight % 1)
             share = self.dataset.crop_share(index) if times else 0.0
             for _ in range(times):
-                drawn = index + len(self.dataset) * (share > 0 and rng.random() < share)
+                cropped = share > 0 and rng.random() < share
+                drawn = index + len(self.dataset) if cropped else index
                 chosen.append((self.dataset.seconds(drawn), drawn))
         # Few distinct shapes: CPU kernels are compiled anew for every one that is new.
         bins: dict[float, list[int]] = {}
