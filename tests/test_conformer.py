@@ -114,6 +114,21 @@ def test_training_hides_parts_of_the_spectrogram() -> None:
     assert torch.equal(*heard)
 
 
+def test_training_leaves_out_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = LogMelConformerModel(LogMelConformerConfig(**TINY, layerdrop=0.5))
+        waves, mask = padded([8_000])
+        encoder.train(False)
+        whole = encoder(waves, mask).last_hidden_state
+        assert torch.equal(encoder(waves, mask).last_hidden_state, whole)
+        encoder.train()
+        outputs = [encoder(waves, mask).last_hidden_state for _ in range(40)]
+        different = {tuple(output.flatten().tolist()) for output in outputs}
+        # Four layers are in or out: at most sixteen networks.
+        assert 6 < len(different) <= 16
+
+
 def test_round_trip(encoder: Any, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path)

@@ -156,14 +156,28 @@ class ClipDataset(Dataset[Example]):
     def label_shares(self) -> dict[str, dict[str, float]]:
         """By field the share of each label that occurs, as the losses weigh it."""
         mass: dict[str, dict[str, float]] = {field: defaultdict(float) for field in LABEL_FIELDS}
-        for number, weights in enumerate(self.label_weights):
+        for number, (clip, weights) in enumerate(zip(self.clips, self.label_weights, strict=True)):
+            classes = closed_classes(clip.labels)
             for field, weight in weights.items():
-                mass[field][self.clips[number].labels[field]] += weight * self.weight(number)
+                shares = self._shares(clip, field, classes[field])
+                for label, share in zip(CLOSED_SETS[field], shares, strict=True):
+                    mass[field][label] += share * weight * self.weight(number)
         return {
-            field: {label: round(part / sum(parts.values()), 5) for label, part in parts.items()}
+            field: {
+                label: round(part / sum(parts.values()), 5)
+                for label, part in parts.items()
+                if part > 0
+            }
             for field, parts in mass.items()
-            if parts
+            if sum(parts.values()) > 0
         }
+
+    def _shares(self, clip: Clip | None, field: str, place: int) -> list[float]:
+        """How much a clip counts as each value of a closed field, of which it has one."""
+        doubt = self.config.optim.age_doubt
+        if field == "Age" and doubt and clip is not None and clip.years is not None:
+            return age_shares(clip.years, doubt)
+        return [float(other == place) for other in range(len(CLOSED_SETS[field]))]
 
     def __len__(self) -> int:
         return len(self.clips) + self.generated
@@ -230,10 +244,7 @@ class ClipDataset(Dataset[Example]):
         for field, label in clip.labels.items():
             if not self.train or rng.random() >= _DROP_LABEL:
                 values[field] = label
-        example = self._example(wave, values, transcript, self.label_weights[index])
-        doubt = self.config.optim.age_doubt
-        if doubt and clip.years is not None and "Age" in example.classes:
-            example.classes["Age"] = (age_shares(clip.years, doubt), example.classes["Age"][1])
+        example = self._example(wave, values, transcript, index)
         # Another speed moves all ends alike.
         example.phones = [(place, end * len(wave) / samples) for place, end in phones]
         return example
@@ -243,9 +254,10 @@ class ClipDataset(Dataset[Example]):
         wave: np.ndarray,
         values: dict[str, str],
         transcript: str | None,
-        label_weights: Mapping[str, float] | None = None,
+        index: int | None = None,
     ) -> Example:
-        label_weights = label_weights or {}
+        clip = None if index is None else self.clips[index]
+        label_weights = {} if index is None else self.label_weights[index]
         layout, tokenizer = self.layout, self.processor.tokenizer
         ctc: list[int] | None = [] if values["SpeechActivity"] == "False" else None
         if transcript:
@@ -276,10 +288,7 @@ class ClipDataset(Dataset[Example]):
         kinds.append(FORCED)
         weights.append(1.0)
         classes = {
-            name: (
-                [float(other == place) for other in range(len(CLOSED_SETS[name]))],
-                label_weights.get(name, 1.0),
-            )
+            name: (self._shares(clip, name, place), label_weights.get(name, 1.0))
             for name, place in closed_classes(values).items()
         }
         return Example(wave, answer, kinds, weights, ctc, classes)

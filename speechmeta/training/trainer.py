@@ -80,7 +80,8 @@ def build(
     """A model from scratch with its own tokenizer, or from `config.model.initial`."""
     if config.model.initial is not None:
         initial = SpeechLLMConfig.from_pretrained(config.model.initial)
-        # What training hides of the spectrogram may change; sizes that do not fit fail to load.
+        # What training hides (of the spectrogram, of the layers) may change; sizes that do not fit
+        # fail to load.
         initial.audio_config.update(config.model.encoder)
         initial.label_dropout = config.model.label_dropout
         return (

@@ -6,7 +6,8 @@ within minutes. It takes and gives what they do (waveforms and a mask in, frames
 frame counts follow from `conv_kernel` and `conv_stride` in the same way.
 
 Sources: Gulati et al., arXiv 2005.08100 (convolution beside attention); Kim et al., Squeezeformer,
-arXiv 2206.00888 (the middle at half the frame rate); Park et al., SpecAugment, arXiv 1904.08779.
+arXiv 2206.00888 (the middle at half the frame rate); Park et al., SpecAugment, arXiv 1904.08779;
+Fan et al., LayerDrop, arXiv 1909.11556.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class LogMelConformerConfig(PreTrainedConfig):
             the most in a row.
         mask_feature_count, mask_feature_length: groups of bands that training hides, and the most
             bands in a group.
+        layerdrop: probability that training leaves out a layer.
         conv_kernel, conv_stride: how samples become frames; not to be changed.
     """
 
@@ -60,6 +62,7 @@ class LogMelConformerConfig(PreTrainedConfig):
     mask_time_length: int = 30
     mask_feature_count: int = 0
     mask_feature_length: int = 12
+    layerdrop: float = 0.0
     conv_kernel: list[int] = field(default_factory=lambda: [_FFT, 3, 3])
     conv_stride: list[int] = field(default_factory=lambda: [_HOP, 2, 2])
 
@@ -198,6 +201,7 @@ class ConformerStage(nn.Module):
     def __init__(self, config: LogMelConformerConfig, count: int) -> None:
         super().__init__()
         self.width = config.hidden_size // config.num_attention_heads
+        self.layerdrop = config.layerdrop
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(count))
 
     def forward(self, hidden: torch.Tensor, real: torch.Tensor) -> list[torch.Tensor]:
@@ -208,7 +212,8 @@ class ConformerStage(nn.Module):
         bias = bias.masked_fill(~real, -1e4)[:, None, None]
         states = []
         for layer in self.layers:
-            hidden = layer(hidden, real[..., None], bias, positions)
+            if not (self.training and torch.rand(()) < self.layerdrop):
+                hidden = layer(hidden, real[..., None], bias, positions)
             states.append(hidden)
         return states
 
