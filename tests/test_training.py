@@ -42,6 +42,7 @@ def test_other_encoders_can_be_trained(config: TrainConfig) -> None:
 
 
 def test_run_and_resume(config: TrainConfig) -> None:
+    config.model.decoding = {"transcript_search": "ctc", "ctc_beam": 3}
     final = train(config)
     summary = json.loads((final / "training.json").read_text())
     assert summary["steps"] == 4
@@ -55,7 +56,8 @@ def test_run_and_resume(config: TrainConfig) -> None:
     prior = model.config.decoding["label_prior"]
     assert set(prior["Gender"]) == {"Female", "Male"}
     assert sum(prior["Gender"].values()) == pytest.approx(1.0, abs=1e-3)
-    DecodeOptions.for_checkpoint(model.config)
+    options = DecodeOptions.for_checkpoint(model.config)
+    assert (options.transcript_search, options.ctc_beam) == ("ctc", 3)
     config.optim.max_steps = 6
     with torch.inference_mode():  # a caller's, which must not keep the run from learning
         again = json.loads((train(config, resume=True) / "training.json").read_text())
@@ -149,6 +151,8 @@ def test_trapezoid() -> None:
     [
         ("output: x", "data"),
         ("output: x\ndata: {manifests: [a], nonsense: 1}", r"data\.nonsense"),
+        ("output: x\ndata: {manifests: [a]}\nmodel: {decoding: {beams: 3}}", "beams"),
+        ("output: x\ndata: {manifests: [a]}\nmodel: {decoding: {ctc_beam: 0}}", "ctc_beam is 0"),
         ("output: [", "not valid"),
     ],
 )

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from speechmeta.errors import UsageError
+from speechmeta.decoding.options import DecodeOptions
+from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.training.augment import AugmentOptions
 
 
@@ -59,6 +60,8 @@ class ModelConfig(_Section):
         word_count: words that the search knows at most.
         label_dropout: of the encoder's label head.
         average: folders of earlier checkpoints, and their shares of the finished weights.
+        decoding: how the finished checkpoint asks to be decoded, in the terms of `DecodeOptions`,
+            until `speechmeta.training.tune` finds better.
     """
 
     vocab_size: int = 768
@@ -72,8 +75,18 @@ class ModelConfig(_Section):
     word_count: int = Field(60_000, ge=1, le=65_534)
     label_dropout: float = Field(0.1, ge=0, lt=1)
     average: dict[Path, float] = Field(default_factory=dict)
+    decoding: dict[str, Any] = Field(default_factory=dict)
     initial: Path | None = None
     """A checkpoint of ours to start from in place of random weights."""
+
+    @field_validator("decoding")
+    @classmethod
+    def _known_decoding(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            DecodeOptions(**value)
+        except (TypeError, SpeechMetaError) as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class OptimConfig(_Section):

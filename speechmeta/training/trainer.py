@@ -466,6 +466,7 @@ def _train(config: TrainConfig, resume: bool) -> None:
         average_into(model, config.model.average)
     model.config.decoding = {
         **(model.config.decoding or {}),
+        **config.model.decoding,
         "label_prior": dataset.label_shares(),
     }
     model.save_pretrained(final)
