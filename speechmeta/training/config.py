@@ -104,6 +104,8 @@ class OptimConfig(_Section):
         label_head_loss: weight of each field's loss of the encoder's label head.
         phone_loss: weight of telling the phone of every frame of synthetic speech, by a head that
             only trains: CTC finds its first alignments ten times sooner.
+        masked_first: the first share of the run, in which the encoder learns from audio alone to
+            tell what was hidden from it (`speechmeta.training.masked`).
         encoder_first: the first share of the run, in which CTC and the label head train the encoder
             alone.
         label_balance: labels weigh by their frequency to the power of minus this.
@@ -129,6 +131,7 @@ class OptimConfig(_Section):
     ctc_loss: float = 1.0
     label_head_loss: float = 0.5
     phone_loss: float = 0.5
+    masked_first: float = Field(0.0, ge=0, lt=1)
     encoder_first: float = 0.0
     label_balance: float = 0.5
     speaker_balance: float = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from speechmeta.training.dataset import (
 )
 from speechmeta.training.language import save_language_models
 from speechmeta.training.manifest import Clip, read_clips
+from speechmeta.training.masked import MaskedPrediction
 from speechmeta.training.optimizer import build_optimizer, trapezoid
 from speechmeta.training.synthesize import dialogue_sentences
 from speechmeta.training.text import normalize_transcript, train_tokenizer
@@ -141,6 +142,9 @@ class SpeechLLMTrainer(Trainer):
         self._agreed = 0.0
         width, phones = self.model.config.audio_config.hidden_size, len(phone_names)
         self.phone_head = nn.Linear(width, phones).to(self.args.device) if phones else None
+        self.masked = None
+        if train_config.optim.masked_first:
+            self.masked = MaskedPrediction(self.model.audio_tower).to(self.args.device)
         self._sums: dict[str, float] = {}
         self._count = 0
 
@@ -170,8 +174,7 @@ class SpeechLLMTrainer(Trainer):
         optim = self.config.optim
         if self.optimizer is None:
             parts = nn.ModuleList([self.model])
-            if self.phone_head is not None:
-                parts.append(self.phone_head)
+            parts.extend(part for part in (self.phone_head, self.masked) if part is not None)
             self.optimizer = build_optimizer(
                 parts, optim.learning_rate, optim.adam_learning_rate, optim.weight_decay
             )
@@ -216,6 +219,13 @@ class SpeechLLMTrainer(Trainer):
         optim = self.config.optim
         outputs = None
         losses: dict[str, torch.Tensor] = {}
+        if self.masked is not None and self.progress() < optim.masked_first:
+            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=optim.bf16):
+                losses["masked"] = self.masked(
+                    self.model.audio_tower, inputs["input_values"], inputs["audio_attention_mask"]
+                )
+            self._note(losses)
+            return (losses["masked"], None) if return_outputs else losses["masked"]
         if self.progress() < optim.encoder_first:
             # A decoder that cannot hear yet only teaches the connector constants.
             with torch.autocast(self.args.device.type, torch.bfloat16, enabled=optim.bf16):
@@ -244,10 +254,13 @@ class SpeechLLMTrainer(Trainer):
                 heard.transpose(1, 2), extra["phones"], ignore_index=-100
             )
             total = total + optim.phone_loss * losses["phone"]
+        self._note(losses)
+        return (total, outputs) if return_outputs else total
+
+    def _note(self, losses: Mapping[str, torch.Tensor]) -> None:
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
         self._count += 1
-        return (total, outputs) if return_outputs else total
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._count:

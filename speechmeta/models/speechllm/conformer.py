@@ -260,11 +260,13 @@ class LogMelConformerModel(PreTrainedModel):
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        masked_frames: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> LogMelConformerOutput:
         """Encodes waveforms (batch, samples) float; `attention_mask` is 1 where samples are real.
 
-        `output_hidden_states=True` gives the layers at 25 frames a second.
+        `masked_frames`, (batch, spectrogram frames) bool, are replaced by noise and nothing else
+        is hidden. `output_hidden_states=True` gives the layers at 25 frames a second.
         """
         lengths = torch.full((len(input_values),), input_values.shape[1])
         lengths = lengths.to(input_values.device)
@@ -277,7 +279,10 @@ class LogMelConformerModel(PreTrainedModel):
         with torch.autocast(input_values.device.type, enabled=False):
             with torch.no_grad():
                 bands = log_mel(input_values, self.config.num_mel_bins)
-                if self.training:
+                if masked_frames is not None:
+                    noise = 0.1 * torch.randn_like(bands)
+                    bands = torch.where(masked_frames[..., None], noise, bands)
+                elif self.training:
                     bands = self._hide(bands)
             planes = bands.to(self.subsample_first.weight.dtype)[:, None]
             planes = functional.silu(self.subsample_first(planes))
