@@ -54,7 +54,7 @@ def build_app(
     get_analyzer = cache(analyzer)
     get_chat = cache(chat) if chat is not None else None
 
-    def analyze(path: str | None, channels: str, min_confidence: float) -> Any:
+    def analyze(path: str | None, channels: str, min_confidence: float | None) -> Any:
         try:
             return _analyze(get_analyzer(), path, channels, min_confidence)
         except SpeechMetaError as error:
@@ -96,8 +96,15 @@ def build_app(
                 channels = gr.Radio(
                     ["auto", "mono", "split"], value="auto", label="Channels", scale=2
                 )
-                confidence = gr.Slider(
-                    0.0, 1.0, 0.0, step=0.05, label="Leave out labels less probable than", scale=2
+                confidence = gr.Number(
+                    None,
+                    label="Leave out labels less probable than",
+                    placeholder="what the checkpoint says",
+                    minimum=0,
+                    maximum=1,
+                    step=0.05,
+                    scale=2,
+                    elem_id="min-confidence",
                 )
                 start = gr.Button("Analyze", variant="primary", elem_id="analyze-button")
             timeline = gr.HTML(elem_id="timeline")
@@ -194,11 +201,11 @@ def _gradio() -> Any:
 
 
 def _analyze(
-    analyzer: Analyzer, path: str | None, channels: Any, min_confidence: float
+    analyzer: Analyzer, path: str | None, channels: Any, min_confidence: float | None
 ) -> tuple[str, str, dict[str, Any], list[str]]:
     if not path:
         raise UsageError("there is no recording yet", "upload or record one")
-    report = analyzer.analyze_call(path, channels=channels, min_confidence=min_confidence or None)
+    report = analyzer.analyze_call(path, channels=channels, min_confidence=min_confidence)
     from speechmeta.writers import HtmlWriter, get_writer
 
     # The report is drawn from the file; what is shown is its name, not where Gradio keeps it.
