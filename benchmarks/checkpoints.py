@@ -29,9 +29,9 @@ from speechmeta.eval.labelscores import LabelCase, score_labels
 from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training.dataset import CLOSED_SETS
+from speechmeta.training.losses import ctc_loss
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.text import normalize_transcript
-from speechmeta.training.trainer import ctc_loss
 
 _SECONDS = 20.0
 

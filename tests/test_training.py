@@ -18,10 +18,11 @@ from speechmeta.decoding.words import WordModel
 from speechmeta.errors import UsageError
 from speechmeta.models.speechllm import load_model
 from speechmeta.training.average import average_into
+from speechmeta.training.build import build
 from speechmeta.training.config import TrainConfig, read_config
 from speechmeta.training.manifest import read_manifest
 from speechmeta.training.optimizer import build_optimizer, trapezoid
-from speechmeta.training.trainer import build, train
+from speechmeta.training.trainer import train
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from speechmeta.errors import DatasetError
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training import augment
 from speechmeta.training.augment import AugmentOptions
+from speechmeta.training.batches import Collator, EpochLoader, SecondsSampler
+from speechmeta.training.build import build
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
 from speechmeta.training.dataset import (
@@ -25,15 +27,12 @@ from speechmeta.training.dataset import (
     LABEL,
     TRANSCRIPT,
     ClipDataset,
-    Collator,
-    EpochLoader,
-    SecondsSampler,
     age_shares,
 )
+from speechmeta.training.losses import ctc_loss, label_losses, text_losses
 from speechmeta.training.manifest import read_manifest
 from speechmeta.training.synthesize import call_sentences
 from speechmeta.training.text import normalize_transcript, train_tokenizer
-from speechmeta.training.trainer import build, ctc_loss, label_losses, text_losses
 
 
 @pytest.fixture

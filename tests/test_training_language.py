@@ -13,9 +13,9 @@ from speechmeta.decoding.words import UNKNOWN, WordModel
 from speechmeta.errors import DatasetError
 from speechmeta.models.speechllm import SpeechLLMProcessor
 from speechmeta.training import language, prose
+from speechmeta.training.build import build
 from speechmeta.training.config import TrainConfig
 from speechmeta.training.manifest import read_manifest
-from speechmeta.training.trainer import build
 
 BOOK = """# The Title
 

@@ -15,116 +15,31 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
-    LlamaConfig,
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    Wav2Vec2FeatureExtractor,
     set_seed,
 )
 
-from speechmeta.audio import SAMPLE_RATE
-from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.errors import DatasetError
-from speechmeta.models.speechllm import (
-    SpeechLLMConfig,
-    SpeechLLMForConditionalGeneration,
-    SpeechLLMProcessor,
-)
-from speechmeta.models.speechllm.conformer import LogMelConformerConfig
-from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training import parallel
 from speechmeta.training.average import average_into, check_parts
+from speechmeta.training.batches import TARGETS, Collator, EpochLoader, SecondsSampler
+from speechmeta.training.build import build
 from speechmeta.training.cache import AudioCache
 from speechmeta.training.config import TrainConfig
-from speechmeta.training.dataset import (
-    CLOSED_SETS,
-    LABEL,
-    TARGETS,
-    TRANSCRIPT,
-    ClipDataset,
-    Collator,
-    EpochLoader,
-    SecondsSampler,
-)
+from speechmeta.training.dataset import ClipDataset
 from speechmeta.training.language import save_language_models
-from speechmeta.training.manifest import Clip, read_clips
+from speechmeta.training.losses import ctc_loss, label_losses, text_losses
+from speechmeta.training.manifest import read_clips
 from speechmeta.training.masked import MaskedPrediction
 from speechmeta.training.optimizer import build_optimizer, trapezoid
-from speechmeta.training.synthesize import dialogue_sentences
-from speechmeta.training.text import normalize_transcript, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
 _FORCED_LOSS = 0.02
 _PROGRESS_FILE = "progress.json"
 _SUMMARY_FILE = "training.json"
-
-_ENCODER_DEFAULTS: dict[str, Any] = {
-    "mask_time_prob": 0.06,
-    "mask_feature_count": 2,
-}
-_DECODER_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "intermediate_size": 768,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
-}
-
-
-def build(
-    config: TrainConfig, clips: list[Clip]
-) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
-    """A model from scratch with its own tokenizer, or from `config.model.initial`."""
-    if config.model.initial is not None:
-        initial = SpeechLLMConfig.from_pretrained(config.model.initial)
-        # What training hides (of the spectrogram, of the layers) may change; sizes that do not fit
-        # fail to load.
-        initial.audio_config.update(config.model.encoder)
-        initial.label_dropout = config.model.label_dropout
-        return (
-            SpeechLLMForConditionalGeneration.from_pretrained(
-                config.model.initial, config=initial, dtype=torch.float32
-            ),
-            SpeechLLMProcessor.from_pretrained(config.model.initial),
-        )
-    texts = [
-        text
-        for clip in clips
-        if clip.transcript and (text := normalize_transcript(clip.transcript))
-    ]
-    for path in config.data.text:
-        texts += dialogue_sentences(path)[:20_000]
-    tokenizer = train_tokenizer(texts, config.model.vocab_size, COMPACT_LAYOUT, DEFAULT_LABEL_SETS)
-    decoder = LlamaConfig(
-        **{
-            **_DECODER_DEFAULTS,
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            **config.model.decoder,
-        }
-    )
-    encoder = {"model_type": LogMelConformerConfig.model_type, **config.model.encoder}
-    if encoder["model_type"] == LogMelConformerConfig.model_type:
-        encoder = {**_ENCODER_DEFAULTS, **encoder}
-    model_config = SpeechLLMConfig(
-        audio_config=encoder,
-        text_config=decoder,
-        layout=COMPACT_LAYOUT.to_dict(),
-        ctc_head=True,
-        ctc_conditioning=True,
-        label_conditioning=True,
-        label_dropout=config.model.label_dropout,
-    )
-    model = SpeechLLMForConditionalGeneration(model_config)
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    margin = int(config.model.margin_seconds * SAMPLE_RATE)
-    return model, SpeechLLMProcessor.for_config(model_config, extractor, tokenizer, margin)
 
 
 class SpeechLLMTrainer(Trainer):
@@ -271,78 +186,6 @@ class SpeechLLMTrainer(Trainer):
             super().log(logs, *args, **kwargs)
 
 
-def text_losses(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weighted mean cross entropies of transcript, label and forced tokens.
-
-    Args:
-        logits: (batch, tokens, vocabulary).
-        batch: `labels`, `kinds` and `weights`, (batch, tokens), as the collator makes them.
-    """
-    targets, kinds, weights = (
-        batch[name][:, 1:].reshape(-1) for name in ("labels", "kinds", "weights")
-    )
-    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
-    counted = targets != -100
-    losses = functional.cross_entropy(flat[counted].float(), targets[counted], reduction="none")
-    losses = losses * weights[counted]
-    kinds = kinds[counted]
-    result = {}
-    for name, chosen in (
-        ("transcript", kinds == TRANSCRIPT),
-        ("label", kinds == LABEL),
-        ("forced", kinds > LABEL),
-    ):
-        result[name] = losses[chosen].sum() / chosen.sum().clamp(min=1)
-    return result
-
-
-def label_losses(
-    logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """By closed field of which a clip is labelled, the label head's mean weighted cross entropy.
-
-    Args:
-        logits: by field (batch, values).
-        batch: `classes`, the share of each value of each field in turn, (batch, values), zeros
-            where unknown, and `class_weights`, (batch, fields).
-    """
-    result = {}
-    sizes = [len(values) for values in CLOSED_SETS.values()]
-    shares = batch["classes"].split(sizes, -1)
-    for place, name in enumerate(CLOSED_SETS):
-        known = shares[place].sum(-1) > 0
-        if bool(known.any()):
-            losses = functional.cross_entropy(
-                logits[name][known].float(), shares[place][known], reduction="none"
-            )
-            # Over the whole batch: a field that few clips know must not shout when one does.
-            total = (losses * batch["class_weights"][known, place]).sum()
-            result[name] = total / len(known)
-    return result
-
-
-def ctc_loss(features: Any, batch: dict[str, torch.Tensor], config: Any) -> torch.Tensor:
-    """Mean CTC loss per target token over the clips whose transcript is known."""
-    lengths = batch["ctc_lengths"]
-    known = lengths > 0
-    if not bool(known.any()):
-        nothing: torch.Tensor = features.ctc_logits.sum() * 0.0
-        return nothing
-    # Clips without speech have an empty target, which teaches nothing but blanks.
-    log_probs = features.ctc_logits[known].float().log_softmax(-1).transpose(0, 1)
-    loss = functional.ctc_loss(
-        log_probs,
-        batch["ctc_targets"],
-        features.encoder_lengths[known],
-        lengths[known],
-        blank=config.text_config.pad_token_id,
-        reduction="sum",
-        zero_infinity=True,
-    )
-    mean: torch.Tensor = loss / lengths[known].sum()
-    return mean
-
-
 class _Clock(TrainerCallback):
     """Stops at the time limit, saves by the minute, and remembers the time across resumes."""
 
@@ -453,7 +296,7 @@ def _train(config: TrainConfig, resume: bool) -> None:
         data_collator=Collator(
             processor,
             optim.token_noise,
-            config_vocab(model),
+            model.config.text_config.vocab_size,
             model.config.text_config.pad_token_id,
         ),
         callbacks=[clock],
@@ -493,8 +336,3 @@ def _train(config: TrainConfig, resume: bool) -> None:
     }
     (final / _SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
     logger.info("trained: %s", summary)
-
-
-def config_vocab(model: SpeechLLMForConditionalGeneration) -> int:
-    """Size of the decoder's vocabulary."""
-    return int(model.config.text_config.vocab_size)
