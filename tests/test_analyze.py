@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audio_files import Sine, write_wav
 from fakes import FakeEngine
-from test_audio import Sine, write_wav
 
 from speechmeta.analyze import Analyzer
 from speechmeta.errors import AudioError, DecodingError, UsageError

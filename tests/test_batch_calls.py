@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audio_files import write_wav
 from fakes import FakeEngine
-from test_audio import write_wav
 from tiny import tiny_speechllm
 from voices import make_call
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audio_files import write_wav
 from fakes import FakeEngine
-from test_audio import write_wav
 from voices import SENTENCES, Call, make_call, speak, telephone
 
 from speechmeta.analyze import Analyzer

@@ -11,9 +11,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from audio_files import Sine, write_wav
 from conftest import RunCli
 from fakes import FakeEngine
-from test_audio import Sine, write_wav
 
 import speechmeta
 from speechmeta.schema import FIELDS, CallReport

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audio_files import write_wav
 from fakes import FakeEngine
-from test_audio import write_wav
 from voices import make_call
 
 from speechmeta.analyze import Analyzer

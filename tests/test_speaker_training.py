@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from test_audio import write_wav
+from audio_files import write_wav
 from tiny import tiny_speechllm
 from voices import SENTENCES, speak
 
