@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -149,6 +150,7 @@ def evaluate(
         "created": started.isoformat(timespec="seconds"),
         "wall_seconds": (datetime.now(UTC) - started).total_seconds(),
         "batch_size": batch_size,
+        "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
     if teacher_forced:
@@ -205,6 +207,16 @@ def with_classes(dataset: Dataset, label_sets: Mapping[str, Sequence[str]]) -> D
         clips.append(replace(clip, labels=labels))
     note = f"{', '.join(own)}: in the system's own classes; its counts of label maps do not apply."
     return replace(dataset, clips=clips, notes=(*dataset.notes, note))
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process had so far, in 10^6 bytes; None where nothing tells."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def versions() -> dict[str, str]:

@@ -250,6 +250,7 @@ def _other(report: Mapping[str, Any]) -> Table:
         rows.append(("Valid JSON %", text))
     rows += [
         ("RTFx", number(report["rtfx"], 1)),
+        ("Peak memory of the process, MB", number(report.get("peak_memory_mb"), 0)),
         ("Transcripts cut by the budget", str(report["truncated_transcripts"])),
         ("Transcripts cut in a loop", str(report["transcript_loops"])),
     ]

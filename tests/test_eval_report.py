@@ -44,6 +44,7 @@ def test_a_perfect_system_is_perfect(dataset: Dataset, tmp_path: Path) -> None:
     assert report["normalizer"] == "whisper-english (no spelling map)"
     assert report["decoding"] == "free-running"
     assert report["rtfx"] > 0
+    assert 50 < report["peak_memory_mb"] < 1e6
     assert report["empty_references"]["ids"] == ["clips/e.wav"]
     assert report["published"]["rows"][0]["librispeech_clean_wer"] == 6.73
     assert "teacher-forced" in report["published"]["protocol"]
