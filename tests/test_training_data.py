@@ -260,6 +260,8 @@ def test_known_ages_give_shares(config: TrainConfig) -> None:
     shares = dataset.label_shares()["Age"]
     assert shares["Young"] == pytest.approx((1 + age_shares(29, 4)[0]) / 2, abs=1e-4)
     assert shares["Middle-Age"] == pytest.approx(age_shares(29, 4)[1] / 2, abs=1e-4)
+    # Too few to say, and nothing that a probability could be divided by.
+    assert "Senior" not in shares
     batch = Collator(processor, 0.0, 320, 0)(examples)
     logits = {name: torch.zeros(2, len(values)) for name, values in CLOSED_SETS.items()}
     logits["Age"][:, 0] = 2.0

@@ -150,9 +150,10 @@ class ClipDataset(Dataset[Example]):
                     mass[field][label] += share * weight * self.weight(number)
         return {
             field: {
-                label: round(part / sum(parts.values()), 5)
+                # A share of nothing cannot be divided by.
+                label: share
                 for label, part in parts.items()
-                if part > 0
+                if (share := round(part / sum(parts.values()), 5)) > 0
             }
             for field, parts in mass.items()
             if sum(parts.values()) > 0
