@@ -60,6 +60,8 @@ def test_codes_follow_the_sound_and_not_its_level_or_padding(encoder: Any) -> No
     real = torch.ones(bands.shape[:2], dtype=torch.bool)
     codes = prediction.targets(bands, real)
     assert torch.equal(codes, MaskedPrediction(encoder).targets(bands, real))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codes, prediction.targets(bands, real))
     assert float((prediction.targets(bands + 0.5, real) == codes).float().mean()) > 0.99
     padded = torch.cat([bands, torch.full((2, 40, 20), -3.0)], 1)
     longer = torch.arange(frames + 40) < torch.full((2, 1), frames)

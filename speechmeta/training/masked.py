@@ -66,10 +66,12 @@ class MaskedPrediction(nn.Module):
         Returns:
             (batch, encoder frames) long.
         """
-        mean, spread = mean_and_spread(bands, real)[:, None].chunk(2, -1)
-        parts = self._stacked((bands - mean) / spread)
-        found = functional.normalize(parts.flatten(2) @ self.projection, dim=-1)
-        return (found @ self.codes.T).argmax(-1)
+        # In bfloat16 many codes are equally near.
+        with torch.autocast(bands.device.type, enabled=False):
+            mean, spread = mean_and_spread(bands, real)[:, None].chunk(2, -1)
+            parts = self._stacked((bands - mean) / spread)
+            found = functional.normalize(parts.flatten(2) @ self.projection, dim=-1)
+            return (found @ self.codes.T).argmax(-1)
 
     def forward(
         self, encoder: LogMelConformerModel, waves: torch.Tensor, mask: torch.Tensor
