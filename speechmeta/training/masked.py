@@ -20,6 +20,7 @@ from speechmeta.models.speechllm.conformer import (
     log_mel,
     mean_and_spread,
 )
+from speechmeta.models.speechllm.modeling_speechllm import conv_lengths
 
 _CODES, _CODE_SIZE = 1024, 16
 _START_SHARE, _SPAN = 0.01, 40
@@ -45,7 +46,8 @@ class MaskedPrediction(nn.Module):
                 f"optim.masked_first does not work with {encoder.config.model_type}",
                 f"train a {LogMelConformerConfig.model_type}, or leave it out",
             )
-        bins, self.strides = encoder.config.num_mel_bins, encoder.config.conv_stride
+        bins = encoder.config.num_mel_bins
+        self.kernels, self.strides = encoder.config.conv_kernel, encoder.config.conv_stride
         # Every process and every resumed run has to mean the same codes.
         generator = torch.Generator().manual_seed(0)
         projection = torch.empty(_STACKED * bins, _CODE_SIZE)
@@ -81,11 +83,10 @@ class MaskedPrediction(nn.Module):
         Args:
             waves: (batch, samples) at 16 kHz; `mask` (batch, samples) is 1 where they are real.
         """
-        kernel, stride = encoder.config.conv_kernel[0], encoder.config.conv_stride[0]
         with torch.no_grad():
             bands = log_mel(waves, encoder.config.num_mel_bins)
             count = bands.shape[1]
-            frames = (mask.long().sum(-1) - kernel) // stride + 1
+            frames = conv_lengths(mask.long().sum(-1), self.kernels[:1], self.strides[:1])
             real = torch.arange(count, device=waves.device) < frames[:, None]
             begins = torch.rand(real.shape, device=waves.device) < _START_SHARE
             # One begins in every clip.
@@ -107,5 +108,4 @@ class MaskedPrediction(nn.Module):
         stride = self.strides[1] * self.strides[2]
         windows = frames[:, _FIRST:].unfold(1, _STACKED, stride).transpose(2, 3)
         # The encoder's last frame hears one more frame than its code needs.
-        reach = 1 + 2 + 2 * self.strides[1]
-        return windows[:, : (frames.shape[1] - reach) // stride + 1]
+        return windows[:, : conv_lengths(frames.shape[1], self.kernels[1:], self.strides[1:])]
