@@ -2,19 +2,23 @@
 
 Open ASR Leaderboard: `audio_filepath`, `duration`, `text`. This project's: `audio`,
 `duration`, `dataset`, `speaker`, `speech`, `transcript`, `gender`, `age`, `accent`,
-`emotion`. Rows may mix them; audio paths are relative to the manifest.
+`emotion`. Rows may mix them; audio paths are relative to the manifest. Its splits are the two
+halves of `speechmeta.training.splits`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.schema import LABEL_FIELDS
+from speechmeta.training.splits import HALVES, assign_halves
 
 from .labels import LabelMapper
 from .readers import read_lines
@@ -26,43 +30,67 @@ SPEECH_KEYS = ("speech", "SpeechActivity")
 
 
 def read_manifest(path: Path, split: str | None) -> Dataset:
-    """All clips of a manifest.
+    """The clips of a manifest, or of one half of it.
+
+    Args:
+        split: `tune` or `test` (see `speechmeta.training.splits`); None for all clips.
 
     Raises:
         DatasetError: the file cannot be read, or a line is not as it should be.
-        UsageError: a split was asked for; a manifest has none.
+        UsageError: no such split.
     """
-    if split is not None:
-        raise UsageError("a manifest has no splits", "give the file of the split as --data")
+    if split is not None and split not in HALVES:
+        raise UsageError(
+            f"a manifest has no split {split!r}",
+            "choose tune or test, its halves by speaker, or give a file of its own as --data",
+        )
     if path.is_dir():
         raise DatasetError(f"{path} is a folder", "give the manifest's .jsonl file")
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            with _line(path, number):
+                rows.append((number, _row(line)))
+    if split is not None:
+        halves = assign_halves([row for _, row in rows])
+        rows = [item for item, half in zip(rows, halves, strict=True) if half == split]
     mapper = LabelMapper("manifest")
     clips: list[Clip] = []
     seen: Counter[str] = Counter()
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
+    for number, row in rows:
+        with _line(path, number):
             clip = _clip(row, path, mapper)
-            seen[clip.id] += 1
-            if seen[clip.id] > 1:
-                clip = replace(clip, id=f"{clip.id}#{seen[clip.id]}")
-            clips.append(clip)
-        except (ValueError, TypeError) as error:
-            raise DatasetError(
-                f"{path}, line {number}: {error}",
-                "each line is a JSON object with audio or audio_filepath, and references",
-            ) from error
-    return Dataset("manifest", str(path), None, clips, mapper.report())
+        seen[clip.id] += 1
+        if seen[clip.id] > 1:
+            clip = replace(clip, id=f"{clip.id}#{seen[clip.id]}")
+        clips.append(clip)
+    return Dataset("manifest", str(path), split, clips, mapper.report())
 
 
-def _clip(row: dict[str, Any], manifest: Path, mapper: LabelMapper) -> Clip:
+@contextmanager
+def _line(path: Path, number: int) -> Iterator[None]:
+    """Errors in one line of the manifest name it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{path}, line {number}: {error}",
+            "each line is a JSON object with audio or audio_filepath, and references",
+        ) from error
+
+
+def _row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
     audio = _first(row, AUDIO_KEYS)
     if not isinstance(audio, str) or not audio:
         raise ValueError("no audio path")
+    return row
+
+
+def _clip(row: dict[str, Any], manifest: Path, mapper: LabelMapper) -> Clip:
+    audio = str(_first(row, AUDIO_KEYS))
     speech = _first(row, SPEECH_KEYS)
     if speech is not None and not isinstance(speech, bool):
         raise ValueError(f"speech is {speech!r}, not true or false")

@@ -207,6 +207,17 @@ def test_manifest_keeps_a_clip_that_stands_twice(tmp_path: Path) -> None:
     assert [clip.id for clip in dataset.clips] == ["a.wav", "a.wav#2"]
 
 
+def test_the_two_halves_of_a_manifest_share_no_speaker(tmp_path: Path) -> None:
+    rows = [{"audio": f"{i}.wav", "text": "a", "speaker": f"s{i // 2}"} for i in range(18)]
+    path = manifest(tmp_path / "m.jsonl", rows)
+    halves = {name: read_dataset("manifest", path, name) for name in ("tune", "test")}
+    assert [(name, half.split, len(half.clips)) for name, half in halves.items()] == [
+        ("tune", "tune", 6), ("test", "test", 12),
+    ]  # fmt: skip
+    speakers = [{clip.speaker for clip in half.clips} for half in halves.values()]
+    assert not speakers[0] & speakers[1]
+
+
 @pytest.mark.parametrize("name", ["librispeech", "commonvoice", "iemocap", "mswc"])
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
@@ -220,8 +231,8 @@ def test_usage_errors(tmp_path: Path) -> None:
         read_dataset("timit", tmp_path)
     with pytest.raises(DatasetError, match="there is no"):
         read_dataset("manifest", tmp_path / "absent.jsonl")
-    with pytest.raises(UsageError, match="no splits"):
-        read_dataset("manifest", path, "test")
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        read_dataset("manifest", path, "dev")
     with pytest.raises(UsageError, match="option of iemocap"):
         read_dataset("manifest", path, classes=4)
     with pytest.raises(UsageError, match="at least 1"):
