@@ -144,32 +144,6 @@ def test_rows_at_different_places() -> None:
     assert all(set(record.probabilities) == {"SpeechActivity", *LABEL_FIELDS} for record in result)
 
 
-def test_one_transfer_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor = tiny_speechllm(0)
-    transfers, passes = 0, 0
-    tolist, run = torch.Tensor.tolist, Session.run
-
-    def counted_tolist(tensor: torch.Tensor) -> Any:
-        nonlocal transfers
-        transfers += 1
-        return tolist(tensor)
-
-    def counted_run(*args: Any) -> Any:
-        nonlocal passes
-        passes += 1
-        return run(*args)
-
-    engine = Engine(model, processor)
-    prompts = engine.prompts.build(tiny_clips(5), FIELDS, None)
-    monkeypatch.setattr(torch.Tensor, "tolist", counted_tolist)
-    monkeypatch.setattr(torch.Tensor, "item", None)
-    monkeypatch.setattr(torch.Tensor, "__bool__", None)
-    monkeypatch.setattr(Session, "run", counted_run)
-    with torch.inference_mode():
-        engine._decode([p for p in prompts if isinstance(p, Prompt)], engine.grammars.get(FIELDS))
-    assert transfers == passes
-
-
 def test_a_bad_row_loses_no_other() -> None:
     model, processor = tiny_speechllm(0)
     good = tiny_clips(2)

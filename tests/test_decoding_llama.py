@@ -76,7 +76,7 @@ def test_same_as_transformers(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=theirs,
+            cache=theirs,
             use_cache=True,
         ).last_hidden_state
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)

@@ -225,9 +225,7 @@ class _TokenLoop:
         self._run(inputs_embeds=prompt.embeds[None])
 
     def _run(self, **inputs: Any) -> None:
-        output = self._model(
-            **inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        )
+        output = self._model(**inputs, cache=self._cache, use_cache=True, logits_to_keep=1)
         self.logits: torch.Tensor = output.logits[0, -1].float()
         self.passes += 1
 

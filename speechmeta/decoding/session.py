@@ -242,7 +242,7 @@ class Session:
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=where,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         )
         self._cache.fix(None)

@@ -53,7 +53,7 @@ class AudioDecoderMixin:
     def run_decoder(self, **inputs: Any) -> dict[str, Any]:
         """The decoder's outputs, by their names in `CausalLMOutputWithPast`."""
         outputs = self.language_model(**inputs)
-        names = ("loss", "logits", "past_key_values", "hidden_states", "attentions")
+        names = ("loss", "logits", "cache", "hidden_states", "attentions")
         return {name: getattr(outputs, name) for name in names}
 
     def prepare_inputs_for_generation(

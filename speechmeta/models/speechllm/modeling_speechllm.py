@@ -148,7 +148,7 @@ class SpeechLLMPreTrainedModel(PreTrainedModel):
         "ConformerLayer",
         "LlamaDecoderLayer",
     ]
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["cache"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -268,7 +268,7 @@ class SpeechLLMForConditionalGeneration(
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
@@ -303,7 +303,7 @@ class SpeechLLMForConditionalGeneration(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
