@@ -81,7 +81,7 @@ COMES_WITH = {
 }
 """Distributions that are imported and always come with a declared one."""
 
-ON_REQUEST = {"bitsandbytes", "torchao", "vllm"}
+ON_REQUEST = {"bitsandbytes", "torchao"}
 """Imported only where the user asks for them; without them an error says what to install."""
 
 
