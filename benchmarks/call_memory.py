@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from speechmeta.analyze import Analyzer
-from speechmeta.audio import load_audio, resample
+from speechmeta.audio.loading import load_audio, resample
 from speechmeta.decoding.record import DecodedRecord
+from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import DEFAULT_LABEL_SETS
 
 TEXTS = (

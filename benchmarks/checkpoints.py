@@ -24,8 +24,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from speechmeta.audio import SAMPLE_RATE, load_audio
-from speechmeta.eval.labelscores import LabelCase, score_labels
+from speechmeta.audio.loading import SAMPLE_RATE, load_audio
+from speechmeta.eval.metrics.labelscores import LabelCase, score_labels
 from speechmeta.models.speechllm import load_model
 from speechmeta.schema import DEFAULT_LABEL_SETS
 from speechmeta.training.dataset import CLOSED_SETS

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE, load_audio
-from speechmeta.calls import CallOptions, prepare_call
-from speechmeta.eval.der import DiarizationError, diarization_error
+from speechmeta.audio.loading import SAMPLE_RATE, load_audio
+from speechmeta.diarization.embeddings import ENCODER, load_embedder
+from speechmeta.eval.metrics.der import DiarizationError, diarization_error
 from speechmeta.models.speechllm import load_model
-from speechmeta.speakers import ENCODER, load_embedder
+from speechmeta.pipeline.plan import CallOptions, prepare_call
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.speakers import telephone_band
 

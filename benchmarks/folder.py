@@ -36,13 +36,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.analyze import Analyzer
-from speechmeta.audio import load_audio
+from speechmeta.audio.loading import load_audio
 from speechmeta.batch.calls import AnalyzerSource, CallJob, LoadedAnalyzer
 from speechmeta.batch.journal import Entry
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.runner import FolderOptions, run_folder
-from speechmeta.calls import CallOptions, prepare_call
+from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.pipeline.plan import CallOptions, prepare_call
 
 RATE = 8000
 VOICES = ("slt", "rms", "awb", "kal16")

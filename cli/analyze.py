@@ -83,8 +83,8 @@ def analyze(
     """Say of each recording who speaks when, what is said, and how the voices sound."""
     asked = call.arguments()
     outputs = _plan_outputs(files, output_dir, output_format, overwrite)
-    from speechmeta.analyze import Analyzer
-    from speechmeta.calls import CallOptions
+    from speechmeta.pipeline.analyzer import Analyzer
+    from speechmeta.pipeline.plan import CallOptions
 
     # What contradicts itself is said before a model is loaded.
     CallOptions(**asked)

@@ -10,8 +10,8 @@ from . import options
 from .console import print_note
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer
-    from speechmeta.chat import ChatModel
+    from speechmeta.chat.model import ChatModel
+    from speechmeta.pipeline.analyzer import Analyzer
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +52,7 @@ def app_(
     from speechmeta.app import build_app, launch
 
     def analyzer() -> Analyzer:
-        from speechmeta.analyze import Analyzer
+        from speechmeta.pipeline.analyzer import Analyzer
 
         return Analyzer(
             model,
@@ -63,7 +63,7 @@ def app_(
         )
 
     def chat() -> ChatModel:
-        from speechmeta.chat import ChatModel
+        from speechmeta.chat.model import ChatModel
 
         return ChatModel.from_pretrained(
             str(chat_model),

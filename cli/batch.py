@@ -199,7 +199,7 @@ def batch(
     from speechmeta.batch.calls import AnalyzerSource, CallJob
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
-    from speechmeta.calls import CallOptions
+    from speechmeta.pipeline.plan import CallOptions
 
     asked = CallOptions(**call.arguments())
     job = CallJob(asked)

@@ -15,7 +15,7 @@ from . import options
 from .console import print_error, print_note
 
 if TYPE_CHECKING:
-    from speechmeta.chat import ChatModel, ChatReply
+    from speechmeta.chat.model import ChatModel, ChatReply
 
 ANSWER_PANEL = "Answer"
 COMMANDS = "/audio FILE adds a recording, /reset begins anew, /quit ends"
@@ -127,7 +127,7 @@ def chat(
     loading = options.chat_loading(compute_type, quantization, device_map)
     for file in files or []:
         _check_recording(file)
-    from speechmeta.chat import DEFAULT_CHAT_MODEL, ChatModel
+    from speechmeta.chat.model import DEFAULT_CHAT_MODEL, ChatModel
     from speechmeta.decoding.chat_loop import sampling_options
 
     sampling: dict[str, Any] = {
@@ -256,7 +256,7 @@ class _Talk:
 
 def _check_recording(path: str) -> None:
     """Raises UsageError or AudioError where this cannot be heard; reads its beginning only."""
-    from speechmeta.audio import probe_audio
+    from speechmeta.audio.loading import probe_audio
 
     if not Path(path).is_file():
         raise UsageError(f"{path} is no file", "check the path")

@@ -26,7 +26,7 @@ MEASURE_PANEL = "Measures"
 
 
 class DatasetName(StrEnum):
-    """The readers of `speechmeta.eval.readers`; spelt here so that the help needs no import."""
+    """The readers of the readers by name; spelt here so that the help needs no import."""
 
     LIBRISPEECH = "librispeech"
     COMMONVOICE = "commonvoice"
@@ -253,8 +253,8 @@ def compare(
     ] = None,
 ) -> None:
     """Paired differences of two reports, B minus A, with intervals and p values."""
-    from speechmeta.eval.compare import compare_reports, comparison_tables
-    from speechmeta.eval.output import load_report, write_json
+    from speechmeta.eval.reports.compare import compare_reports, comparison_tables
+    from speechmeta.eval.reports.output import load_report, write_json
 
     comparison = compare_reports(load_report(first), load_report(second))
     if output is not None:
@@ -305,8 +305,8 @@ def _other_system(
 
 
 def _show(report: Mapping[str, Any], as_json: bool) -> None:
-    from speechmeta.eval.output import report_json
-    from speechmeta.eval.reporttables import detail_tables, facts, published, summary_tables
+    from speechmeta.eval.reports.output import report_json
+    from speechmeta.eval.reports.tables import detail_tables, facts, published, summary_tables
 
     if as_json:
         print(report_json(report), end="")

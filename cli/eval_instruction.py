@@ -48,7 +48,7 @@ def instruction(
     quiet: options.Quiet = False,
 ) -> int:
     """Ask about recordings and score the answers: classification, SAKURA, Speech-IFEval style."""
-    from speechmeta.chat import ChatModel
+    from speechmeta.chat.model import ChatModel
     from speechmeta.eval.instruction import read_items, report, run_items
 
     items = read_items(data)[:limit]

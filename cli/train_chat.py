@@ -85,8 +85,8 @@ def construct(
     quiet: options.Quiet = False,
 ) -> int:
     """Make a training manifest for chat out of metadata, with a language model's help."""
-    from speechmeta.training.construct import construct as run
-    from speechmeta.training.construct import plan, read_prompts
+    from speechmeta.training.datagen import construct as run
+    from speechmeta.training.datagen import plan, read_prompts
     from speechmeta.training.descriptions import read_records
     from speechmeta.training.text_models import OpenAIText, TextModel, TransformersText
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from speechmeta.turns import TurnOptions
+    from speechmeta.segmentation.turns import TurnOptions
 
 PANEL = "Turns and speakers"
 
@@ -105,7 +105,7 @@ def collect(
     Raises:
         UsageError: the numbers make no sense, alone or together.
     """
-    from speechmeta.turns import TurnOptions
+    from speechmeta.segmentation.turns import TurnOptions
 
     return TurnOptions(
         threshold=threshold,

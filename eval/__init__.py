@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .evaluation import evaluate
-    from .readers import read_dataset
+    from .readers.registry import read_dataset
     from .types import Clip, Dataset, Prediction, Predictor
 
 __all__ = ["Clip", "Dataset", "Prediction", "Predictor", "evaluate", "read_dataset"]

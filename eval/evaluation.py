@@ -15,12 +15,12 @@ from speechmeta.errors import UsageError
 from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS
 from speechmeta.version import __version__
 
-from .labels import fold
-from .output import OutputPaths, write_report
-from .published import published_table
-from .readers import read_dataset
+from .metrics.score import score_records
+from .readers.labels import fold
+from .readers.registry import read_dataset
+from .reports.output import OutputPaths, write_report
+from .reports.published import published_table
 from .run import Journal, Progress, RunOptions, run
-from .score import score_records
 from .systems import label_sets_of
 from .telephone import CONDITION
 from .types import AnyPredictor, Dataset
@@ -58,7 +58,7 @@ def evaluate(
     """Runs a system over a data set and measures it.
 
     Args:
-        dataset: the reader's name (`speechmeta.eval.readers.DATASETS`), or a read `Dataset`.
+        dataset: the reader's name (`readers.registry.DATASETS`), or a read `Dataset`.
         data, split, limit, classes: as for `read_dataset`.
         model: a checkpoint's folder or hub id; None for the bundled one.
         predictor: a system of another kind, in place of `model`.
@@ -111,7 +111,7 @@ def evaluate(
         raise UsageError("these predictions were made without a telephone", "leave it out")
     options = RunOptions(batch_size, 20.0 * batch_size, telephone=telephone)
     paths = None if output is None else OutputPaths.of(output)
-    from .normalizers import load_normalizer
+    from .metrics.normalizers import load_normalizer
 
     # Before the run: a wrong name should not cost hours.
     text_normalizer = load_normalizer(normalizer, spelling_map)
@@ -124,7 +124,7 @@ def evaluate(
     dataset = with_classes(dataset, label_sets_of(system))
     decoding = str(system.pop("decoding", FREE_RUNNING))
     if teacher_forced:
-        from .teacher_forced import DECODING
+        from .metrics.teacher_forced import DECODING
 
         decoding = DECODING
     journal = None
@@ -154,7 +154,7 @@ def evaluate(
         "versions": versions(),
     }
     if teacher_forced:
-        from .teacher_forced import score_teacher_forced
+        from .metrics.teacher_forced import score_teacher_forced
 
         report.update(score_teacher_forced(records, system.pop("protocol")))
     else:
@@ -242,13 +242,13 @@ def _load(
     if teacher_forced:
         from speechmeta.models.speechllm import load_model
 
-        from .teacher_forced import TeacherForcedPredictor
+        from .metrics.teacher_forced import TeacherForcedPredictor
 
         loaded, processor = load_model(
             model, device=device, dtype=dtype, local_files_only=local_files_only
         )
         return TeacherForcedPredictor(loaded, processor, "bundled" if model is None else str(model))
-    from speechmeta.analyze import Analyzer
+    from speechmeta.pipeline.analyzer import Analyzer
 
     from .systems import AnalyzerPredictor
 

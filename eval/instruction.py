@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 from speechmeta.errors import DatasetError, SpeechMetaError, UsageError
 
-from .constraints import check_constraint, known_constraints
-from .instruction_published import published_instruction_table
+from .metrics.constraints import check_constraint, known_constraints
+from .reports.instruction_published import published_instruction_table
 
 TASKS = ("classification", "sakura", "ifeval")
 

@@ -25,7 +25,7 @@ from speechmeta.errors import DatasetError, OutputError, SpeechMetaError, UsageE
 from .types import AnyPredictor, Clip, ClipPredictor, Dataset, Prediction, Record
 
 if TYPE_CHECKING:
-    from speechmeta.audio import Audio
+    from speechmeta.audio.loading import Audio
 
 Progress = Callable[[int, int, Record], None]
 """Called after every clip with how many are done, how many there are, and the record."""
@@ -207,7 +207,7 @@ class _Loaded:
 
 
 def _load(clip: Clip, telephone: bool) -> _Loaded:
-    from speechmeta.audio import SAMPLE_RATE, Audio, load_audio
+    from speechmeta.audio.loading import SAMPLE_RATE, Audio, load_audio
 
     try:
         audio = load_audio(clip.audio)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from speechmeta.errors import DatasetError, SpeechMetaError, UsageError
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS, LABEL_FIELDS, check_fields
 
-from .labels import LabelMapper
-from .readers import read_lines
+from .readers.labels import LabelMapper
+from .readers.registry import read_lines
 from .types import Clip, Prediction, Value
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer
-    from speechmeta.audio import Audio
+    from speechmeta.audio.loading import Audio
+    from speechmeta.pipeline.analyzer import Analyzer
 
 WHISPER_SECONDS = 30.0
 """Whisper hears that much at once; longer audio needs its sequential decoding."""

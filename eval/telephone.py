@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from speechmeta.audio import Audio
+    from speechmeta.audio.loading import Audio
 
 CONDITION = "telephone: 8 kHz, 300 to 3400 Hz, G.711 mu-law"
 _RATE = 8000
@@ -24,7 +24,7 @@ def over_the_telephone(audio: Audio) -> Audio:
     import torch
     from torchaudio.functional import highpass_biquad, lowpass_biquad
 
-    from speechmeta.audio import Audio, resample
+    from speechmeta.audio.loading import Audio, resample
 
     narrow = torch.from_numpy(resample(audio.waveform, audio.sample_rate, _RATE))
     narrow = highpass_biquad(narrow, _RATE, _BAND[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from speechmeta.schema import FIELDS, LABEL_FIELDS
 
 if TYPE_CHECKING:
-    from speechmeta.audio import Audio
+    from speechmeta.audio.loading import Audio
 
 Value = bool | str | None
 

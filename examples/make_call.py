@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.audio import load_audio
+from speechmeta.audio.loading import load_audio
 
 RATE = 8000
 SPEAKERS = (("agent", "rms"), ("customer", "slt"))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from speechmeta.version import __version__
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer, analyze_call, generate_meta
-    from speechmeta.chat import ChatModel
+    from speechmeta.chat.model import ChatModel
     from speechmeta.errors import SpeechMetaError
     from speechmeta.models.speechllm import load_model
+    from speechmeta.pipeline.analyzer import Analyzer, analyze_call, generate_meta
     from speechmeta.schema import CallReport, SpeakerMeta
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ChatModel": "speechmeta.chat",
-    "Analyzer": "speechmeta.analyze",
-    "analyze_call": "speechmeta.analyze",
-    "generate_meta": "speechmeta.analyze",
+    "ChatModel": "speechmeta.chat.model",
+    "Analyzer": "speechmeta.pipeline.analyzer",
+    "analyze_call": "speechmeta.pipeline.analyzer",
+    "generate_meta": "speechmeta.pipeline.analyzer",
     "SpeechMetaError": "speechmeta.errors",
     "load_model": "speechmeta.models.speechllm",
     "CallReport": "speechmeta.schema",

@@ -18,8 +18,8 @@ from speechmeta.errors import ModelError, SpeechMetaError, UsageError
 from speechmeta.schema import FIELDS
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer
-    from speechmeta.chat import ChatModel
+    from speechmeta.chat.model import ChatModel
+    from speechmeta.pipeline.analyzer import Analyzer
     from speechmeta.schema import CallReport, Turn
 
 DOWNLOADS = ("json", "csv", "srt", "vtt", "html")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 
-from speechmeta.analyze import Analyzer
 from speechmeta.app import build_app, launch
-from speechmeta.chat import ChatModel
+from speechmeta.chat.model import ChatModel
+from speechmeta.pipeline.analyzer import Analyzer
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer
+    from speechmeta.pipeline.analyzer import Analyzer
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "speechmeta" / "checkpoints" / "bundled"
@@ -65,7 +65,7 @@ def bundled_model(bundled_dir: Path) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def bundled_analyzer(bundled_dir: Path) -> Analyzer:
     """An Analyzer with the bundled checkpoint on the CPU in float32."""
-    from speechmeta.analyze import Analyzer
+    from speechmeta.pipeline.analyzer import Analyzer
 
     return Analyzer(device="cpu", dtype="float32")
 

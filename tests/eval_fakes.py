@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from speechmeta.audio import Audio
+from speechmeta.audio.loading import Audio
 from speechmeta.eval import Dataset, Prediction
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from speechmeta.audio import load_audio
+from speechmeta.audio.loading import load_audio
 
 Waveform = npt.NDArray[np.float32]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechmeta.assembly import assemble_call, hear_clips
 from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
-from speechmeta.calls import CallOptions, CallPlan, prepare_call
+from speechmeta.pipeline.plan import CallOptions, CallPlan, prepare_call
+from speechmeta.pipeline.report import assemble_call, hear_clips
 from speechmeta.schema import CallReport
 
 if TYPE_CHECKING:
-    from speechmeta.analyze import Analyzer
-    from speechmeta.speakers import Embedder, Matrix
+    from speechmeta.diarization.embeddings import Embedder, Matrix
+    from speechmeta.pipeline.analyzer import Analyzer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CallJob:
 
         torch.set_num_threads(1)
         if self.options.vad:
-            from speechmeta.vad import VAD_RATES, SileroVad
+            from speechmeta.segmentation.vad import VAD_RATES, SileroVad
 
             for rate in VAD_RATES:
                 SileroVad(rate, channels=1)
@@ -142,7 +142,7 @@ class AnalyzerSource:
         return {"model": self.model, "dtype": self.dtype}
 
     def load(self) -> CallModel:
-        from speechmeta.analyze import Analyzer
+        from speechmeta.pipeline.analyzer import Analyzer
 
         analyzer = Analyzer(
             self.model,

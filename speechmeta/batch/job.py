@@ -183,7 +183,7 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _outline(path: str) -> Peaks | None:
-    from speechmeta.audio import stream_audio
+    from speechmeta.audio.loading import stream_audio
     from speechmeta.writers.peaks import peaks_of
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import OrderedDict
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.batch.job import SpilledTurn
 
 SECONDS_PER_ROW = 15.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 
 _MU = 255.0
 

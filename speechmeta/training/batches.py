@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.models.speechllm import SpeechLLMProcessor
 from speechmeta.training.dataset import CLOSED_SETS, TRANSCRIPT, ClipDataset, Example
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, Wav2Vec2FeatureExtractor
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.layout import COMPACT_LAYOUT
 from speechmeta.models.speechllm import (
     SpeechLLMConfig,

@@ -61,7 +61,7 @@ class ModelConfig(_Section):
         label_dropout: of the encoder's label head.
         average: folders of earlier checkpoints, and their shares of the finished weights.
         decoding: how the finished checkpoint asks to be decoded, in the terms of `DecodeOptions`,
-            until `speechmeta.training.tune` finds better.
+            until `speechmeta.training.calibrate` finds better.
     """
 
     vocab_size: int = 768

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.models.speechllm import SpeechLLMProcessor
 from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS

@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE, load_audio, resample
-from speechmeta.container import FloatArray
-from speechmeta.diarization import WINDOW_SECONDS
-from speechmeta.errors import DatasetError, SpeechMetaError
-from speechmeta.speakers import (
+from speechmeta.audio.loading import SAMPLE_RATE, load_audio, resample
+from speechmeta.audio.types import FloatArray
+from speechmeta.diarization.diarizer import WINDOW_SECONDS
+from speechmeta.diarization.embeddings import (
     CEPSTRA_LAYER,
     EncoderEmbedder,
     Matrix,
     SpeakerProjection,
     unit,
 )
+from speechmeta.diarization.voiceprint import cepstral_statistics
+from speechmeta.errors import DatasetError, SpeechMetaError
 from speechmeta.training.manifest import Clip, read_clips
-from speechmeta.voiceprint import cepstral_statistics
 
 WINDOWS_PER_SPEAKER = 10
 DIMENSIONS = 64

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from speechmeta.audio import probe_audio
+from speechmeta.audio.loading import probe_audio
 from speechmeta.errors import DatasetError
 from speechmeta.training.text import normalize_transcript
 

@@ -132,7 +132,7 @@ def _peaks_from_disk(report: CallReport) -> Peaks | None:
     if path is None or not os.path.isfile(path):
         return None
     # Here, not above: writers of text need no decoder.
-    from speechmeta.audio import stream_audio
+    from speechmeta.audio.loading import stream_audio
 
     try:
         with stream_audio(path) as blocks:

@@ -41,7 +41,7 @@ def load_desta(
     device_map: Any = None,
     audio_dtype: str | torch.dtype = "float32",
 ) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
-    """Model and processor of a checkpoint; see `speechmeta.chat.ChatModel.from_pretrained`."""
+    """Model and processor of a checkpoint; see `chat.model.ChatModel.from_pretrained`."""
     place = pick_device(str(device))
     wanted = pick_dtype(dtype)
     audio_wanted = pick_dtype("float32" if audio_dtype == "auto" else audio_dtype)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.processing_utils import ProcessorMixin
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
 

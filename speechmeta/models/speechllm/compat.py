@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechmeta.audio import load_audio
+from speechmeta.audio.loading import load_audio
 from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import ModelError, SpeechMetaError, UsageError

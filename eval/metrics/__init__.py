@@ -1,0 +1,1 @@
+"""Measures: word errors, label scores, diarization error, intervals."""

@@ -1,0 +1,116 @@
+"""Where a report goes, and how its JSON is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from speechmeta.errors import DatasetError, OutputError
+
+from ..metrics.normalizers import Normalizer
+from ..types import Record
+
+KIND = "speechmeta-eval"
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The four files of a run."""
+
+    report: Path
+    markdown: Path
+    html: Path
+    records: Path
+
+    @classmethod
+    def of(cls, output: str | Path) -> Self:
+        """Files in a folder, or beside a file whose name ends in `.json`."""
+        path = Path(output).expanduser()
+        if path.suffix == ".json":
+            return cls(
+                path,
+                path.with_suffix(".md"),
+                path.with_suffix(".html"),
+                path.with_suffix(".records.jsonl"),
+            )
+        return cls(
+            path / "report.json", path / "report.md", path / "report.html", path / "records.jsonl"
+        )
+
+
+def write_report(
+    report: Mapping[str, Any],
+    records: Sequence[Record],
+    normalizer: Normalizer,
+    paths: OutputPaths,
+) -> None:
+    """Writes JSON, Markdown and HTML; the records are there already.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    from .html import render_html
+    from .markdown import render_markdown
+
+    _write(paths.report, report_json(report))
+    _write(paths.markdown, render_markdown(report))
+    _write(paths.html, render_html(report, records, normalizer))
+
+
+def report_json(report: Mapping[str, Any]) -> str:
+    """The report as JSON text: indented, floats to six decimals, a line per column of clips."""
+    data = _rounded(dict(report))
+    columns = data.pop("clips", None)
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    if columns is None:
+        return text + "\n"
+    lines = ",\n".join(
+        f"    {json.dumps(name)}: {json.dumps(values, ensure_ascii=False, separators=(',', ':'))}"
+        for name, values in columns.items()
+    )
+    return f'{text[:-2]},\n  "clips": {{\n{lines}\n  }}\n}}\n'
+
+
+def load_report(path: str | Path) -> dict[str, Any]:
+    """Reads a report's JSON.
+
+    Raises:
+        DatasetError: it cannot be read, or is no report.
+    """
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read {path}: {error}", "give a report's JSON") from error
+    if not isinstance(report, dict) or report.get("kind") != KIND:
+        raise DatasetError(f"{path} is no report of speechmeta eval", "give a report's JSON")
+    return report
+
+
+def write_json(data: Mapping[str, Any], path: Path) -> None:
+    """Writes any JSON-ready dict.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _write(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}", "check -o") from error
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Audio input: containers, telephony formats, resampling, and recordings read in blocks."""

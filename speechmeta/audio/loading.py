@@ -1,0 +1,433 @@
+"""Audio input: anything that FFmpeg decodes, or arrays, as float32 with channels kept apart.
+
+    load_audio("call.mp3").resampled(16000)          # (channels, samples)
+    for block in stream_audio("two_hours.wav", rate=16000): ...
+
+Knows nothing of models or turns. Every fault of the input is an `AudioError` that says
+what to do; faults that leave something to work with end up in `warnings`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias, Union, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.audio.container import MediaReader
+from speechmeta.audio.resampling import StreamResampler, resample
+from speechmeta.audio.types import FloatArray
+from speechmeta.errors import AudioError
+from speechmeta.schema import AudioInfo
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "SAMPLE_RATE",
+    "Audio",
+    "AudioSource",
+    "AudioStream",
+    "load_audio",
+    "probe_audio",
+    "resample",
+    "stream_audio",
+]
+
+SAMPLE_RATE = 16000
+"""The rate in Hz that the models hear."""
+
+MAX_CHANNELS = 512
+"""A waveform with more rows than this and fewer columns than rows is taken for transposed."""
+
+LOUD = 8.0
+"""Float samples beyond this are not scaled to +-1.0."""
+
+Waveform: TypeAlias = Union[npt.NDArray[Any], "torch.Tensor"]
+AudioSource: TypeAlias = Union[
+    str, "os.PathLike[str]", bytes, IO[bytes], tuple[Waveform, int], Waveform, "Audio"
+]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A decoded recording.
+
+    Attributes:
+        waveform: float32, shape (channels, samples), full scale at 1.0, at its own rate.
+        sample_rate: Hz, as recorded.
+        path: the file's path or name; None for arrays and bytes.
+        codec: FFmpeg's name of the codec, such as `pcm_mulaw`; None for arrays.
+        warnings: what is wrong with the recording, though it could be used.
+    """
+
+    waveform: FloatArray
+    sample_rate: int
+    path: str | None = None
+    codec: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        return int(self.waveform.shape[0])
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return float(self.waveform.shape[1] / self.sample_rate)
+
+    @property
+    def info(self) -> AudioInfo:
+        return AudioInfo(
+            path=_printable(self.path),
+            duration=self.duration,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            codec=self.codec,
+        )
+
+    def mono(self) -> FloatArray:
+        """The mean of the channels, shape (samples,), at its own rate.
+
+        Where the channels cancel each other out (one is wired in opposite phase) it is the
+        loudest of them instead, because the mean would be silence.
+        """
+        first: FloatArray = self.waveform[0]
+        if self.channels == 1:
+            return first
+        mean: FloatArray = self.waveform.mean(axis=0, dtype=np.float32)
+        powers = np.square(self.waveform).mean(axis=1)
+        if float(np.square(mean).mean()) < 1e-3 * float(powers.max()) / self.channels**2:
+            loudest: FloatArray = self.waveform[int(powers.argmax())]
+            return loudest
+        return mean
+
+    def resampled(self, rate: int = SAMPLE_RATE) -> FloatArray:
+        """All channels at another rate in Hz, shape (channels, samples)."""
+        return resample(self.waveform, self.sample_rate, rate)
+
+
+def load_audio(source: AudioSource, sample_rate: int | None = None) -> Audio:
+    """Decodes a whole recording at its own rate.
+
+    Args:
+        source: a path, a binary file object, the bytes of a file, `(waveform, sample_rate)`,
+            or an `Audio`, which is returned as it is. A waveform is a NumPy array or torch
+            tensor of shape (samples,) or (channels, samples); integers of 8, 16 and 32 bits
+            are scaled to +-1.0, floats are taken as they are.
+        sample_rate: the rate in Hz of a waveform that is given without one.
+
+    Raises:
+        AudioError: nothing there, not audio, nothing to decode, no samples, NaN, or a shape,
+            type or rate that makes no sense.
+    """
+    if isinstance(source, Audio):
+        _refuse_rate(sample_rate)
+        return source
+    array = _as_array(source, sample_rate)
+    if array is not None:
+        return _from_array(*array)
+    with AudioStream(source, block_seconds=None) as stream:
+        waveform = np.concatenate(list(stream), axis=1)
+        return Audio(
+            waveform, stream.sample_rate, stream.path, stream.codec, tuple(stream.warnings)
+        )
+
+
+def stream_audio(
+    source: AudioSource, block_seconds: float = 30.0, rate: int | None = None
+) -> AudioStream:
+    """Decodes block by block, so that hours of audio need little memory.
+
+    Args:
+        source: as for `load_audio`.
+        block_seconds: length of every block but the last.
+        rate: resample to this rate in Hz; None keeps the recording's own.
+
+    Returns:
+        an iterator over float32 arrays of shape (channels, n).
+    """
+    return AudioStream(source, block_seconds, rate)
+
+
+def probe_audio(source: AudioSource) -> AudioInfo:
+    """Rate, channels, codec and duration without decoding.
+
+    The duration is the one that the file states, or the end of its last packet; what can
+    really be decoded may be less. A file object is left where it was.
+
+    Raises:
+        AudioError: as for `load_audio`, as far as it shows without decoding.
+    """
+    if isinstance(source, Audio):
+        return source.info
+    array = _as_array(source, None)
+    if array is not None:
+        return _from_array(*array).info
+    with ExitStack() as stack:
+        reader, path = _open(source, stack)
+        duration = reader.declared
+        return AudioInfo(
+            path=_printable(path),
+            duration=reader.count_seconds() if duration is None else duration,
+            sample_rate=reader.sample_rate,
+            channels=reader.channels,
+            codec=reader.codec,
+        )
+
+
+class AudioStream(Iterator[FloatArray]):
+    """Iterator over blocks (channels, n) of a recording; see `stream_audio`.
+
+    The first block is decoded at once, so a file without usable audio fails here.
+
+    Attributes:
+        sample_rate: the recording's own rate in Hz. rate: that of the blocks.
+        channels, path, codec: as in `Audio`.
+        warnings: complete when the iterator is exhausted.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        block_seconds: float | None = 30.0,
+        rate: int | None = None,
+    ) -> None:
+        if block_seconds is not None and not block_seconds > 0:
+            raise AudioError(f"block_seconds is {block_seconds}", "give a positive number")
+        if rate is not None:
+            _check_rate(rate)
+        self._stack = ExitStack()
+        try:
+            self._pieces = self._begin(source)
+            first = next(self._pieces)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.rate = rate or self.sample_rate
+        self._blocks = self._rechunk(first, block_seconds)
+
+    def __next__(self) -> FloatArray:
+        try:
+            return next(self._blocks)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; done by itself at the end of the iteration."""
+        self._stack.close()
+
+    def _begin(self, source: AudioSource) -> Iterator[FloatArray]:
+        if not isinstance(source, Audio):
+            array = _as_array(source, None)
+            if array is not None:
+                source = _from_array(*array)
+        if isinstance(source, Audio):
+            self.path, self.codec = source.path, source.codec
+            self.warnings = list(source.warnings)
+            self.sample_rate, self.channels = source.sample_rate, source.channels
+            return iter([source.waveform])
+        reader, self.path = _open(source, self._stack)
+        self.codec, self.warnings = reader.codec, reader.warnings
+        pieces = _finite(reader.frames(), reader.name)
+        first = next(pieces)
+        self.sample_rate, self.channels = reader.sample_rate, reader.channels
+        return _chain(first, pieces)
+
+    def _rechunk(self, first: FloatArray, block_seconds: float | None) -> Iterator[FloatArray]:
+        resampler = StreamResampler(self.sample_rate, self.rate, self.channels)
+        size = None if block_seconds is None else max(1, round(block_seconds * self.rate))
+        # Frames are a few milliseconds long: they are gathered, because the resampler's cost
+        # per call is that of its filter's reach.
+        gather = max(1, round(min(block_seconds or 30.0, 30.0) * self.sample_rate))
+        held: list[FloatArray] = []
+        count = 0
+        ready = np.zeros((self.channels, 0), np.float32)
+        for piece in _chain(first, self._pieces):
+            held.append(piece)
+            count += piece.shape[1]
+            if count < gather:
+                continue
+            fresh = resampler.push(np.concatenate(held, axis=1))
+            held, count = [], 0
+            ready = np.concatenate([ready, fresh], axis=1)
+            while ready.shape[1] >= (size or 1):
+                yield ready[:, :size]
+                ready = ready[:, size:] if size else ready[:, :0]
+        rest = np.concatenate([np.zeros((self.channels, 0), np.float32), *held], axis=1)
+        ready = np.concatenate([ready, resampler.push(rest, last=True)], axis=1)
+        step = size or max(1, ready.shape[1])
+        for start in range(0, ready.shape[1], step):
+            yield ready[:, start : start + step]
+
+
+def _chain(first: FloatArray, others: Iterator[FloatArray]) -> Iterator[FloatArray]:
+    yield first
+    yield from others
+
+
+def _finite(pieces: Iterator[FloatArray], name: str) -> Iterator[FloatArray]:
+    for piece in pieces:
+        _check_finite(piece, name)
+        yield piece
+
+
+def _check_finite(waveform: FloatArray, name: str) -> None:
+    if not np.isfinite(waveform).all():
+        raise AudioError(
+            f"{name} contains NaN or infinite samples", "repair or re-export it before analysing"
+        )
+
+
+def _open(source: AudioSource, stack: ExitStack) -> tuple[MediaReader, str | None]:
+    """Opens a path, file object or bytes; everything opened is closed with `stack`."""
+    path: str | None = None
+    file: IO[bytes]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file, name = io.BytesIO(source), "the given bytes"
+    elif isinstance(source, (str, os.PathLike)):
+        path = name = os.fspath(source)
+        file = stack.enter_context(_open_path(path))
+    else:
+        file = cast(IO[bytes], source)
+        given = getattr(file, "name", None)
+        path = given if isinstance(given, str) else None
+        name = path or "the given file object"
+        if isinstance(file, io.TextIOBase):
+            raise AudioError(f"{name} is opened as text", 'open it in binary mode, "rb"')
+        if hasattr(file, "seekable") and file.seekable():
+            stack.callback(file.seek, file.tell())
+    reader = MediaReader(file, name)
+    stack.callback(reader.close)
+    return reader, path
+
+
+def _printable(path: str | None) -> str | None:
+    """File names are bytes, JSON is Unicode: what is not UTF-8 becomes `\\xNN`."""
+    return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _open_path(path: str) -> IO[bytes]:
+    if "://" in path and not Path(path).exists():
+        raise AudioError(f"{path} is an address, not a file", "download it first")
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise AudioError(f"{path} does not exist", "check the path") from error
+    except IsADirectoryError as error:
+        raise AudioError(
+            f"{path} is a folder", "name the files in it, or run: speechmeta batch"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"{path} cannot be read: {reason}", "check its permissions") from error
+
+
+def _as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, int] | None:
+    """The waveform and rate if the source is an array, None if it has to be decoded."""
+    if isinstance(source, tuple):
+        _refuse_rate(sample_rate)
+        if len(source) != 2:
+            raise AudioError(
+                f"the given tuple has {len(source)} items", "give (waveform, sample_rate)"
+            )
+        return source
+    if isinstance(source, np.ndarray) or _is_tensor(source):
+        if sample_rate is None:
+            raise AudioError(
+                "a waveform was given without its sample rate", "give (waveform, sample_rate)"
+            )
+        return cast(Waveform, source), sample_rate
+    readable = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
+    if not readable and not hasattr(source, "read"):
+        raise AudioError(
+            f"{type(source).__name__} is no audio source",
+            "give a path, file object, bytes or (waveform, sample_rate)",
+        )
+    _refuse_rate(sample_rate)
+    return None
+
+
+def _is_tensor(source: object) -> bool:
+    # Told apart without importing torch.
+    return hasattr(source, "detach") and hasattr(source, "is_floating_point")
+
+
+def _refuse_rate(sample_rate: int | None) -> None:
+    if sample_rate is not None:
+        raise AudioError(
+            "sample_rate was given for a source that brings its own",
+            "leave it out; .resampled(rate) changes the rate",
+        )
+
+
+def _check_rate(rate: Any) -> int:
+    whole = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not whole or not np.isfinite(rate) or rate < 1 or rate != int(rate):
+        raise AudioError(f"sample rate {rate!r} is not a positive whole number", "give it in Hz")
+    return int(rate)
+
+
+def _from_array(waveform: Waveform, sample_rate: int) -> Audio:
+    rate = _check_rate(sample_rate)
+    if _is_tensor(waveform):
+        tensor = cast("torch.Tensor", waveform).detach().cpu()
+        waveform = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+    data: npt.NDArray[Any] = np.asarray(waveform)
+    if data.ndim not in (1, 2):
+        raise AudioError(
+            f"the waveform has shape {data.shape}", "give (samples,) or (channels, samples)"
+        )
+    if data.ndim == 1:
+        data = data[None, :]
+    if data.size == 0:
+        raise AudioError("the waveform holds no samples", "check how it was made")
+    if data.shape[0] > MAX_CHANNELS and data.shape[0] > data.shape[1]:
+        raise AudioError(
+            f"the waveform has {data.shape[0]} channels of {data.shape[1]} samples",
+            "give (channels, samples); transpose an array that has samples first",
+        )
+    samples = _scaled(data)
+    _check_finite(samples, "the waveform")
+    peak = float(np.abs(samples).max())
+    warnings = (
+        (f"the waveform's samples reach {peak:.3g}; floats should lie between -1 and 1",)
+        if peak > LOUD
+        else ()
+    )
+    return Audio(samples, rate, warnings=warnings)
+
+
+def _scaled(data: npt.NDArray[Any]) -> FloatArray:
+    """float32 with full scale at 1.0."""
+    if np.issubdtype(data.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported as infinite
+            return np.ascontiguousarray(data, dtype=np.float32)
+    if data.dtype == np.uint8:
+        return (data.astype(np.float32) - 128.0) / np.float32(128.0)
+    if data.dtype in (np.int8, np.int16, np.int32):
+        scale = -float(np.iinfo(data.dtype).min)
+        return np.ascontiguousarray(data / scale, dtype=np.float32)
+    raise AudioError(
+        f"the waveform's type {data.dtype} is not one of audio",
+        "give floats between -1 and 1, or int16, int32 or uint8",
+    )

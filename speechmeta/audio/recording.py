@@ -1,0 +1,160 @@
+"""A recording as a stream of blocks that can be run through several times.
+
+A call is gone through once for its channels, once for speech, and once to cut out the turns.
+Short recordings stay in memory in between, long ones are decoded again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import numpy as np
+
+from speechmeta.audio.loading import AudioSource, stream_audio
+from speechmeta.audio.types import FloatArray
+from speechmeta.errors import AudioError
+from speechmeta.schema import AudioInfo
+
+KEEP_BYTES = 64 * 2**20
+"""Up to this size the decoded samples stay in memory (8 minutes of stereo at 16 kHz)."""
+
+BLOCK_WINDOWS = 312
+"""Windows of 32 ms in a block, about 10 s; less where there are many channels."""
+
+_FEWEST_BLOCK_WINDOWS = 32
+_BLOCK_CHANNELS = 8
+
+
+class Recording:
+    """Blocks (channels, n) of a recording at the rate at which it is searched for speech.
+
+    Args:
+        source: as for `speechmeta.audio.loading.load_audio`. A stream that cannot go back is
+            first written to a temporary file.
+        rate_for: gives the rate in Hz of the blocks for the recording's own rate.
+        window_seconds: every block but the last is a multiple of this.
+
+    Raises:
+        AudioError: the audio cannot be used.
+    """
+
+    def __init__(self, source: AudioSource, rate_for: Any, window_seconds: float) -> None:
+        self._given = source
+        self._source = _rewindable(source)
+        if self._source is not source:
+            weakref.finalize(self, cast(IO[bytes], self._source).close)
+        with stream_audio(self._source, block_seconds=1.0) as stream:
+            self.sample_rate, self.channels = stream.sample_rate, stream.channels
+            self.path = getattr(source, "name", None) if source is not self._source else stream.path
+            self.codec = stream.codec
+        self.rate: int = rate_for(self.sample_rate)
+        self.warnings: list[str] = []
+        self.samples = 0
+        windows = BLOCK_WINDOWS * _BLOCK_CHANNELS // max(self.channels, _BLOCK_CHANNELS)
+        self._block_seconds = max(_FEWEST_BLOCK_WINDOWS, windows) * window_seconds
+        self._kept: list[FloatArray] | None = []
+        self._complete = False
+
+    @property
+    def duration(self) -> float:
+        """Seconds; known after the first run through the blocks."""
+        return self.samples / self.rate
+
+    @property
+    def info(self) -> AudioInfo:
+        path = self.path if isinstance(self.path, str) else None
+        return AudioInfo(
+            path=path,
+            duration=round(self.duration, 6),
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            codec=self.codec,
+        )
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Runs through the recording.
+
+        Raises:
+            AudioError: the audio cannot be used, or the file is no longer what it was.
+        """
+        if self._complete and self._kept is not None:
+            yield from self._kept
+            return
+        samples = 0
+        with stream_audio(self._source, self._block_seconds, self.rate) as stream:
+            for block in stream:
+                samples += block.shape[1]
+                if self._complete and samples > self.samples:
+                    break  # a file that is still written to: what came later is left out
+                if not self._complete and self._kept is not None:
+                    self._kept.append(block)
+                    if sum(part.nbytes for part in self._kept) > KEEP_BYTES:
+                        self._kept = None
+                yield block
+            warnings = list(stream.warnings)
+        if self._complete and samples < self.samples:
+            raise AudioError(
+                f"{self.path or 'the recording'} became shorter while it was read",
+                "analyse it again when it is no longer being written",
+            )
+        if not self._complete:
+            self._complete, self.samples, self.warnings = True, samples, warnings
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stretch to cut out: samples `start` to `end` of row `row`."""
+
+    row: int
+    start: int
+    end: int
+
+
+def cut_out(blocks: Iterator[FloatArray], cuts: Sequence[Cut]) -> Iterator[FloatArray]:
+    """Yields the samples (n,) of each stretch as soon as it is complete.
+
+    Only the stretches that are not yet complete are held in memory.
+
+    Args:
+        blocks: (rows, n) each, one after the other.
+        cuts: in order of their end, in which they also come.
+    """
+    order = sorted(range(len(cuts)), key=lambda index: cuts[index].start)
+    waiting = 0
+    running: dict[int, list[FloatArray]] = {}
+    begin = 0
+    for block in blocks:
+        end = begin + block.shape[1]
+        while waiting < len(order) and cuts[order[waiting]].start < end:
+            running[order[waiting]] = []
+            waiting += 1
+        for index in sorted(running):
+            cut = cuts[index]
+            part = block[cut.row, max(0, cut.start - begin) : cut.end - begin]
+            running[index].append(part.copy())
+            if cut.end <= end:
+                yield np.concatenate(running.pop(index))
+        begin = end
+        if waiting == len(order) and not running:
+            return
+
+
+def _rewindable(source: AudioSource) -> AudioSource:
+    if not hasattr(source, "read"):
+        return source
+    file = cast(IO[bytes], source)
+    try:
+        if file.seekable():
+            return source
+    except AttributeError:
+        if hasattr(file, "seek") and hasattr(file, "tell"):
+            return source
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the recording is used
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return copy

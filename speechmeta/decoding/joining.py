@@ -1,0 +1,59 @@
+"""One record out of those of consecutive pieces of one voice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.schema import LABEL_FIELDS
+
+
+def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> DecodedRecord:
+    """One record for consecutive pieces of one voice.
+
+    It is speech if any piece is; transcripts are put together, and the probabilities of
+    labels are averaged over the pieces with speech, weighted by their length.
+
+    Args:
+        records: of the pieces, in order.
+        seconds: the length of each.
+    """
+    if len(records) == 1:
+        return records[0]
+    spoken = [
+        (record, length)
+        for record, length in zip(records, seconds, strict=True)
+        if record.values.get("SpeechActivity") is not False
+    ]
+    heard = spoken or list(zip(records, seconds, strict=True))
+    values = dict(heard[0][0].values)
+    probabilities = {}
+    for field in heard[0][0].probabilities:
+        # Whether there is speech is a matter of all pieces, how it sounds of those with speech.
+        pieces = heard if field in LABEL_FIELDS else zip(records, seconds, strict=True)
+        probabilities[field] = _average(
+            [(record.probabilities[field], length) for record, length in pieces]
+        )
+        if field in LABEL_FIELDS and spoken:
+            values[field] = max(probabilities[field], key=probabilities[field].__getitem__)
+    if "Transcript" in values:
+        texts = [str(record.values["Transcript"] or "") for record, _ in heard]
+        values["Transcript"] = " ".join(text.strip() for text in texts if text.strip())
+    return DecodedRecord(
+        values=values,
+        probabilities=probabilities,
+        text="\n".join(record.text for record in records),
+        flags=tuple(dict.fromkeys(flag for record in records for flag in record.flags)),
+        forced_tokens=sum(record.forced_tokens for record in records),
+        sampled_tokens=sum(record.sampled_tokens for record in records),
+        forward_passes=sum(record.forward_passes for record in records),
+        transcript_tokens=sum(record.transcript_tokens for record in records),
+    )
+
+
+def _average(tables: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+    total = sum(length for _, length in tables)
+    return {
+        value: sum(table[value] * length for table, length in tables) / total
+        for value in tables[0][0]
+    }

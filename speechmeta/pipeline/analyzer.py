@@ -1,0 +1,346 @@
+"""From audio to results: `Analyzer` owns a model, the functions use one that is kept.
+
+generate_meta("turn.wav")                                   # SpeakerMeta
+analyze_call("call.wav", roles=["agent", "customer"])       # CallReport
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.audio.loading import AudioSource, load_audio, resample
+from speechmeta.decoding.joining import join_records
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.pipeline.plan import CallOptions, EmbedderSource, prepare_call
+from speechmeta.pipeline.report import Heard, assemble_call, hear_clips
+from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, check_fields
+from speechmeta.segmentation.channels import ChannelMode
+from speechmeta.segmentation.chunking import cut_quietly
+from speechmeta.segmentation.turns import TurnOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from speechmeta.diarization.embeddings import Embedder
+    from speechmeta.pipeline.alignment import WordAligner
+
+Waveform = npt.NDArray[np.float32]
+
+BUNDLED_NAME = "bundled"
+"""What the bundled checkpoint is called in results."""
+
+
+class Decoder(Protocol):
+    """What `Analyzer` needs of `speechmeta.decoding.engine.Engine`."""
+
+    model: Any
+
+    def decode(
+        self,
+        waveforms: Sequence[Waveform],
+        fields: Sequence[str] | None = None,
+        instruction: str | None = None,
+    ) -> list[DecodedRecord | SpeechMetaError]: ...
+
+
+class Analyzer:
+    """Takes audio to `SpeakerMeta` or `CallReport` with one model, loaded once.
+
+    Args:
+        model: a folder or a hub id; None for the bundled checkpoint.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
+        batch_size: turns that are decoded together.
+        local_files_only: never reach for the network.
+        engine: a decoder to use in place of loading a model; the other arguments then
+            have no part in it.
+
+    Raises:
+        ModelError: the checkpoint cannot be found, reached or read.
+        UsageError: an option is not understood, or given along with `engine`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int = 8,
+        local_files_only: bool = False,
+        *,
+        engine: Decoder | None = None,
+    ) -> None:
+        if engine is not None:
+            if (model, device, dtype, batch_size, local_files_only) != (
+                None, "auto", "auto", 8, False,
+            ):  # fmt: skip
+                raise UsageError(
+                    "model options were given along with a finished engine",
+                    "set them where the engine is made",
+                )
+            self.engine = engine
+            self.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
+            self._processor: Any = getattr(engine, "processor", None)
+            self._batch_size, self._local_files_only = batch_size, local_files_only
+            return
+        from speechmeta.decoding.engine import Engine
+        from speechmeta.decoding.options import DecodeOptions
+        from speechmeta.models.speechllm import load_model
+
+        loaded, processor = load_model(
+            model, device=device, dtype=dtype, local_files_only=local_files_only
+        )
+        options = DecodeOptions.for_checkpoint(loaded.config, batch_size=batch_size)
+        self.engine = Engine(loaded, processor, options)
+        self._processor = processor
+        self._batch_size, self._local_files_only = batch_size, local_files_only
+        self.name = BUNDLED_NAME if model is None else str(model)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model as it stands in a report."""
+        model = self.engine.model
+        return ModelInfo(
+            name=self.name,
+            architecture=model.config.model_type,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def label_sets(self) -> LabelSets:
+        """The values that each label of this checkpoint can take."""
+        sets: LabelSets = self.engine.model.config.label_sets
+        return sets
+
+    def threshold(self, min_confidence: float | None = None) -> float:
+        """The probability below which labels are left out: the caller's, or the checkpoint's own.
+
+        Raises:
+            UsageError: it is not between 0 and 1.
+        """
+        if min_confidence is None:
+            min_confidence = getattr(self.engine.model.config, "abstain_below", 0.0)
+        if not 0.0 <= min_confidence <= 1.0:
+            raise UsageError(f"min_confidence is {min_confidence}", "give a number from 0 to 1")
+        return float(min_confidence)
+
+    def generate_meta(
+        self,
+        audio: AudioSource,
+        fields: Sequence[str] | None = None,
+        min_confidence: float | None = None,
+        instruction: str | None = None,
+    ) -> SpeakerMeta:
+        """Analyses one clip as one voice; several channels are mixed.
+
+        Args:
+            audio: a path, file object, bytes, or `(waveform, sample_rate)`.
+            fields: the fields to fill; None for all six.
+            min_confidence: labels less probable than this become None; by default the
+                checkpoint's own `abstain_below`.
+            instruction: the prompt's wording for checkpoints that take one.
+
+        Raises:
+            AudioError: the audio cannot be used.
+            UsageError: a field is not known.
+        """
+        result = self.generate_meta_batch([audio], fields, min_confidence, instruction)[0]
+        if isinstance(result, SpeechMetaError):
+            raise result
+        return result
+
+    def generate_meta_batch(
+        self,
+        audios: Sequence[AudioSource],
+        fields: Sequence[str] | None = None,
+        min_confidence: float | None = None,
+        instruction: str | None = None,
+    ) -> list[SpeakerMeta | SpeechMetaError]:
+        """Analyses several clips, each as `generate_meta` would.
+
+        Returns:
+            in the order given, a result or the error of that clip; one bad clip never
+            costs the others.
+        """
+        asked = check_fields(fields)
+        threshold = self.threshold(min_confidence)
+        waveforms: list[Waveform | SpeechMetaError] = []
+        for source in audios:
+            try:
+                clip = load_audio(source)
+                waveforms.append(resample(clip.mono(), clip.sample_rate, 16000))
+            except SpeechMetaError as error:
+                waveforms.append(error)
+        records = iter(
+            self.decode([w for w in waveforms if not isinstance(w, Exception)], asked, instruction)
+        )
+        results: list[SpeakerMeta | SpeechMetaError] = []
+        for item in waveforms:
+            outcome = item if isinstance(item, SpeechMetaError) else next(records)
+            results.append(
+                outcome
+                if isinstance(outcome, SpeechMetaError)
+                else outcome.to_meta(self.label_sets, threshold)
+            )
+        return results
+
+    def analyze_call(
+        self,
+        audio: AudioSource,
+        *,
+        fields: Sequence[str] | None = None,
+        channels: ChannelMode = "auto",
+        roles: Sequence[str] | None = None,
+        vad: bool = True,
+        turns: TurnOptions | None = None,
+        speakers: int | None = None,
+        speaker_model: str | None = None,
+        word_times: bool = False,
+        redact: bool = False,
+        min_confidence: float | None = None,
+    ) -> CallReport:
+        """Analyses a recording turn by turn, however long it is.
+
+        Args:
+            audio: a path, file object, bytes, or `(waveform, sample_rate)`.
+            fields: the fields to fill; None for all six.
+            channels: `auto` takes every channel for one speaker, but copies of a channel once
+                and dead ones not at all; `mono` mixes them, `split` keeps them apart.
+            roles: the speakers' names by channel; where one channel holds the whole call,
+                in the order in which they first talk.
+            vad: find turns; without it each channel is one turn.
+            turns: how they are found; None for the defaults.
+            speakers: how many speakers share one channel; None to find out.
+            speaker_model: what tells them apart: None or `voiceprint` for the package's own
+                projection, `encoder` for the checkpoint's encoder, or the hub id or folder of
+                a speaker verification model.
+            word_times: add the times of the words, where the checkpoint has a CTC head.
+            redact: replace card and phone numbers, e-mail addresses and spoken digits.
+            min_confidence: labels less probable than this become None; by default the
+                checkpoint's own `abstain_below`.
+
+        Raises:
+            AudioError: the audio cannot be used.
+            ModelError: a model that an option needs is not there.
+            UsageError: an option is not understood or does not fit the recording.
+        """
+        options = CallOptions(
+            fields=check_fields(fields),
+            channels=channels,
+            roles=None if roles is None else tuple(roles),
+            vad=vad,
+            turns=turns or TurnOptions(),
+            speakers=speakers,
+            speaker_model=speaker_model,
+            word_times=word_times,
+            redact=redact,
+            min_confidence=self.threshold(min_confidence),
+        )
+        aligner = self.aligner() if word_times else None
+        call = prepare_call(audio, options, self.embedder_source(speaker_model))
+        heard: list[Heard] = []
+        clips = call.clips()
+        # A few batches at a time: enough to sort clips by length, few enough for any memory.
+        while group := list(itertools.islice(clips, 4 * self._batch_size)):
+            heard += hear_clips(group, lambda waves: self.decode(waves, options.fields), aligner)
+        return assemble_call(call.plan, heard, self.info, self.label_sets)
+
+    def aligner(self) -> WordAligner:
+        """Finds the times of words with this checkpoint.
+
+        Raises:
+            ModelError: the checkpoint has no CTC head.
+        """
+        from speechmeta.pipeline.alignment import WordAligner
+
+        return WordAligner(self.engine.model, self._processor)
+
+    def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
+        """What makes the embedder that tells speakers apart, when one is needed.
+
+        Args:
+            speaker_model: see `speechmeta.diarization.embeddings.load_embedder`.
+        """
+
+        def make() -> Embedder:
+            from speechmeta.diarization.embeddings import load_embedder
+
+            return load_embedder(
+                speaker_model, self.engine.model, self._processor, self._local_files_only
+            )
+
+        return make
+
+    def decode(
+        self,
+        waveforms: Sequence[Waveform],
+        fields: Sequence[str] | None = None,
+        instruction: str | None = None,
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """Decodes waveforms (samples,) at 16 kHz of any length, in their order.
+
+        Those longer than a model's window are decoded in pieces and joined.
+        """
+        pieces = [cut_quietly(waveform) for waveform in waveforms]
+        flat = [
+            waveform[start:end]
+            for waveform, bounds in zip(waveforms, pieces, strict=True)
+            for start, end in bounds
+        ]
+        outcomes = iter(self.engine.decode(flat, fields, instruction) if flat else [])
+        results: list[DecodedRecord | SpeechMetaError] = []
+        for bounds in pieces:
+            mine = [next(outcomes) for _ in bounds]
+            errors = [item for item in mine if isinstance(item, SpeechMetaError)]
+            good = [item for item in mine if not isinstance(item, SpeechMetaError)]
+            lengths = [(end - start) / 16000 for start, end in bounds]
+            results.append(errors[0] if errors else join_records(good, lengths))
+        return results
+
+
+@lru_cache(maxsize=1)
+def _kept_analyzer(model: str | None, device: str, dtype: str, local_files_only: bool) -> Analyzer:
+    return Analyzer(model, device=device, dtype=dtype, local_files_only=local_files_only)
+
+
+def generate_meta(
+    audio: AudioSource,
+    fields: Sequence[str] | None = None,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    min_confidence: float | None = None,
+    local_files_only: bool = False,
+) -> SpeakerMeta:
+    """`Analyzer.generate_meta` with a model that is kept for the next call."""
+    name = None if model is None else str(model)
+    analyzer = _kept_analyzer(name, device, dtype, local_files_only)
+    return analyzer.generate_meta(audio, fields, min_confidence)
+
+
+def analyze_call(
+    audio: AudioSource,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    local_files_only: bool = False,
+    **options: Any,
+) -> CallReport:
+    """`Analyzer.analyze_call` with a model that is kept for the next call.
+
+    Args:
+        options: those of `Analyzer.analyze_call`.
+    """
+    name = None if model is None else str(model)
+    analyzer = _kept_analyzer(name, device, dtype, local_files_only)
+    return analyzer.analyze_call(audio, **options)

@@ -1,0 +1,409 @@
+"""A call from its recording to its report, in two halves around the model.
+
+    call = prepare_call("call.wav", options, embedder)     # turns, speakers
+    records = [decode(clip) for clip in call.clips()]      # the model's part
+    report = assemble_call(call.plan, records, model, label_sets)
+
+The first half needs no model (but an embedder where one channel holds several speakers), and
+its plan is small and can be pickled, so that a folder run can prepare calls in
+other processes and decode the turns of many calls together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from speechmeta.audio.loading import AudioSource, resample
+from speechmeta.audio.recording import Cut, Recording, cut_out
+from speechmeta.audio.types import FloatArray
+from speechmeta.errors import UsageError
+from speechmeta.schema import AudioInfo, check_fields
+from speechmeta.segmentation.channels import ChannelMode, Signal
+from speechmeta.segmentation.turns import (
+    Span,
+    Speech,
+    TurnOptions,
+    divide,
+    find_turns,
+)
+from speechmeta.segmentation.voice_activity import Hearing, hear, signal_rows
+
+if TYPE_CHECKING:
+    from speechmeta.diarization.embeddings import Embedder, Matrix
+
+MODEL_RATE = 16_000
+"""Hz at which the model hears."""
+
+WHOLE_FILE_PIECE_SECONDS = 30.0
+"""Without turns the file is decoded in pieces of this length and joined again."""
+
+DIARIZE_SECONDS = 4.0
+"""With less speech than this on its only channel a call is taken for one speaker's."""
+
+DIARIZE_PAUSE_SECONDS = 0.3
+"""Pause at which speech is divided before its speakers are told apart."""
+
+_EMBED_TOGETHER = 64
+
+EmbedderSource = Callable[[], "Embedder"]
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What is asked of a call.
+
+    Attributes:
+        fields: the fields to fill; None for all six.
+        channels: `auto`, `mono` or `split`, see `speechmeta.segmentation.channels.plan_channels`.
+        roles: names of the speakers, by channel; where one channel holds the
+            whole call, in the order in which they first talk.
+        vad: find turns; without it each signal is one turn from start to end.
+        turns: how they are found.
+        speakers: how many speakers share the only channel; None to find out, unless there
+            are roles, whose number then counts.
+        speaker_model: what tells them apart, see `speechmeta.diarization.embeddings.load_embedder`.
+        word_times: add the times of the words.
+        redact: replace card and phone numbers, e-mail addresses and spoken digits.
+        min_confidence: labels less probable than this become None; None for the checkpoint's
+            own `abstain_below`.
+
+    Raises:
+        UsageError: a field or mode is not known, a number makes no sense.
+    """
+
+    fields: tuple[str, ...] | None = None
+    channels: ChannelMode = "auto"
+    roles: tuple[str, ...] | None = None
+    vad: bool = True
+    turns: TurnOptions = field(default_factory=TurnOptions)
+    speakers: int | None = None
+    speaker_model: str | None = None
+    word_times: bool = False
+    redact: bool = False
+    min_confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", check_fields(self.fields))
+        if self.channels not in ("auto", "mono", "split"):
+            raise UsageError(
+                f"unknown channels mode {self.channels!r}", "choose auto, mono or split"
+            )
+        if isinstance(self.roles, str):
+            raise UsageError(f"roles is the text {self.roles!r}", "give a list of names")
+        if self.roles is not None:
+            object.__setattr__(self, "roles", tuple(self.roles))
+            if not self.roles or not all(self.roles) or len(set(self.roles)) < len(self.roles):
+                raise UsageError(
+                    f"the roles are {', '.join(map(repr, self.roles)) or 'none'}",
+                    "give every speaker a name of its own",
+                )
+        if self.speakers is not None and self.speakers < 1:
+            raise UsageError(f"{self.speakers} speakers were asked for", "give a number from 1")
+        if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
+            raise UsageError(
+                f"min_confidence is {self.min_confidence}", "give a number from 0 to 1"
+            )
+        if self.word_times and "Transcript" not in (self.fields or ()):
+            raise UsageError("word times were asked for without Transcript", "add it to the fields")
+
+
+@dataclass(frozen=True)
+class PlannedTurn:
+    """A turn that is to be decoded; times in samples of the plan's rate.
+
+    Attributes:
+        row: its signal.
+        pieces: clips (start, end) that the model hears, one but for whole files.
+        loudness_db: RMS in dB full scale; None for digital silence.
+    """
+
+    row: int
+    speaker: str
+    start: int
+    end: int
+    pieces: tuple[tuple[int, int], ...]
+    loudness_db: float | None
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """All that is known of a call before the model has heard it; small and picklable.
+
+    Attributes:
+        audio: of the file.
+        options: those that the report has to follow.
+        rate: Hz of the times in samples. samples: length.
+        signals: what is analysed, by row.
+        turns: in order of time.
+        clips: (turn, piece) of each clip, in the order in which they are cut out.
+        speakers: all names and channels (None where several are mixed).
+        skipped: samples of speech left out for being too short, by row.
+        dead: number of channels without a signal.
+        warnings: for the report.
+    """
+
+    audio: AudioInfo
+    options: CallOptions
+    rate: int
+    samples: int
+    signals: tuple[Signal, ...]
+    turns: tuple[PlannedTurn, ...]
+    clips: tuple[tuple[int, int], ...]
+    speakers: tuple[tuple[str, int | None], ...]
+    skipped: tuple[int, ...]
+    dead: int
+    warnings: tuple[str, ...]
+
+
+class PreparedCall:
+    """A plan, and the recording from which its clips are cut."""
+
+    def __init__(self, plan: CallPlan, recording: Recording) -> None:
+        self.plan = plan
+        self._recording = recording
+
+    def clips(self) -> Iterator[FloatArray]:
+        """The waveforms (samples,) at 16 kHz in the order of `plan.clips`.
+
+        Raises:
+            AudioError: the file is no longer what it was.
+        """
+        plan = self.plan
+        cuts = []
+        for turn, piece in plan.clips:
+            start, end = plan.turns[turn].pieces[piece]
+            cuts.append(Cut(plan.turns[turn].row, start, end))
+        yield from _cut_clips(self._recording, plan.signals, cuts)
+
+
+def prepare_call(
+    source: AudioSource, options: CallOptions, embedder: EmbedderSource | None = None
+) -> PreparedCall:
+    """Finds channels, turns and speakers of a recording.
+
+    Args:
+        source: as for `speechmeta.audio.loading.load_audio`.
+        embedder: makes the embedder when several speakers have to be told apart; None where
+            there is none, so that one channel is one speaker.
+
+    Raises:
+        AudioError: the audio cannot be used.
+        UsageError: there are not as many roles as channels, or speakers are to be told
+            apart without an embedder.
+    """
+    from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
+
+    recording = Recording(source, vad_rate, WINDOW_SECONDS)
+    hearing = hear(recording, options.channels, options.turns, options.vad)
+    warnings = [*recording.warnings, *hearing.plan.warnings]
+    shared = _is_shared(options, recording.channels, hearing)
+    if options.roles and not shared and len(options.roles) != recording.channels:
+        raise UsageError(
+            f"{len(options.roles)} roles were given for {recording.channels} channels",
+            "give one role a channel",
+        )
+    if not shared and options.speakers not in (None, len(hearing.plan.signals)):
+        warnings.append(
+            f"{options.speakers} speakers were asked for, but the call has "
+            f"{len(hearing.plan.signals)} channels with a speaker each; --channels mono mixes them"
+        )
+    turns: list[PlannedTurn] = []
+    skipped = [0] * len(hearing.plan.signals)
+    for row, signal in enumerate(hearing.plan.signals):
+        if not options.vad:
+            turns.append(_whole(hearing, row, _channel_name(options, signal, shared)))
+        elif shared:
+            found, skipped[row], notes = _shared_turns(recording, hearing, row, options, embedder)
+            turns += found
+            warnings += notes
+        else:
+            name = _channel_name(options, signal, shared)
+            speech = hearing.speech(row, options.turns)
+            found, skipped[row] = _turns_of(hearing, row, [name], speech, options.turns)
+            turns += found
+    turns.sort(key=lambda turn: (turn.start, turn.end, turn.row))
+    order = [
+        (index, piece) for index, turn in enumerate(turns) for piece in range(len(turn.pieces))
+    ]
+    order.sort(key=lambda item: (turns[item[0]].pieces[item[1]][1], item))
+    plan = CallPlan(
+        audio=recording.info,
+        options=options,
+        rate=hearing.rate,
+        samples=hearing.samples,
+        signals=hearing.plan.signals,
+        turns=tuple(turns),
+        clips=tuple(order),
+        speakers=_speakers(options, hearing, turns, shared),
+        skipped=tuple(skipped),
+        dead=len(hearing.plan.dead),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+    return PreparedCall(plan, recording)
+
+
+def _is_shared(options: CallOptions, channels: int, hearing: Hearing) -> bool:
+    """Whether the only signal may hold several speakers."""
+    if len(hearing.plan.signals) != 1 or options.channels == "split":
+        return False
+    if options.channels == "mono" or channels == 1 or hearing.plan.copies:
+        return True
+    # One live channel of several: named channels say whose it is; otherwise it may as well
+    # be a mono call recorded on one side.
+    return not options.roles
+
+
+def _channel_name(options: CallOptions, signal: Signal, shared: bool) -> str:
+    if options.roles and shared:
+        return options.roles[0]
+    return options.roles[signal.channel] if options.roles else f"speaker_{signal.channel}"
+
+
+def _speakers(
+    options: CallOptions, hearing: Hearing, turns: Sequence[PlannedTurn], shared: bool
+) -> tuple[tuple[str, int | None], ...]:
+    if not shared:
+        return tuple(
+            (_channel_name(options, signal, shared), signal.channel)
+            for signal in hearing.plan.signals
+        )
+    signal = hearing.plan.signals[0]
+    channel = signal.channel if len(signal.sources) == 1 else None
+    return tuple((name, channel) for name in dict.fromkeys(turn.speaker for turn in turns))
+
+
+def _whole(hearing: Hearing, row: int, speaker: str) -> PlannedTurn:
+    limit = round(WHOLE_FILE_PIECE_SECONDS * hearing.rate)
+    pieces = divide(0, hearing.samples, limit, hearing.levels[row], hearing.hop)
+    loudness = hearing.loudness(row, 0, hearing.samples)
+    return PlannedTurn(row, speaker, 0, hearing.samples, tuple(pieces), loudness)
+
+
+def _turns_of(
+    hearing: Hearing,
+    row: int,
+    names: Sequence[str],
+    speech: Sequence[Speech],
+    options: TurnOptions,
+) -> tuple[list[PlannedTurn], int]:
+    """Turns of a signal and the samples skipped; `names` by the number of the speaker."""
+    found = find_turns(
+        speech,
+        hearing.levels[row],
+        options,
+        rate=hearing.rate,
+        hop=hearing.hop,
+        samples=hearing.samples,
+    )
+    turns = [_planned(hearing, row, names[span.speaker], span) for span in found.spans]
+    return turns, found.skipped_samples
+
+
+def _planned(hearing: Hearing, row: int, speaker: str, span: Span) -> PlannedTurn:
+    return PlannedTurn(
+        row=row,
+        speaker=speaker,
+        start=span.start,
+        end=span.end,
+        pieces=((span.clip_start, span.clip_end),),
+        loudness_db=hearing.loudness(row, span.start, span.end),
+    )
+
+
+def _shared_turns(
+    recording: Recording,
+    hearing: Hearing,
+    row: int,
+    options: CallOptions,
+    embedder: EmbedderSource | None,
+) -> tuple[list[PlannedTurn], int, list[str]]:
+    """Turns of a signal that several speakers may share, skipped samples, and warnings."""
+    asked = options.speakers or (len(options.roles) if options.roles else None)
+    speech = hearing.speech(row, options.turns)
+    seconds = sum(run.samples for run in speech) / hearing.rate
+    warnings = []
+    if asked == 1 or not speech or (asked is None and seconds < DIARIZE_SECONDS):
+        embedder = None
+    elif embedder is None:
+        if asked is not None:
+            raise UsageError(
+                "speakers cannot be told apart with this checkpoint: it has no encoder for it",
+                "name a speaker verification model with --speaker-model",
+            )
+        warnings.append("nothing here tells speakers apart; the call was taken for one speaker's")
+    if embedder is not None:
+        from speechmeta.diarization.diarizer import diarize
+
+        voices = embedder()
+        speech = diarize(
+            _joined(speech, round(DIARIZE_PAUSE_SECONDS * hearing.rate)),
+            lambda windows: _embed(recording, hearing, row, windows, voices),
+            hearing.levels[row],
+            distance=voices.distance,
+            rate=hearing.rate,
+            hop=hearing.hop,
+            speakers=asked,
+        )
+    names = [
+        _shared_name(options, number)
+        for number in range(max((run.speaker for run in speech), default=0) + 1)
+    ]
+    return *_turns_of(hearing, row, names, speech, options.turns), warnings
+
+
+def _joined(speech: Sequence[Speech], pause: int) -> list[Speech]:
+    """Runs with shorter pauses than `pause` samples joined."""
+    joined: list[Speech] = []
+    for run in speech:
+        if joined and run.start - joined[-1].end < pause:
+            joined[-1] = Speech(joined[-1].start, run.end)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _shared_name(options: CallOptions, number: int) -> str:
+    if options.roles and number < len(options.roles):
+        return options.roles[number]
+    return f"speaker_{number}"
+
+
+def _embed(
+    recording: Recording,
+    hearing: Hearing,
+    row: int,
+    windows: Sequence[tuple[int, int]],
+    embedder: Embedder,
+) -> Matrix:
+    """Embeds stretches of a signal a few at a time, in their order."""
+    order = sorted(range(len(windows)), key=lambda index: windows[index][1])
+    cuts = [Cut(row, *windows[index]) for index in order]
+    parts: list[Matrix] = []
+    group: list[FloatArray] = []
+    for clip in _cut_clips(recording, hearing.plan.signals, cuts):
+        group.append(clip)
+        if len(group) == _EMBED_TOGETHER:
+            parts.append(embedder.embed(group))
+            group = []
+    if group:
+        parts.append(embedder.embed(group))
+    vectors = np.concatenate(parts)
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    result: Matrix = vectors[back]
+    return result
+
+
+def _cut_clips(
+    recording: Recording, signals: tuple[Signal, ...], cuts: Sequence[Cut]
+) -> Iterator[FloatArray]:
+    """Clips at 16 kHz; `cuts` have to be in order of their end, and come in it."""
+    if not cuts:
+        return
+    blocks = (signal_rows(block, signals) for block in recording.blocks())
+    for samples in cut_out(blocks, cuts):
+        yield resample(samples, recording.rate, MODEL_RATE)

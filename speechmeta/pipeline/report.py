@@ -1,0 +1,179 @@
+"""From a call's plan and what the model heard in its clips to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from speechmeta.audio.types import FloatArray
+from speechmeta.decoding.joining import join_records
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.errors import DecodingError, SpeechMetaError
+from speechmeta.pipeline.conversation import measure, summarize
+from speechmeta.pipeline.plan import CallPlan, PlannedTurn
+from speechmeta.pipeline.redaction import redact_report
+from speechmeta.schema import CallReport, Coverage, LabelSets, ModelInfo, Turn, Word
+
+if TYPE_CHECKING:
+    from speechmeta.pipeline.alignment import WordAligner
+
+Decode = Callable[[Sequence[FloatArray]], Sequence[DecodedRecord | SpeechMetaError]]
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """What the model heard in one clip.
+
+    Attributes:
+        record: as decoded.
+        words: with times from the start of the clip; None where they do not fit it.
+    """
+
+    record: DecodedRecord
+    words: list[Word] | None = None
+
+
+Heard = HeardClip | SpeechMetaError
+
+
+def hear_clips(
+    clips: Sequence[FloatArray], decode: Decode, aligner: WordAligner | None = None
+) -> list[Heard]:
+    """Decodes clips (samples,) at 16 kHz, and finds their words' times if asked to."""
+    records = decode(clips)
+    good = [
+        index for index, record in enumerate(records) if not isinstance(record, SpeechMetaError)
+    ]
+    words: dict[int, list[Word] | None] = {}
+    if aligner is not None and good:
+        texts = [_transcript(records[index]) for index in good]
+        found = aligner.align([clips[index] for index in good], texts)
+        words = dict(zip(good, found, strict=True))
+    return [
+        record if isinstance(record, SpeechMetaError) else HeardClip(record, words.get(index))
+        for index, record in enumerate(records)
+    ]
+
+
+def assemble_call(
+    plan: CallPlan,
+    heard: Sequence[Heard],
+    model: ModelInfo,
+    label_sets: LabelSets,
+    abstain_below: float = 0.0,
+) -> CallReport:
+    """Makes the report.
+
+    A turn that could not be decoded is left out, counted as skipped and named in the warnings.
+
+    Args:
+        heard: one for each of `plan.clips`, in that order.
+        label_sets: the checkpoint's.
+        abstain_below: the checkpoint's, for calls that were asked for without a `min_confidence`.
+
+    Raises:
+        SpeechMetaError: not one turn could be decoded; the first turn's error.
+    """
+    if len(heard) != len(plan.clips):
+        raise DecodingError(
+            f"the call has {len(plan.clips)} clips, and {len(heard)} were decoded",
+            "give one record for each clip, in order",
+        )
+    asked = plan.options.min_confidence
+    threshold = abstain_below if asked is None else asked
+    by_turn: dict[int, dict[int, Heard]] = {}
+    for (number, piece), item in zip(plan.clips, heard, strict=True):
+        by_turn.setdefault(number, {})[piece] = item
+    turns: list[Turn] = []
+    warnings = list(plan.warnings)
+    errors: list[SpeechMetaError] = []
+    speech = [0] * len(plan.signals)
+    skipped = list(plan.skipped)
+    for index, planned in enumerate(plan.turns):
+        pieces = [by_turn[index][piece] for piece in range(len(planned.pieces))]
+        failed = [item for item in pieces if isinstance(item, SpeechMetaError)]
+        if failed:
+            errors.append(failed[0])
+            skipped[planned.row] += planned.end - planned.start
+            warnings.append(
+                f"{planned.start / plan.rate:.2f} to {planned.end / plan.rate:.2f} s of channel "
+                f"{plan.signals[planned.row].channel} could not be analysed: {failed[0].message}"
+            )
+            continue
+        good = [item for item in pieces if isinstance(item, HeardClip)]
+        turn = _turn(plan, planned, good, label_sets, threshold)
+        turns.append(turn)
+        if turn.meta.speech_activity is not False:
+            speech[planned.row] += planned.end - planned.start
+    if errors and not turns:
+        raise errors[0]
+    report = CallReport(
+        audio=plan.audio,
+        model=model,
+        turns=turns,
+        speakers=[
+            summarize(turns, plan.audio.duration, name, channel, threshold)
+            for name, channel in plan.speakers
+        ],
+        conversation=measure(turns, plan.audio.duration, [name for name, _ in plan.speakers]),
+        coverage=_coverage(plan, speech, skipped),
+        warnings=warnings,
+    )
+    return redact_report(report) if plan.options.redact else report
+
+
+def _turn(
+    plan: CallPlan,
+    planned: PlannedTurn,
+    heard: Sequence[HeardClip],
+    label_sets: LabelSets,
+    threshold: float,
+) -> Turn:
+    lengths = [(end - start) / plan.rate for start, end in planned.pieces]
+    record = join_records([item.record for item in heard], lengths)
+    meta = record.to_meta(label_sets, threshold)
+    flags = list(meta.flags)
+    words: list[Word] | None = None
+    if plan.options.word_times and meta.transcript:
+        from speechmeta.pipeline.alignment import NOT_ALIGNED, shifted
+
+        if any(item.words is None for item in heard):
+            flags.append(NOT_ALIGNED)
+        else:
+            words = [
+                word
+                for item, (start, _) in zip(heard, planned.pieces, strict=True)
+                for word in shifted(item.words or [], start / plan.rate)
+            ]
+    return Turn(
+        start=round(planned.start / plan.rate, 3),
+        end=round(planned.end / plan.rate, 3),
+        channel=plan.signals[planned.row].channel,
+        speaker=planned.speaker,
+        meta=meta,
+        confidence={name: round(value, 4) for name, value in meta.confidence.items()},
+        loudness_db=planned.loudness_db,
+        words=words,
+        flags=flags,
+    )
+
+
+def _coverage(plan: CallPlan, speech: Sequence[int], skipped: Sequence[int]) -> Coverage:
+    """Seconds over all channels: a signal counts for every channel it stands for."""
+    total = plan.audio.duration * plan.audio.channels
+    covers = [len(signal.covers) for signal in plan.signals]
+    spoken = sum(n * count for n, count in zip(speech, covers, strict=True)) / plan.rate
+    lost = sum(n * count for n, count in zip(skipped, covers, strict=True)) / plan.rate
+    spoken, lost = round(spoken, 6), round(lost, 6)
+    return Coverage(
+        speech_seconds=spoken,
+        non_speech_seconds=round(max(0.0, total - spoken - lost), 6),
+        skipped_seconds=lost,
+    )
+
+
+def _transcript(record: DecodedRecord | SpeechMetaError) -> str:
+    if isinstance(record, SpeechMetaError):
+        return ""
+    return str(record.values.get("Transcript") or "")

@@ -1,0 +1,115 @@
+"""Finds where a channel only carries the other side's voice, leaked in.
+
+A microphone picks up the other party from the earpiece, and a hybrid returns an echo: what
+arrives is the other channel, quieter, late and filtered. So a stretch is a leak where
+another channel is clearly louder and explains most of its energy through a short filter. A
+quiet speaker who talks over a loud one is not explained that way, and stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.audio.types import FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+LOUDER_DB = 6.0
+"""By how much the source of a leak is louder than the leak."""
+
+EXPLAINED = 0.5
+"""Share of a stretch's energy from which it is a leak."""
+
+MAX_DELAY_SECONDS = 0.25
+"""Longest delay of a leak; the echo of a long-distance or mobile call."""
+
+FILTER_SECONDS = 0.004
+SEGMENT_WINDOWS = 16
+_HOP_WINDOWS = SEGMENT_WINDOWS // 2
+_MAX_SOURCES = 3
+
+
+def leaked_windows(block: FloatArray, speech: BoolArray, window: int, rate: int) -> BoolArray:
+    """Which windows of speech are leaked in from another row.
+
+    Args:
+        block: (rows, samples), the signals of a call at `rate` Hz.
+        speech: (rows, windows), what the speech detector heard.
+        window: samples of a window; `windows * window` may exceed the samples.
+
+    Returns:
+        (rows, windows), a subset of `speech`.
+    """
+    rows, windows = speech.shape
+    leaked = np.zeros((rows, windows), np.bool_)
+    if rows < 2 or not speech.any():
+        return leaked
+    power = np.square(block, dtype=np.float64)
+    cumulated = np.concatenate([np.zeros((rows, 1)), np.cumsum(power, axis=1)], axis=1)
+    samples = block.shape[1]
+    votes = np.zeros((rows, windows))
+    counted = np.zeros((rows, windows))
+    last_start = max(0, windows - SEGMENT_WINDOWS)
+    starts = sorted({*range(0, last_start + 1, _HOP_WINDOWS), last_start})
+    for first in starts:
+        last = min(windows, first + SEGMENT_WINDOWS)
+        heard = speech[:, first:last].any(axis=1)
+        if not heard.any():
+            continue
+        begin, end = first * window, min(last * window, samples)
+        if end - begin < 4 * window:
+            continue
+        energy = cumulated[:, end] - cumulated[:, begin]
+        for row in np.flatnonzero(heard):
+            louder = np.flatnonzero(energy > energy[row] * 10 ** (LOUDER_DB / 10))
+            louder = louder[np.argsort(-energy[louder])][:_MAX_SOURCES]
+            share = max(
+                (explained_share(block[row], block[source], begin, end, rate) for source in louder),
+                default=0.0,
+            )
+            votes[row, first:last] += share
+            counted[row, first:last] += 1
+    return speech & (votes >= EXPLAINED * np.maximum(counted, 1))
+
+
+def explained_share(
+    target: FloatArray, source: FloatArray, begin: int, end: int, rate: int
+) -> float:
+    """Share (0 to 1) of the energy of `target[begin:end]` that a short filter of `source` gives.
+
+    The filter has 4 ms, around the delay of up to 250 ms at which the two agree best.
+    """
+    reach = round(MAX_DELAY_SECONDS * rate)
+    taps = round(FILTER_SECONDS * rate)
+    heard = target[begin:end].astype(np.float64)
+    energy = float(heard @ heard)
+    if energy <= 0.0:
+        return 0.0
+    # The source up to `reach` before, and a filter's length after for echoes aligned early.
+    lower = max(0, begin - reach - taps)
+    played = source[lower : min(len(source), end + reach)].astype(np.float64)
+    length = fast_length(len(played) + len(heard))
+    spectrum = np.fft.rfft(played, length)
+    cross = np.fft.irfft(np.fft.rfft(heard, length).conj() * spectrum, length)
+    # cross[k] = sum over n of heard[n] * played[n + k]: heard is late by (begin - lower) - k.
+    shifts = np.arange(len(played) - len(heard) + 1)
+    cross = cross[: len(shifts)]
+    best = int(np.argmax(np.abs(cross)))
+    first = int(np.clip(best - taps // 2, 0, max(0, len(shifts) - taps)))
+    chosen = cross[first : first + taps]
+    # Autocorrelation of the stretch that the filter sees.
+    stretch = played[first : first + len(heard) + len(chosen)]
+    size = fast_length(2 * len(stretch))
+    auto = np.fft.irfft(np.square(np.abs(np.fft.rfft(stretch, size))), size)[: len(chosen)]
+    if auto[0] <= 0.0:
+        return 0.0
+    auto[0] *= 1.0 + 1e-4
+    places = np.arange(len(chosen))
+    filter_taps = np.linalg.solve(auto[np.abs(places[:, None] - places)], chosen)
+    return float(np.clip(filter_taps @ chosen / energy, 0.0, 1.0))
+
+
+def fast_length(samples: int) -> int:
+    """The power of two from which a transform of so many samples does not wrap around."""
+    return 1 << max(0, samples - 1).bit_length()

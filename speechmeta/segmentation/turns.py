@@ -1,0 +1,231 @@
+"""Where turns begin and end: from speech probabilities and levels to spans of samples.
+
+Pure functions over arrays; the probabilities come from `speechmeta.segmentation.vad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.audio.types import FloatArray
+from speechmeta.errors import UsageError
+
+BoolArray = npt.NDArray[np.bool_]
+
+THRESHOLDS = {8000: 0.35, 16000: 0.4}
+"""Speech probability from which a window is speech, by rate in Hz.
+
+At the telephone's bandwidth Silero is less sure: of the loud windows of real recordings 0.5
+finds 93 % at 16 kHz, but 90 % after band-limiting and G.711; 0.35 finds 92 % there, with
+false alarms in 1 % of the windows of noises. At 16 kHz it stays below Silero's own 0.5 because
+a telephone recording may have been saved at that rate.
+"""
+
+LEVELS_PER_WINDOW = 4
+"""Levels are kept for every 8 ms, four to a window of the speech detector."""
+
+_SMOOTHING_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class TurnOptions:
+    """How a channel is divided into turns.
+
+    Attributes:
+        threshold: speech probability (0 to 1) from which a window of 32 ms is speech; speech
+            goes on until it falls 0.15 below. None: 0.35 at 8 kHz, 0.4 at 16 kHz. Lower
+            finds fainter speech and more noise.
+        min_pause_seconds: a pause at least this long ends a turn; shorter pauses, such as
+            between two words, are part of it.
+        min_turn_seconds: speech shorter than this (a click, a cough) is no turn; its seconds
+            count as skipped.
+        max_turn_seconds: longest turn, context included. Longer speech is cut at the quietest
+            point of the second half of that time.
+        padding_seconds: context before and after a turn that the model hears too, at most
+            half the pause to the neighbouring turn. `start` and `end` of the turn are
+            those of its speech, without the context.
+    """
+
+    threshold: float | None = None
+    min_pause_seconds: float = 0.6
+    min_turn_seconds: float = 0.2
+    max_turn_seconds: float = 15.0
+    padding_seconds: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name == "threshold":
+                continue
+            if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
+                raise UsageError(
+                    f"turn option {field.name} is {value!r}", "give a number that is not negative"
+                )
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UsageError(
+                f"the speech threshold is {self.threshold}", "give a number between 0 and 1"
+            )
+        if self.speech_limit_seconds < max(1.0, 2 * self.min_turn_seconds):
+            raise UsageError(
+                f"max_turn_seconds {self.max_turn_seconds} leaves "
+                f"{self.speech_limit_seconds:.2f} s of speech beside the padding",
+                "it has to leave at least 1 s and twice min_turn_seconds",
+            )
+
+    @property
+    def speech_limit_seconds(self) -> float:
+        """The longest turn without its context."""
+        return self.max_turn_seconds - 2 * self.padding_seconds
+
+    def threshold_at(self, rate: int) -> float:
+        """The threshold for a rate of 8000 or 16000 Hz."""
+        return THRESHOLDS[rate] if self.threshold is None else self.threshold
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A run of speech of one speaker, `start` to `end` in samples."""
+
+    start: int
+    end: int
+    speaker: int = 0
+
+    @property
+    def samples(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Span(Speech):
+    """A turn, and the stretch from `clip_start` to `clip_end` that the model hears of it."""
+
+    clip_start: int = 0
+    clip_end: int = 0
+
+
+@dataclass(frozen=True)
+class FoundTurns:
+    """The turns of one channel, and what was left out for being too short (in samples)."""
+
+    spans: tuple[Span, ...]
+    skipped_samples: int
+
+
+def speech_regions(probabilities: FloatArray, threshold: float) -> list[tuple[int, int]]:
+    """Runs of speech as (first, last + 1) windows, with hysteresis.
+
+    A run begins where the probability (windows,) reaches `threshold` and goes on until it
+    falls more than 0.15 below.
+    """
+    going_on = runs(probabilities >= max(threshold - 0.15, threshold / 4))
+    found = []
+    for first, end in going_on:
+        above = np.flatnonzero(probabilities[first:end] >= threshold)
+        if above.size:
+            found.append((first + int(above[0]), end))
+    return found
+
+
+def runs(mask: BoolArray) -> list[tuple[int, int]]:
+    """Stretches of True as (first, last + 1)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
+
+
+def in_samples(regions: Iterable[tuple[int, int]], window: int, samples: int) -> list[Speech]:
+    """Runs of windows as samples of a signal of that length."""
+    found = [Speech(first * window, min(last * window, samples)) for first, last in regions]
+    return [run for run in found if run.samples > 0]
+
+
+def find_turns(
+    runs_of_speech: Sequence[Speech],
+    levels: FloatArray,
+    options: TurnOptions,
+    *,
+    rate: int,
+    hop: int,
+    samples: int,
+) -> FoundTurns:
+    """Makes turns from the runs of speech of one channel.
+
+    Args:
+        runs_of_speech: in order of time, without overlap; a change of speaker ends a turn.
+        levels: mean power of every `hop` samples of the channel.
+        options: lengths in seconds.
+        rate: Hz. samples: length of the channel.
+    """
+    pause = options.min_pause_seconds * rate
+    merged: list[tuple[Speech, int]] = []  # a turn, and the samples of speech in it
+    for run in runs_of_speech:
+        if merged:
+            before, speech = merged[-1]
+            if before.speaker == run.speaker and run.start - before.end < pause:
+                joined = Speech(before.start, run.end, run.speaker)
+                merged[-1] = (joined, speech + run.samples)
+                continue
+        merged.append((run, run.samples))
+    shortest = options.min_turn_seconds * rate
+    skipped = sum(turn.samples for turn, speech in merged if speech < shortest)
+    limit = round(options.speech_limit_seconds * rate)
+    parts = [
+        Speech(start, end, turn.speaker)
+        for turn, speech in merged
+        if speech >= shortest
+        for start, end in divide(turn.start, turn.end, limit, levels, hop)
+    ]
+    return FoundTurns(tuple(_with_context(parts, options, rate, samples)), skipped)
+
+
+def quietest(levels: FloatArray, hop: int, earliest: int, latest: int) -> int:
+    """The sample from `earliest` to `latest` around which 40 ms are the quietest.
+
+    Args:
+        levels: mean power of every `hop` samples.
+    """
+    first = min(earliest // hop, len(levels) - 1)
+    last = max(first + 1, min(latest // hop, len(levels)))
+    reach = _SMOOTHING_LEVELS // 2
+    lower = max(0, first - reach)
+    padded = np.pad(levels[lower : last + reach], reach, mode="edge")
+    smooth = np.convolve(padded, np.full(_SMOOTHING_LEVELS, 1 / _SMOOTHING_LEVELS), mode="valid")
+    best = first + int(np.argmin(smooth[first - lower : last - lower]))
+    return int(np.clip(best * hop + hop // 2, earliest, latest))
+
+
+def divide(
+    start: int, end: int, limit: int, levels: FloatArray, hop: int
+) -> Iterator[tuple[int, int]]:
+    """Pieces no longer than `limit` samples, cut at the quietest points, without gaps.
+
+    Args:
+        levels: mean power of every `hop` samples.
+    """
+    while end - start > limit:
+        # The rest is never shorter than a quarter of the limit.
+        latest = min(start + limit, end - limit // 4)
+        cut = quietest(levels, hop, start + limit // 2, latest)
+        yield start, cut
+        start = cut
+    yield start, end
+
+
+def _with_context(
+    parts: Sequence[Speech], options: TurnOptions, rate: int, samples: int
+) -> Iterator[Span]:
+    padding = round(options.padding_seconds * rate)
+    for index, part in enumerate(parts):
+        before = part.start if index == 0 else (part.start - parts[index - 1].end) // 2
+        last = index == len(parts) - 1
+        after = samples - part.end if last else (parts[index + 1].start - part.end) // 2
+        yield Span(
+            part.start,
+            part.end,
+            part.speaker,
+            part.start - min(padding, before),
+            part.end + min(padding, after),
+        )

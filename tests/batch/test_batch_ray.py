@@ -1,0 +1,122 @@
+"""Folder runs on a local Ray of two workers: the same records, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_fakes import FakeJob, FakeSource, fake_call
+
+from speechmeta.batch.local import EngineOptions
+from speechmeta.batch.runner import FolderOptions, FolderResult, run_folder
+from speechmeta.errors import ModelError
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'speechmeta[ray]'")
+pytestmark = [
+    pytest.mark.timeout(280),
+    # Ray's own code warns of its own plans.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=100_000_000,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+        )
+        yield ray
+        ray.shutdown()
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    """60 calls, one of which crashes its process, one of which is broken."""
+    root = tmp_path / "calls"
+    for number in range(60):
+        value = 1000.0 + number
+        fake_call(root / f"{number % 3}" / f"{number:02d}.wav", [100 + number, 300], value=value)
+    fake_call(root / "crash.wav", do="crash")
+    (root / "broken.wav").write_bytes(b"")
+    return root
+
+
+def run(root: Path, out: Path, engine: str, source: FakeSource, **more: Any) -> FolderResult:
+    use = EngineOptions(workers=1, batch_size=4, actors=2)
+    options = FolderOptions(engine=engine, use=use, formats=("json",), **more)  # type: ignore[arg-type]
+    return run_folder(root, out, FakeJob(), source, options)
+
+
+def test_the_same_records_as_the_local_engine(cluster: Any, calls: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run(calls, tmp_path / "local", "local", FakeSource())
+    result = run(calls, tmp_path / "ray", "ray", FakeSource(log, delay=0.05))
+    assert (result.counts.done, result.counts.failed) == (60, 2)
+    expected = (tmp_path / "local" / "results.jsonl").read_bytes()
+    assert (tmp_path / "ray" / "results.jsonl").read_bytes() == expected
+    assert len(list((tmp_path / "ray" / "calls").rglob("*.json"))) == 60
+    processes = {line.partition(":")[0] for line in log.read_text().splitlines()}
+    assert len(processes) == 2
+    assert str(os.getpid()) not in processes
+
+
+def test_one_worker_killed_in_the_middle(cluster: Any, calls: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run(calls, tmp_path / "local", "local", FakeSource())
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not killed:
+            time.sleep(0.02)
+            lines = log.read_text().splitlines() if log.exists() else []
+            if len(lines) >= 6:
+                pid = int(lines[-1].partition(":")[0])
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    result = run(calls, tmp_path / "ray", "ray", FakeSource(log, delay=0.1))
+    killer.join(timeout=5)
+    assert killed
+    assert result.counts.total == 62
+    expected = (tmp_path / "local" / "results.jsonl").read_bytes()
+    assert (tmp_path / "ray" / "results.jsonl").read_bytes() == expected
+    # Others went on after the kill.
+    lines = [line.partition(":")[0] for line in log.read_text().splitlines()]
+    last = max(index for index, pid in enumerate(lines) if pid == str(killed[0]))
+    assert len(set(lines[last + 1 :])) >= 1
+
+
+def test_a_run_goes_from_one_engine_to_the_other(cluster: Any, calls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(calls, out, "local", FakeSource())
+    fake_call(calls / "new.wav", [100])
+    log = tmp_path / "log"
+    result = run(calls, out, "ray", FakeSource(log), resume=True)
+    assert result.counts.done == 61
+    assert log.read_text().endswith(": 100\n")
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(
+    cluster: Any, calls: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        run(calls, tmp_path / "out", "ray", FakeSource(broken=True))

@@ -1,0 +1,156 @@
+"""The speaker projection: what it learns, and the mixtures that measure it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from audio_files import write_wav
+from tiny import tiny_speechllm
+from voices import SENTENCES, speak
+
+from speechmeta.diarization.embeddings import (
+    EncoderEmbedder,
+    SpeakerProjection,
+    load_embedder,
+    unit,
+)
+from speechmeta.errors import DatasetError
+from speechmeta.training.speakers import equal_error, fit_projection, main, telephone_band
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "diarization_benchmark", ROOT / "benchmarks" / "diarization.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_projection_finds_voices_under_words_and_microphones() -> None:
+    random = np.random.default_rng(0)
+    voices = random.standard_normal((40, 6))
+    rows, speakers, sources = [], [], []
+    for index, voice in enumerate(voices):
+        source = index % 2
+        for _ in range(10):
+            words = 3 * random.standard_normal(12)
+            rows.append(np.concatenate([voice, words, [20.0 * source]]))
+            speakers.append(f"s{index:02d}")
+            sources.append(str(source))
+    vectors = np.array(rows)
+    found, rate = fit_projection(vectors, speakers, sources, layer=1, dimensions=6)
+    assert rate < 0.05
+    alike = found.apply(vectors[:10])
+    other = found.apply(vectors[20:30])
+    assert (alike @ alike.T).mean() > (alike @ other.T).mean() + found.distance / 2
+    bare = unit(vectors)
+    assert (bare[:10] @ bare[:10].T).mean() - (bare[:10] @ bare[20:30].T).mean() < 0.3
+    with pytest.raises(DatasetError, match="speakers"):
+        fit_projection(vectors[:20], speakers[:20], sources[:20], layer=1)
+
+
+def test_equal_error() -> None:
+    assert equal_error(np.array([0.1, 0.2]), np.array([0.8, 0.9]))[0] == 0.0
+    rate, edge = equal_error(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.2, 0.7, 0.8, 1.0]))
+    assert rate == pytest.approx(0.25, abs=0.13)
+    assert 0.2 <= edge <= 0.7
+
+
+def test_telephone_band() -> None:
+    times = np.arange(16000) / 16000
+    low, middle, high = (
+        np.sin(2 * np.pi * f * times).astype(np.float32) for f in (100, 1000, 5000)
+    )
+    heard = telephone_band(low + middle + high)
+    assert heard.shape == (16000,)
+    assert np.abs(heard - middle)[1000:-1000].max() < 0.05
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A manifest of flite voices at several speeds, each taken for a speaker."""
+    lines = []
+    for voice in ("rms", "slt", "awb", "kal16"):
+        for copy in range(4):
+            for number in range(3):
+                wave = speak(SENTENCES[number], voice, 16000)
+                wave = wave[copy * 800 :]
+                name = f"{voice}{copy}_{number}.wav"
+                write_wav(tmp_path / name, wave, 16000)
+                lines.append(
+                    {
+                        "audio": name,
+                        "duration": len(wave) / 16000,
+                        "dataset": "flite",
+                        "speaker": f"{voice}{copy}",
+                        "speech": True,
+                        "transcript": None,
+                        "licence": "free",
+                        "commercial": True,
+                    }
+                )
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def save_tiny(folder: Path) -> Path:
+    model, processor = tiny_speechllm(0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_training_and_benchmark(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_tiny(tmp_path / "checkpoint")
+    trained = [str(recordings), "--commercial-only"]
+    assert main([*trained, "--checkpoint", str(checkpoint)]) == 0
+    assert "equal error rate" in capsys.readouterr().out
+    assert SpeakerProjection.load(checkpoint) is not None
+    from speechmeta.models.speechllm import load_model
+
+    embedder = load_embedder("encoder", *load_model(checkpoint, local_files_only=True))
+    assert isinstance(embedder, EncoderEmbedder)
+    assert embedder.projection is not None
+    assert main([str(tmp_path / "absent.jsonl"), "-o", str(tmp_path)]) == 1
+    assert main([*trained, "-o", str(tmp_path)]) == 0
+    voiceprint = SpeakerProjection.load(tmp_path)
+    assert voiceprint is not None
+    assert voiceprint.matrix.shape[0] == 47
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "benchmarks" / "diarization.py"), "--data",
+            str(recordings.parent), "--calls", "2", "--speakers", "1", "2", "--turns", "4",
+            "--model", str(checkpoint), "--telephone", "--speaker-model", "encoder",
+        ],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["calls"] == 2
+    assert 0 <= result["given"]["missed"] < 0.3
+    assert result["found"]["speech_seconds"] > 5
+
+
+def test_mixtures_alternate() -> None:
+    home = benchmark()
+    random = np.random.default_rng(0)
+    pieces = [[np.full(32000, 0.1 * who)] * 3 for who in (1, 2)]
+    call, truth = home.mix(pieces, random, 5)
+    assert [who for _, _, who in truth] == [0, 1, 0, 1, 0]
+    for start, end, who in truth:
+        inside = call[round(start * 16000) : round(end * 16000)]
+        assert inside.mean() == pytest.approx(0.1 * (who + 1), abs=1e-3)

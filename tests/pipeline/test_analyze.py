@@ -1,0 +1,185 @@
+"""The Analyzer around a decoder without weights: audio in, results and errors out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audio_files import Sine, write_wav
+from fakes import FakeEngine
+
+from speechmeta.decoding.joining import join_records
+from speechmeta.errors import AudioError, DecodingError, UsageError
+from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.schema import FIELDS, CallReport, SpeakerMeta
+from speechmeta.segmentation.chunking import cut_quietly
+
+
+@pytest.fixture
+def analyzer() -> Analyzer:
+    return Analyzer(engine=FakeEngine())
+
+
+def test_generate_meta(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
+    path = write_wav(tmp_path / "a.wav", sine(2, 8000, 300), 8000)
+    meta = analyzer.generate_meta(path)
+    assert meta.fields == FIELDS
+    assert (meta.transcript, meta.gender) == ("2.0 seconds", "Male")
+    assert meta.confidence["Gender"] == 0.9
+    assert analyzer.generate_meta(path.read_bytes()) == meta
+    assert analyzer.generate_meta((sine(2, 8000, 300), 8000)) == meta
+    with open(path, "rb") as file:
+        assert analyzer.generate_meta(file) == meta
+
+
+def test_fields_and_confidence(analyzer: Analyzer, sine: Sine) -> None:
+    tone = (sine(1, 16000), 16000)
+    assert analyzer.generate_meta(tone, ["age", "Gender"]).fields == ("Gender", "Age")
+    meta = analyzer.generate_meta(tone, min_confidence=0.7)
+    assert (meta.gender, meta.age, meta.emotion) == ("Male", None, None)
+    assert meta.confidence["Age"] == 0.6
+    with pytest.raises(UsageError, match="Mood"):
+        analyzer.generate_meta(tone, ["Mood"])
+    with pytest.raises(UsageError, match="min_confidence"):
+        analyzer.generate_meta(tone, min_confidence=1.5)
+
+
+def test_silence(analyzer: Analyzer) -> None:
+    meta = analyzer.generate_meta((np.zeros(16000), 16000))
+    assert json.loads(meta.model_dump_json()) == {
+        "SpeechActivity": False,
+        "Transcript": "",
+        "Gender": None,
+        "Age": None,
+        "Accent": None,
+        "Emotion": None,
+    }
+
+
+def test_channels_are_mixed_for_one_clip(analyzer: Analyzer, sine: Sine) -> None:
+    both = np.stack([sine(1, 16000), np.zeros(16000, np.float32)])
+    assert analyzer.generate_meta((both, 16000)).transcript == "1.0 seconds"
+
+
+def test_batch_keeps_order_and_errors(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
+    results = analyzer.generate_meta_batch(
+        [
+            (sine(1, 8000), 8000),
+            tmp_path / "absent.wav",
+            (sine(0.001, 16000), 16000),
+            (sine(3, 44100, 1000), 44100),
+        ]
+    )
+    assert isinstance(results[0], SpeakerMeta)
+    assert isinstance(results[1], AudioError)
+    assert isinstance(results[2], DecodingError)
+    assert isinstance(results[3], SpeakerMeta)
+    assert (results[0].transcript, results[3].transcript) == ("1.0 seconds", "3.0 seconds")
+    assert (results[0].gender, results[3].gender) == ("Male", "Female")
+    assert isinstance(analyzer.engine, FakeEngine)
+    assert len(analyzer.engine.calls) == 1, "one batch for all"
+    assert analyzer.generate_meta_batch([]) == []
+
+
+def test_errors_are_raised_for_a_single_clip(analyzer: Analyzer, sine: Sine) -> None:
+    with pytest.raises(DecodingError):
+        analyzer.generate_meta((sine(0.001, 16000), 16000))
+    with pytest.raises(AudioError):
+        analyzer.generate_meta("absent.wav")
+
+
+def test_long_audio_is_heard_to_its_end(analyzer: Analyzer) -> None:
+    rng = np.random.default_rng(0)
+    wave = rng.uniform(-0.5, 0.5, 70 * 16000).astype(np.float32)
+    wave[25 * 16000 : 26 * 16000] = 0
+    meta = analyzer.generate_meta((wave, 16000))
+    assert isinstance(analyzer.engine, FakeEngine)
+    lengths = analyzer.engine.calls[0][0]
+    assert sum(lengths) == len(wave)
+    assert max(lengths) <= 30 * 16000
+    assert 25 * 16000 <= lengths[0] <= 26 * 16000, "cut in the pause"
+    assert meta.transcript == " ".join(f"{n / 16000:.1f} seconds" for n in lengths)
+
+
+def test_cut_quietly_leaves_nothing_out() -> None:
+    wave = np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
+    for seconds in (0.5, 1.0, 6.0, 10.0):
+        bounds = cut_quietly(wave, seconds)
+        assert bounds[0][0] == 0
+        assert bounds[-1][1] == len(wave)
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
+        assert all(0 < end - start <= seconds * 16000 for start, end in bounds)
+
+
+def test_joined_labels_are_weighted_by_length() -> None:
+    engine = FakeEngine()
+    low = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000).astype(np.float32)
+    high = np.sin(2 * np.pi * 2000 * np.arange(48000) / 16000).astype(np.float32)
+    records = engine.decode([low, high, np.zeros(160000, np.float32)])
+    joined = join_records(records, [1.0, 3.0, 10.0])  # type: ignore[arg-type]
+    assert joined.values["Gender"] == "Female"
+    assert joined.probabilities["Gender"]["Female"] == pytest.approx((0.1 + 3 * 0.9) / 4)
+    assert joined.probabilities["SpeechActivity"]["True"] == pytest.approx(4 / 14)
+    assert joined.values["SpeechActivity"] is True
+    assert joined.values["Transcript"] == "1.0 seconds 3.0 seconds"
+    assert joined.sampled_tokens == 3
+
+
+def test_whole_call_without_turns(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
+    rows = np.stack([sine(3, 8000, 300), sine(3, 8000, 1500)])
+    path = write_wav(tmp_path / "call.wav", rows, 8000)
+    report = analyzer.analyze_call(path, roles=["agent", "customer"], vad=False)
+    assert [(t.start, t.end, t.channel, t.speaker) for t in report.turns] == [
+        (0.0, 3.0, 0, "agent"),
+        (0.0, 3.0, 1, "customer"),
+    ]
+    assert [t.meta.gender for t in report.turns] == ["Male", "Female"]
+    assert report.turns[0].confidence["Gender"] == 0.9
+    assert report.audio.sample_rate == 8000
+    assert report.model.name == "fake"
+    assert report.coverage.speech_seconds == 6.0
+    assert report.coverage.non_speech_seconds == 0.0
+    text = report.model_dump_json()
+    assert CallReport.model_validate_json(text).model_dump_json() == text
+
+    mono = analyzer.analyze_call(path, channels="mono", vad=False)
+    assert len(mono.turns) == 1
+    same = analyzer.analyze_call((np.stack([rows[0], rows[0]]), 8000), vad=False)
+    assert len(same.turns) == 1, "one recording stored twice is one channel"
+
+
+def test_damage_reaches_the_report(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
+    data = write_wav(tmp_path / "a.wav", sine(2, 8000), 8000).read_bytes()
+    report = analyzer.analyze_call(data[:20000], vad=False)
+    assert any("cut short" in warning for warning in report.warnings)
+
+
+def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
+    tone = (sine(1, 8000), 8000)
+    with pytest.raises(UsageError, match="channels"):
+        analyzer.analyze_call(tone, channels="both")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="Mood"):
+        analyzer.analyze_call(tone, fields=["Mood"])
+    with pytest.raises(UsageError, match="engine"):
+        Analyzer("some/model", engine=FakeEngine())
+
+
+def test_around_the_real_engine(tmp_path: Path, sine: Sine) -> None:
+    """Random weights say nothing true, but every record validates and adds up."""
+    from tiny import tiny_speechllm
+
+    from speechmeta.decoding.engine import Engine
+
+    analyzer = Analyzer(engine=Engine(*tiny_speechllm(seed=0)))
+    rows = np.stack([sine(1, 8000), np.zeros(8000, np.float32)])
+    report = analyzer.analyze_call(write_wav(tmp_path / "a.wav", rows, 8000), vad=False)
+    assert report.model.architecture == "speechllm"
+    assert (report.model.device, report.model.dtype) == ("cpu", "float32")
+    assert CallReport.model_validate_json(report.model_dump_json()).turns
+    covered = report.coverage.speech_seconds + report.coverage.non_speech_seconds
+    assert covered + report.coverage.skipped_seconds == pytest.approx(2.0)
+    metas = analyzer.generate_meta_batch([(rows[:1], 8000), (np.zeros(1), 16000)])
+    assert all(isinstance(meta, SpeakerMeta) and meta.fields == FIELDS for meta in metas)

@@ -1,0 +1,180 @@
+"""Redaction: what is private is replaced, what is not stays."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from speechmeta.pipeline.redaction import is_card, redact, redact_report, redact_words
+from speechmeta.schema import (
+    AudioInfo,
+    CallReport,
+    Coverage,
+    ModelInfo,
+    SpeakerMeta,
+    Turn,
+    Word,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("my card is 4242 4242 4242 4242.", "my card is [CARD]."),
+        ("4242-4242-4242-4242", "[CARD]"),
+        ("it is 4242424242424242, thanks", "it is [CARD], thanks"),
+        ("american express 3782 822463 10005", "american express [CARD]"),
+        # Fails the check digit, and is too long for a telephone number.
+        ("number 4242 4242 4242 4243", "number [DIGITS]"),
+        ("call +1 (555) 010-4477 today", "call [PHONE] today"),
+        ("call 555-0104 today", "call [PHONE] today"),
+        ("call 020 7946 0958", "call [PHONE]"),
+        ("write to jo.smith+x@example.co.uk please", "write to [EMAIL] please"),
+        ("it's john dot smith at example dot com", "it's [EMAIL]"),
+        ("mail support at big shop dot co dot uk now", "mail [EMAIL] now"),
+        ("four two four two four two four two", "[DIGITS]"),
+        ("my number is oh seven double five three nine", "my number is [DIGITS]"),
+        ("triple eight four", "[DIGITS]"),
+        ("pin: Four, two. Four - two!", "pin: [DIGITS]!"),
+        ("nineteen eighty four", "[DIGITS]"),
+        ("that is 4 2 4 2", "that is [DIGITS]"),
+        ("four two uh four two", "[DIGITS]"),
+        ("five five five oh one oh four and jo@example.com", "[DIGITS] and [EMAIL]"),
+        ("one 2 three 4", "[DIGITS]"),
+        ("it is 4242, 4242, 4242, 4242, thanks", "it is [CARD], thanks"),
+        ("4, 2, 4, 2", "[DIGITS]"),
+        ("in 2019, call 555-0104, please", "in 2019, call [PHONE], please"),
+    ],
+)
+def test_private_text_is_replaced(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "i have two cats and one dog",
+        "one of the two",
+        "in 1984 we had 300 clients",
+        "in 2019, 2020, 12 of them",
+        "it costs 12.50 or 1,200 pounds",
+        "oh no one told me",
+        "i will be at home at nine",
+        "look at that dot over there",
+        "one moment, two minutes, three times a day",
+        "order 66 of 2024",
+        "between ten and twenty people",
+        "two hundred and twenty five pounds",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_check_digit() -> None:
+    assert is_card("4242424242424242")
+    assert is_card("378282246310005")
+    assert not is_card("4242424242424241")
+    assert not is_card("42")
+
+
+def words(text: str) -> list[Word]:
+    return [
+        Word(word=word, start=float(index), end=index + 0.5, score=0.9 - index / 100)
+        for index, word in enumerate(text.split())
+    ]
+
+
+def test_words_of_a_find_become_one() -> None:
+    found = redact_words(words("my pin is four two four two, okay"))
+    assert [word.word for word in found] == ["my", "pin", "is", "[DIGITS],", "okay"]
+    assert (found[3].start, found[3].end) == (3.0, 6.5)
+    assert found[3].score == pytest.approx(0.84)
+    assert redact_words([]) == []
+
+
+def test_words_and_transcript_agree() -> None:
+    text = "call 555 0104 or jo.smith at example dot com, pin one two three four."
+    assert " ".join(word.word for word in redact_words(words(text))) == redact(text)
+
+
+def test_report_has_nothing_left() -> None:
+    text = "my card is 4242 4242 4242 4242 okay"
+    turn = Turn(
+        start=0.0,
+        end=9.0,
+        channel=0,
+        speaker="a",
+        meta=SpeakerMeta.model_validate({"SpeechActivity": True, "Transcript": text}),
+        words=words(text),
+    )
+    report = CallReport(
+        audio=AudioInfo(path="x.wav", duration=9.0, sample_rate=8000, channels=1),
+        model=ModelInfo(name="m", architecture="a", device="cpu", dtype="float32"),
+        turns=[turn],
+        coverage=Coverage(speech_seconds=9.0, non_speech_seconds=0.0, skipped_seconds=0.0),
+    )
+    clean = redact_report(report)
+    assert "4242" not in clean.model_dump_json(by_alias=True)
+    assert clean.turns[0].meta.fields == ("SpeechActivity", "Transcript")
+    assert clean.turns[0].meta.transcript == "my card is [CARD] okay"
+    assert report.turns[0].meta.transcript == text
+
+
+def report_of(*turns: tuple[float, str, str]) -> CallReport:
+    """A report of turns of 2 s: (start, speaker, transcript), its words with times."""
+    return CallReport(
+        audio=AudioInfo(path=None, duration=60.0, sample_rate=8000, channels=2),
+        model=ModelInfo(name="m", architecture="a", device="cpu", dtype="float32"),
+        turns=[
+            Turn(
+                start=start,
+                end=start + 2.0,
+                channel=0,
+                speaker=speaker,
+                meta=SpeakerMeta.model_validate({"Transcript": text}),
+                words=[
+                    Word(word=word, start=start + index / 10, end=start + index / 10 + 0.1, score=1)
+                    for index, word in enumerate(text.split())
+                ],
+            )
+            for start, speaker, text in turns
+        ],
+        coverage=Coverage(speech_seconds=1.0, non_speech_seconds=1.0, skipped_seconds=0.0),
+    )
+
+
+def test_numbers_that_go_on_in_the_next_turn() -> None:
+    report = redact_report(
+        report_of(
+            (0.0, "customer", "It is 4242."),
+            (2.5, "agent", "Yes."),
+            (3.0, "customer", "4242."),
+            (6.0, "customer", "4242. 4242, that is it."),
+            (20.0, "agent", "so 4242"),
+            (24.0, "agent", "and two of us"),
+            (40.0, "agent", "4242 4242"),
+        )
+    )
+    texts = [turn.meta.transcript for turn in report.turns]
+    assert texts == [
+        "It is [CARD]", "Yes.", "[CARD]", "[CARD], that is it.", "so 4242", "and two of us",
+        "[PHONE]",
+    ]  # fmt: skip
+    for turn in report.turns:
+        assert " ".join(word.word for word in turn.words or []) == turn.meta.transcript
+    # Long after, the same digits are another number.
+    apart = redact_report(report_of((0.0, "a", "it is four two"), (8.0, "a", "four two")))
+    assert [turn.meta.transcript for turn in apart.turns] == ["it is four two", "four two"]
+    near = redact_report(report_of((0.0, "a", "it is four two"), (3.0, "a", "four two")))
+    assert [turn.meta.transcript for turn in near.turns] == ["it is [DIGITS]", "[DIGITS]"]
+
+
+@pytest.mark.parametrize("piece", ["_a", "a.", "1.2-", "a dot ", "a@", "four ", "1, "])
+def test_repetitions_take_no_time(piece: str) -> None:
+    # A decoder that repeats itself must not stop a run: some patterns took seconds or for ever.
+    begun = time.process_time()
+    redact("x" + piece * (4000 // len(piece)))
+    assert time.process_time() - begun < 1.0
