@@ -23,7 +23,6 @@ class Clip:
         transcript: as the source has it, or None.
         labels: the known label fields and their values.
         commercial: whether the source allows commercial use.
-        phones: (phone, end in seconds) in order where a synthesiser said them, else empty.
         years: the speaker's age where the source has it exactly.
     """
 
@@ -35,7 +34,6 @@ class Clip:
     transcript: str | None
     labels: dict[str, str]
     commercial: bool = False
-    phones: tuple[tuple[str, float], ...] = ()
     years: float | None = None
 
 
@@ -67,7 +65,6 @@ def read_manifest(path: Path) -> Iterator[Clip]:
                     field: row[field.lower()] for field in LABEL_FIELDS if row.get(field.lower())
                 },
                 commercial=bool(row.get("commercial", False)),
-                phones=tuple((str(name), float(end)) for name, end in row.get("phones") or ()),
                 years=None if row.get("age_years") is None else float(row["age_years"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
