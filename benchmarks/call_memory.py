@@ -106,7 +106,7 @@ def main() -> int:
         short, path = Path(folder) / "short.wav", Path(folder) / "call.wav"
         write_call(short, 0.5, given.rate, channels)
         write_call(path, given.minutes, given.rate, channels)
-        analyzer = Analyzer(engine=InstantEngine())
+        analyzer = Analyzer.from_engine(InstantEngine())
         analyzer.analyze_call(short)  # what is loaded on the way is not the call's
         before = resident_mb()
         start = time.perf_counter()

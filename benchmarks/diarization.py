@@ -24,7 +24,8 @@ from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.diarization.embeddings import ENCODER, load_embedder
 from speechmeta.eval.metrics.der import DiarizationError, diarization_error
 from speechmeta.models.speechllm import load_model
-from speechmeta.pipeline.plan import CallOptions, prepare_call
+from speechmeta.pipeline.options import CallOptions
+from speechmeta.pipeline.plan import prepare_call
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.speakers import telephone_band
 

@@ -42,7 +42,8 @@ from speechmeta.batch.journal import Entry
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.runner import FolderOptions, run_folder
 from speechmeta.pipeline.analyzer import Analyzer
-from speechmeta.pipeline.plan import CallOptions, prepare_call
+from speechmeta.pipeline.options import CallOptions, ModelOptions
+from speechmeta.pipeline.plan import prepare_call
 
 RATE = 8000
 VOICES = ("slt", "rms", "awb", "kal16")
@@ -376,17 +377,14 @@ def main() -> None:
     arguments = parse()
     clips = sentences(arguments.speech)
     source = AnalyzerSource(
-        model=arguments.model,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-        local_files_only=True,
+        ModelOptions(
+            model=arguments.model,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            local_files_only=True,
+        )
     )
-    analyzer = Analyzer(
-        source.model,
-        device=source.device,
-        batch_size=source.batch_size,
-        local_files_only=True,
-    )
+    analyzer = Analyzer(**dict(source.model))
     info = analyzer.info
     with tempfile.TemporaryDirectory(prefix="speechmeta-bench-") as folder:
         bench = Bench(

@@ -14,7 +14,6 @@ import typer
 from speechmeta.errors import SpeechMetaError, UsageError
 
 from . import options
-from .call_options import CALL, MODEL, CallFlags, ModelFlags, grouped
 from .console import (
     TRACEBACK_VARIABLE,
     describe_fault,
@@ -23,8 +22,10 @@ from .console import (
     print_note,
     progress,
 )
+from .flags import CALL, MODEL, add_command
 
 if TYPE_CHECKING:
+    from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.schema import CallReport
     from speechmeta.writers import Writer
 
@@ -32,7 +33,7 @@ Outcome = tuple[str, "CallReport | SpeechMetaError"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("analyze")(grouped(analyze))
+    add_command(app, "analyze", analyze, {"call": CALL, "model": MODEL})
 
 
 def analyze(
@@ -76,22 +77,20 @@ def analyze(
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
-    call: CallFlags = CALL,
-    model: ModelFlags = MODEL,
     quiet: options.Quiet = False,
+    *,
+    call: CallOptions,
+    model: ModelOptions,
 ) -> int:
     """Say of each recording who speaks when, what is said, and how the voices sound."""
-    asked = call.arguments()
     outputs = _plan_outputs(files, output_dir, output_format, overwrite)
     from speechmeta.pipeline.analyzer import Analyzer
-    from speechmeta.pipeline.plan import CallOptions
+    from speechmeta.schema import FIELDS
 
-    # What contradicts itself is said before a model is loaded.
-    CallOptions(**asked)
-    analyzer = Analyzer(**model.arguments())
+    analyzer = Analyzer(**dict(model))
 
     def one(path: str) -> CallReport:
-        report = analyzer.analyze_call(path, **asked)
+        report = analyzer.analyze_call(path, call)
         for writer, target in outputs.get(path, []):
             writer.write(report, target, overwrite=overwrite)
         return report
@@ -109,7 +108,7 @@ def analyze(
         if as_json:
             _print_json(path, outcome, several=len(files) > 1)
         elif output_dir is None and not isinstance(outcome, SpeechMetaError):
-            _print_table(outcome, asked["fields"])
+            _print_table(outcome, call.fields or FIELDS)
     return max(codes, default=0)
 
 

@@ -8,14 +8,16 @@ import typer
 
 from . import options
 from .console import print_note
+from .flags import CALL, MODEL, add_command
 
 if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel
     from speechmeta.pipeline.analyzer import Analyzer
+    from speechmeta.pipeline.options import CallOptions, ModelOptions
 
 
 def register(app: typer.Typer) -> None:
-    app.command("app")(app_)
+    add_command(app, "app", app_, {"call": CALL, "model": MODEL})
 
 
 def app_(
@@ -26,7 +28,6 @@ def app_(
         ),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page at once.")] = False,
-    model: options.Model = None,
     chat_model: Annotated[
         str | None,
         typer.Option(
@@ -43,10 +44,9 @@ def app_(
             rich_help_panel=options.MODEL_PANEL,
         ),
     ] = None,
-    device: options.Device = "auto",
-    compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
-    batch_size: options.BatchSize = 8,
-    local_files_only: options.LocalFilesOnly = False,
+    *,
+    call: CallOptions,
+    model: ModelOptions,
 ) -> int:
     """Start a page on this machine: analyze recordings, and chat about them."""
     from speechmeta.app import build_app, launch
@@ -54,25 +54,19 @@ def app_(
     def analyzer() -> Analyzer:
         from speechmeta.pipeline.analyzer import Analyzer
 
-        return Analyzer(
-            model,
-            device=device,
-            dtype=compute_type.value,
-            batch_size=batch_size,
-            local_files_only=local_files_only,
-        )
+        return Analyzer(**dict(model))
 
     def chat() -> ChatModel:
         from speechmeta.chat.model import ChatModel
 
         return ChatModel.from_pretrained(
             str(chat_model),
-            device=device,
-            local_files_only=local_files_only,
-            **options.chat_loading(compute_type, quantization),
+            device=model.device,
+            local_files_only=model.local_files_only,
+            **options.chat_loading(options.ComputeType(model.dtype), quantization),
         )
 
-    page = build_app(analyzer, chat if chat_model else None)
+    page = build_app(analyzer, chat if chat_model else None, call=call)
     address = launch(page, port, open_browser, block=False)
     print_note(f"{address} (Ctrl-C ends it)")
     page.block_thread()

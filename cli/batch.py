@@ -15,19 +15,17 @@ import typer
 from speechmeta.errors import UsageError
 
 from . import options
-from .call_options import CALL, CallFlags, ModelFlags, grouped
 from .console import out_console, print_error, print_note
+from .flags import CALL, MODEL, add_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from speechmeta.batch.runner import FolderResult, Progress
     from speechmeta.batch.summary import Summary
+    from speechmeta.pipeline.options import CallOptions, ModelOptions
 
 RUN_PANEL = "Run"
-
-BATCH_MODEL = ModelFlags(batch_size=16)
-"""The turns of many calls wait for the model, so that its batches may be larger."""
 
 
 class EngineName(StrEnum):
@@ -38,7 +36,7 @@ class EngineName(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("batch")(grouped(batch))
+    add_command(app, "batch", batch, {"call": CALL, "model": MODEL})
 
 
 def batch(
@@ -174,9 +172,10 @@ def batch(
             rich_help_panel=RUN_PANEL,
         ),
     ] = 600.0,
-    call: CallFlags = CALL,
-    model: ModelFlags = BATCH_MODEL,
     quiet: options.Quiet = False,
+    *,
+    call: CallOptions,
+    model: ModelOptions,
 ) -> int:
     """Analyse every recording of a folder: one record a file, none lost.
 
@@ -199,11 +198,10 @@ def batch(
     from speechmeta.batch.calls import AnalyzerSource, CallJob
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
-    from speechmeta.pipeline.plan import CallOptions
 
-    asked = CallOptions(**call.arguments())
-    job = CallJob(asked)
-    source = AnalyzerSource(**model.arguments(), options=asked)
+    size = model.batch_size or EngineOptions().batch_size
+    job = CallJob(call)
+    source = AnalyzerSource(model.updated({"batch_size": size}), call)
     run = FolderOptions(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -216,7 +214,7 @@ def batch(
         use=EngineOptions(
             workers=workers or default_workers(),
             timeout=timeout,
-            batch_size=model.batch_size,
+            batch_size=size,
             model_processes=model_processes,
             actors=actors,
         ),

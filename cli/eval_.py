@@ -16,13 +16,15 @@ from speechmeta.errors import UsageError
 
 from . import eval_instruction, options
 from .console import out_console, print_note, progress
+from .flags import EVAL, MODEL, add_command
 
 if TYPE_CHECKING:
+    from speechmeta.eval.options import EvalOptions
     from speechmeta.eval.types import AnyPredictor, Record
+    from speechmeta.pipeline.options import ModelOptions
 
 DATA_PANEL = "Data"
 SYSTEM_PANEL = "Other systems"
-MEASURE_PANEL = "Measures"
 
 
 class DatasetName(StrEnum):
@@ -44,20 +46,13 @@ HELP = {
 }
 
 
-class NormalizerName(StrEnum):
-    WHISPER_ENGLISH = "whisper-english"
-    WHISPER_BASIC = "whisper-basic"
-    LOWER = "lower"
-    NONE = "none"
-
-
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True,
         help="Measure a system on a data set in its official layout, or compare two reports.",
     )
     for name, text in HELP.items():
-        group.command(name.value, help=text)(_command(name))
+        add_command(group, name.value, _command(name), {"measured": EVAL, "model": MODEL}, text)
     group.command("compare")(compare)
     group.command("instruction")(eval_instruction.instruction)
     app.add_typer(group, name="eval")
@@ -75,23 +70,6 @@ def _command(name: DatasetName) -> Callable[..., None]:
         split: Annotated[
             str | None,
             typer.Option(help="The split.", show_default=False, rich_help_panel=DATA_PANEL),
-        ] = None,
-        limit: Annotated[
-            int | None,
-            typer.Option(
-                min=1,
-                help="Only the first so many clips.",
-                show_default=False,
-                rich_help_panel=DATA_PANEL,
-            ),
-        ] = None,
-        classes: Annotated[
-            int | None,
-            typer.Option(
-                help="iemocap: the 4-class protocol (the default), or 5 with Frustrated.",
-                show_default=False,
-                rich_help_panel=DATA_PANEL,
-            ),
         ] = None,
         output: Annotated[
             Path | None,
@@ -121,50 +99,7 @@ def _command(name: DatasetName) -> Callable[..., None]:
                 rich_help_panel=options.OUTPUT_PANEL,
             ),
         ] = False,
-        fields: options.Fields = None,
-        min_confidence: options.MinConfidence = None,
         quiet: options.Quiet = False,
-        normalizer: Annotated[
-            NormalizerName,
-            typer.Option(
-                help="What both texts go through before words are compared.",
-                rich_help_panel=MEASURE_PANEL,
-            ),
-        ] = NormalizerName.WHISPER_ENGLISH,
-        spelling_map: Annotated[
-            Path | None,
-            typer.Option(
-                help="JSON of British to American spellings for whisper-english.",
-                show_default=False,
-                rich_help_panel=MEASURE_PANEL,
-            ),
-        ] = None,
-        ignore_abstained: Annotated[
-            bool,
-            typer.Option(
-                "--ignore-abstained",
-                help="Leave null labels out of the accuracies instead of counting them wrong.",
-                rich_help_panel=MEASURE_PANEL,
-            ),
-        ] = False,
-        teacher_forced: Annotated[
-            bool,
-            typer.Option(
-                "--teacher-forced",
-                help="A diagnostic: the published table's protocol, argmax after the gold prefix. "
-                "Not what the model does in use.",
-                rich_help_panel=MEASURE_PANEL,
-            ),
-        ] = False,
-        telephone: Annotated[
-            bool,
-            typer.Option(
-                "--telephone",
-                help="The system hears every clip as over a telephone line: 8 kHz, 300 to 3400 Hz, "
-                "G.711.",
-                rich_help_panel=MEASURE_PANEL,
-            ),
-        ] = False,
         asr: Annotated[
             str | None,
             typer.Option(
@@ -191,16 +126,16 @@ def _command(name: DatasetName) -> Callable[..., None]:
                 rich_help_panel=SYSTEM_PANEL,
             ),
         ] = None,
-        model: options.Model = None,
-        device: options.Device = "auto",
-        compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
-        batch_size: options.BatchSize = 8,
-        local_files_only: options.LocalFilesOnly = False,
+        *,
+        measured: EvalOptions,
+        model: ModelOptions,
     ) -> None:
         from speechmeta.eval import evaluate, read_dataset
 
-        dataset = read_dataset(name.value, data, split, classes=classes, limit=limit)
-        predictor = _other_system(asr, classifier or [], predictions, device, model)
+        dataset = read_dataset(
+            name.value, data, split, classes=measured.classes, limit=measured.limit
+        )
+        predictor = _other_system(asr, classifier or [], predictions, model)
         with progress(len(dataset.clips), quiet) as advance:
             shown = 0
 
@@ -214,23 +149,14 @@ def _command(name: DatasetName) -> Callable[..., None]:
 
             report = evaluate(
                 dataset,
-                model=model,
+                # The data set was read with them.
+                options=measured.updated({"classes": None, "limit": None}),
                 predictor=predictor,
-                fields=options.split_names(fields),
-                min_confidence=min_confidence,
                 output=output,
                 resume=resume,
-                normalizer=normalizer.value,
-                spelling_map=spelling_map,
-                ignore_abstained=ignore_abstained,
-                teacher_forced=teacher_forced,
-                telephone=telephone,
-                device=device,
-                dtype=compute_type.value,
-                batch_size=batch_size,
-                local_files_only=local_files_only,
                 progress=show,
                 command=shlex.join(["speechmeta", *sys.argv[1:]]),
+                **dict(model),
             )
         _show(report, as_json)
         if output is not None and not quiet:
@@ -273,13 +199,12 @@ def _other_system(
     asr: str | None,
     classifiers: list[str],
     predictions: Path | None,
-    device: str,
-    model: str | None,
+    model: ModelOptions,
 ) -> AnyPredictor | None:
     wanted = [
         name
         for name, given in (
-            ("--model", model),
+            ("--model", model.model),
             ("--predictions", predictions),
             ("--asr or --classifier", asr or classifiers),
         )
@@ -301,7 +226,7 @@ def _other_system(
         if not (separator and field and name):
             raise UsageError(f"--classifier {item!r} is not FIELD=MODEL", "such as Emotion=MODEL")
         by_field[field] = name
-    return PipelinePredictor(asr, by_field, device)
+    return PipelinePredictor(asr, by_field, model.device)
 
 
 def _show(report: Mapping[str, Any], as_json: bool) -> None:

@@ -1,6 +1,6 @@
-"""Options that several commands share, so that they are spelt and explained once.
+"""Flags that several commands share and that belong to no options class (see `flags`).
 
-def command(model: options.Model = None, device: options.DeviceOption = "auto") -> None: ...
+def command(device: options.Device = "auto", quiet: options.Quiet = False) -> None: ...
 """
 
 from __future__ import annotations
@@ -24,14 +24,6 @@ class ComputeType(StrEnum):
     INT8 = "int8"
 
 
-class Channels(StrEnum):
-    """What is done with several channels."""
-
-    AUTO = "auto"
-    MONO = "mono"
-    SPLIT = "split"
-
-
 def check_device(value: str) -> str:
     """auto, cpu, mps, cuda or cuda:N.
 
@@ -47,15 +39,6 @@ MODEL_PANEL = "Model"
 AUDIO_PANEL = "Audio"
 OUTPUT_PANEL = "Output"
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Checkpoint: a folder or a hub id such as skit-ai/speechllm-2B. "
-        "Without it the bundled checkpoint, offline.",
-        show_default=False,
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
 Device = Annotated[
     str,
     typer.Option(
@@ -76,50 +59,6 @@ LocalFilesOnly = Annotated[
         "--local-files-only",
         help="Never reach for the network; use only what is on this machine.",
         rich_help_panel=MODEL_PANEL,
-    ),
-]
-Fields = Annotated[
-    str | None,
-    typer.Option(
-        help="Fields to fill, separated by commas: SpeechActivity, Transcript, Gender, Age, "
-        "Accent, Emotion. Without it all six.",
-        show_default=False,
-        rich_help_panel=OUTPUT_PANEL,
-    ),
-]
-MinConfidence = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        help="Labels less probable than this become null.",
-        show_default=False,
-        rich_help_panel=OUTPUT_PANEL,
-    ),
-]
-ChannelsOption = Annotated[
-    Channels,
-    typer.Option(
-        "--channels",
-        help="mono mixes the channels, split takes each for one speaker, auto splits when "
-        "they differ.",
-        rich_help_panel=AUDIO_PANEL,
-    ),
-]
-Roles = Annotated[
-    str | None,
-    typer.Option(
-        help="Names of the speakers by channel, such as agent,customer.",
-        show_default=False,
-        rich_help_panel=AUDIO_PANEL,
-    ),
-]
-Vad = Annotated[
-    bool,
-    typer.Option(
-        "--vad/--no-vad",
-        help="Find the turns by voice activity, or take each channel as one turn.",
-        rich_help_panel=AUDIO_PANEL,
     ),
 ]
 Quiet = Annotated[

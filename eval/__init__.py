@@ -19,7 +19,7 @@ __all__ = ["Clip", "Dataset", "Prediction", "Predictor", "evaluate", "read_datas
 
 _HOMES = {
     "evaluate": ".evaluation",
-    "read_dataset": ".readers",
+    "read_dataset": ".readers.registry",
     "Clip": ".types",
     "Dataset": ".types",
     "Prediction": ".types",

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from speechmeta.errors import UsageError
+from speechmeta.pipeline.options import ModelOptions, divided
 from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS
 from speechmeta.version import __version__
 
 from .metrics.score import score_records
+from .options import EvalOptions
 from .readers.labels import fold
 from .readers.registry import read_dataset
 from .reports.output import OutputPaths, write_report
@@ -34,48 +36,28 @@ def evaluate(
     dataset: str | Dataset,
     data: str | Path | None = None,
     split: str | None = None,
+    options: EvalOptions | None = None,
     *,
-    model: str | Path | None = None,
     predictor: AnyPredictor | None = None,
-    fields: Sequence[str] | None = None,
-    min_confidence: float | None = None,
     output: str | Path | None = None,
     resume: bool = False,
-    limit: int | None = None,
-    classes: int | None = None,
-    normalizer: str = "whisper-english",
-    spelling_map: str | Path | None = None,
-    ignore_abstained: bool = False,
-    teacher_forced: bool = False,
-    telephone: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    batch_size: int = 8,
-    local_files_only: bool = False,
     progress: Progress | None = None,
     command: str | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Runs a system over a data set and measures it.
 
     Args:
         dataset: the reader's name (`readers.registry.DATASETS`), or a read `Dataset`.
-        data, split, limit, classes: as for `read_dataset`.
-        model: a checkpoint's folder or hub id; None for the bundled one.
-        predictor: a system of another kind, in place of `model`.
-        fields: the fields to ask the model for; None for all six.
-        min_confidence: labels less probable than this become null.
+        data, split: as for `read_dataset`.
+        options: what is measured and how; None for the defaults.
+        predictor: a system of another kind, in place of a model.
         output: a folder for report.json, report.md, report.html and records.jsonl, or a
             `.json` file whose siblings take its name. None writes nothing.
         resume: go on with the records of an interrupted run of the same kind in `output`.
-        normalizer, spelling_map: as for `load_normalizer`.
-        ignore_abstained: leave null labels out of the accuracies instead of counting them
-            wrong.
-        teacher_forced: the published table's protocol, a diagnostic.
-        telephone: the system hears every clip as over a telephone line: 8 kHz, 300 to 3400 Hz,
-            G.711.
-        device, dtype, batch_size, local_files_only: as for `Analyzer`.
         progress: called after every clip.
         command: the command line, for the report.
+        overrides: single fields of `EvalOptions` and of `ModelOptions`, such as `model`.
 
     Returns:
         the report, JSON-ready. `wer` and `cer` are fractions, None without references;
@@ -86,8 +68,10 @@ def evaluate(
         UsageError: options that do not go together.
         DatasetError, ModelError, OutputError: what the names say.
     """
+    model, rest = divided(overrides)
+    asked = EvalOptions.of(options, rest)
     if isinstance(dataset, Dataset):
-        if data is not None or split is not None or classes is not None or limit is not None:
+        if any(item is not None for item in (data, split, asked.classes, asked.limit)):
             raise UsageError(
                 "data, split, classes and limit were given along with a finished data set",
                 "choose when reading it",
@@ -95,44 +79,39 @@ def evaluate(
     else:
         if data is None:
             raise UsageError("no data was given", "give the folder or manifest as data")
-        dataset = read_dataset(dataset, data, split, classes=classes, limit=limit)
-    if predictor is not None and (model is not None or teacher_forced or fields is not None):
+        dataset = read_dataset(dataset, data, split, classes=asked.classes, limit=asked.limit)
+    if predictor is not None and (
+        model.model is not None or asked.teacher_forced or asked.fields is not None
+    ):
         raise UsageError(
             "a predictor was given along with options of a model", "give one or the other"
         )
     if resume and output is None:
         raise UsageError("there is nothing to resume without an output", "give -o")
-    if teacher_forced and (fields is not None or min_confidence is not None or ignore_abstained):
-        raise UsageError(
-            "the teacher-forced protocol has no fields, min_confidence or ignore_abstained",
-            "leave them out",
-        )
-    if telephone and predictor is not None and not getattr(predictor, "needs_audio", True):
+    if asked.telephone and predictor is not None and not getattr(predictor, "needs_audio", True):
         raise UsageError("these predictions were made without a telephone", "leave it out")
-    options = RunOptions(batch_size, 20.0 * batch_size, telephone=telephone)
+    size = model.batch_size or RunOptions().batch_size
+    how = RunOptions(size, 20.0 * size, telephone=asked.telephone)
     paths = None if output is None else OutputPaths.of(output)
     from .metrics.normalizers import load_normalizer
 
     # Before the run: a wrong name should not cost hours.
-    text_normalizer = load_normalizer(normalizer, spelling_map)
+    text_normalizer = load_normalizer(asked.normalizer, asked.spelling_map)
     if predictor is None:
-        predictor = _load(
-            model, device, dtype, batch_size, local_files_only, fields, min_confidence,
-            teacher_forced,
-        )  # fmt: skip
+        predictor = _load(model.updated({"batch_size": size}), asked)
     system = predictor.describe()
     dataset = with_classes(dataset, label_sets_of(system))
     decoding = str(system.pop("decoding", FREE_RUNNING))
-    if teacher_forced:
+    if asked.teacher_forced:
         from .metrics.teacher_forced import DECODING
 
         decoding = DECODING
     journal = None
     if paths is not None:
-        identity = _identity(dataset, system, decoding, telephone)
+        identity = _identity(dataset, system, decoding, asked.telephone)
         journal = Journal(paths.records, identity, resume=resume)
     started = datetime.now(UTC)
-    records = run(dataset, predictor, journal, options, progress)
+    records = run(dataset, predictor, journal, how, progress)
     report: dict[str, Any] = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
@@ -144,16 +123,16 @@ def evaluate(
             "notes": list(dataset.notes),
             "label_maps": dict(dataset.mapping),
         },
-        "condition": CONDITION if telephone else None,
+        "condition": CONDITION if asked.telephone else None,
         "system": system,
         "command": command,
         "created": started.isoformat(timespec="seconds"),
         "wall_seconds": (datetime.now(UTC) - started).total_seconds(),
-        "batch_size": batch_size,
+        "batch_size": size,
         "peak_memory_mb": peak_memory_mb(),
         "versions": versions(),
     }
-    if teacher_forced:
+    if asked.teacher_forced:
         from .metrics.teacher_forced import score_teacher_forced
 
         report.update(score_teacher_forced(records, system.pop("protocol")))
@@ -161,7 +140,7 @@ def evaluate(
         maps = getattr(predictor, "label_maps", None)
         if maps is not None:
             system["label_maps"] = maps()
-        report["ignore_abstained"] = ignore_abstained
+        report["ignore_abstained"] = asked.ignore_abstained
         report.update(
             score_records(
                 records,
@@ -170,7 +149,7 @@ def evaluate(
                 label_sets=label_sets_of(system),
                 classes=dataset.classes,
                 folds=dataset.folds,
-                ignore_abstained=ignore_abstained,
+                ignore_abstained=asked.ignore_abstained,
             )
         )
     report["published"] = published_table()
@@ -229,31 +208,24 @@ def versions() -> dict[str, str]:
     }
 
 
-def _load(
-    model: str | Path | None,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    local_files_only: bool,
-    fields: Sequence[str] | None,
-    min_confidence: float | None,
-    teacher_forced: bool,
-) -> AnyPredictor:
-    if teacher_forced:
+def _load(model: ModelOptions, options: EvalOptions) -> AnyPredictor:
+    if options.teacher_forced:
         from speechmeta.models.speechllm import load_model
 
         from .metrics.teacher_forced import TeacherForcedPredictor
 
         loaded, processor = load_model(
-            model, device=device, dtype=dtype, local_files_only=local_files_only
+            model.model,
+            device=model.device,
+            dtype=model.dtype,
+            local_files_only=model.local_files_only,
         )
-        return TeacherForcedPredictor(loaded, processor, "bundled" if model is None else str(model))
+        return TeacherForcedPredictor(loaded, processor, model.model or "bundled")
     from speechmeta.pipeline.analyzer import Analyzer
 
     from .systems import AnalyzerPredictor
 
-    analyzer = Analyzer(model, device, dtype, batch_size, local_files_only)
-    return AnalyzerPredictor(analyzer, fields, min_confidence)
+    return AnalyzerPredictor(Analyzer(**dict(model)), options.fields, options.min_confidence)
 
 
 def _identity(

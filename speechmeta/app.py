@@ -20,6 +20,7 @@ from speechmeta.schema import FIELDS
 if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel
     from speechmeta.pipeline.analyzer import Analyzer
+    from speechmeta.pipeline.options import CallOptions
     from speechmeta.schema import CallReport, Turn
 
 DOWNLOADS = ("json", "csv", "srt", "vtt", "html")
@@ -38,6 +39,7 @@ def build_app(
     analyzer: Callable[[], Analyzer],
     chat: Callable[[], ChatModel] | None = None,
     max_new_tokens: int = 512,
+    call: CallOptions | None = None,
 ) -> Any:
     """The page as `gradio.Blocks`, not started.
 
@@ -46,17 +48,22 @@ def build_app(
         chat: makes the chat model; called once, at the first question. None: the chat tab
             says how to get one.
         max_new_tokens: longest answer of the chat.
+        call: what is asked of each call; the page's own choices come before it.
 
     Raises:
         ModelError: Gradio is not installed.
     """
+    from speechmeta.pipeline.options import CallOptions
+
     gr = _gradio()
+    asked_of_calls = call or CallOptions()
     get_analyzer = cache(analyzer)
     get_chat = cache(chat) if chat is not None else None
 
     def analyze(path: str | None, channels: str, min_confidence: float | None) -> Any:
         try:
-            return _analyze(get_analyzer(), path, channels, min_confidence)
+            asked = asked_of_calls.updated({"channels": channels, "min_confidence": min_confidence})
+            return _analyze(get_analyzer(), path, asked)
         except SpeechMetaError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -94,10 +101,13 @@ def build_app(
         with gr.Tab("Analyze", id="analyze"):
             with gr.Row():
                 channels = gr.Radio(
-                    ["auto", "mono", "split"], value="auto", label="Channels", scale=2
+                    ["auto", "mono", "split"],
+                    value=asked_of_calls.channels,
+                    label="Channels",
+                    scale=2,
                 )
                 confidence = gr.Number(
-                    None,
+                    asked_of_calls.min_confidence,
                     label="Leave out labels less probable than",
                     placeholder="what the checkpoint says",
                     minimum=0,
@@ -201,11 +211,11 @@ def _gradio() -> Any:
 
 
 def _analyze(
-    analyzer: Analyzer, path: str | None, channels: Any, min_confidence: float | None
+    analyzer: Analyzer, path: str | None, asked: CallOptions
 ) -> tuple[str, str, dict[str, Any], list[str]]:
     if not path:
         raise UsageError("there is no recording yet", "upload or record one")
-    report = analyzer.analyze_call(path, channels=channels, min_confidence=min_confidence)
+    report = analyzer.analyze_call(path, asked)
     from speechmeta.writers import HtmlWriter, get_writer
 
     # The report is drawn from the file; what is shown is its name, not where Gradio keeps it.

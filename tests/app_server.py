@@ -19,7 +19,7 @@ def main() -> None:
 
     def analyzer() -> Analyzer:
         if sys.argv[1] == "fake":
-            return Analyzer(engine=FakeEngine())
+            return Analyzer.from_engine(FakeEngine())
         return Analyzer(device="cpu", dtype="float32", local_files_only=True)
 
     def chat() -> ChatModel:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
-from speechmeta.pipeline.plan import CallOptions, CallPlan, prepare_call
+from speechmeta.pipeline.options import CallOptions, ModelOptions
+from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.pipeline.report import assemble_call, hear_clips
 from speechmeta.schema import CallReport
 
@@ -28,8 +27,7 @@ class CallJob:
 
     def settings(self) -> dict[str, Any]:
         """The options as plain JSON types, for the journal."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.options)))
-        return plain
+        return self.options.model_dump(mode="json")
 
     def warm_up(self) -> None:
         """Loads what every file needs; one thread, as the other cores have workers too."""
@@ -124,34 +122,24 @@ class CallModel:
 
 @dataclass(frozen=True)
 class AnalyzerSource:
-    """Loads an `Analyzer`; the attributes are its arguments.
+    """Loads an `Analyzer`.
 
     Attributes:
+        model: which one, and how it runs.
         options: of the calls, as the model's part depends on some of them.
     """
 
-    model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 16
-    local_files_only: bool = False
+    model: ModelOptions = field(default_factory=ModelOptions)
     options: CallOptions = field(default_factory=CallOptions)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, for the journal."""
-        return {"model": self.model, "dtype": self.dtype}
+        return {"model": self.model.model, "dtype": self.model.dtype}
 
     def load(self) -> CallModel:
         from speechmeta.pipeline.analyzer import Analyzer
 
-        analyzer = Analyzer(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            local_files_only=self.local_files_only,
-        )
-        return CallModel(analyzer, self.options)
+        return CallModel(Analyzer(**dict(self.model)), self.options)
 
 
 @dataclass(frozen=True)

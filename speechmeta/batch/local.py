@@ -59,7 +59,8 @@ class EngineOptions:
     Attributes:
         workers: processes that decode audio and find turns, for each model.
         timeout: seconds that preparing one file may take.
-        batch_size: turns that are decoded together.
+        batch_size: turns that are decoded together; the turns of many calls wait for the model,
+            so that there are more than in one call.
         model_processes: 0 keeps the model in this process; N loads it in N others, each
             with an equal share of the processor cores.
         actors: models of a Ray cluster; 0 for one on each GPU, or for every second core.
@@ -68,7 +69,7 @@ class EngineOptions:
 
     workers: int = 1
     timeout: float = 600.0
-    batch_size: int = 8
+    batch_size: int = 16
     model_processes: int = 0
     actors: int = 0
     peaks: bool = False

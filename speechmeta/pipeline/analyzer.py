@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,11 @@ from speechmeta.audio.loading import AudioSource, load_audio, resample
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
-from speechmeta.pipeline.plan import CallOptions, EmbedderSource, prepare_call
+from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
+from speechmeta.pipeline.plan import EmbedderSource, prepare_call
 from speechmeta.pipeline.report import Heard, assemble_call, hear_clips
 from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, check_fields
-from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.chunking import cut_quietly
-from speechmeta.segmentation.turns import TurnOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +34,9 @@ Waveform = npt.NDArray[np.float32]
 
 BUNDLED_NAME = "bundled"
 """What the bundled checkpoint is called in results."""
+
+BATCH_SIZE = 8
+"""Turns that are decoded together where `ModelOptions.batch_size` does not say."""
 
 
 class Decoder(Protocol):
@@ -55,53 +57,58 @@ class Analyzer:
 
     Args:
         model: a folder or a hub id; None for the bundled checkpoint.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
-        batch_size: turns that are decoded together.
-        local_files_only: never reach for the network.
-        engine: a decoder to use in place of loading a model; the other arguments then
-            have no part in it.
+        options: the others of `ModelOptions`, such as `device`, `dtype` and `batch_size`.
 
     Raises:
         ModelError: the checkpoint cannot be found, reached or read.
-        UsageError: an option is not understood, or given along with `engine`.
+        UsageError: an option is not understood.
     """
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_size: int = 8,
-        local_files_only: bool = False,
-        *,
-        engine: Decoder | None = None,
-    ) -> None:
-        if engine is not None:
-            if (model, device, dtype, batch_size, local_files_only) != (
-                None, "auto", "auto", 8, False,
-            ):  # fmt: skip
-                raise UsageError(
-                    "model options were given along with a finished engine",
-                    "set them where the engine is made",
-                )
-            self.engine = engine
-            self.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
-            self._processor: Any = getattr(engine, "processor", None)
-            self._batch_size, self._local_files_only = batch_size, local_files_only
-            return
+    def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+        self.options = ModelOptions(model=model, **options)
         from speechmeta.decoding.engine import Engine
         from speechmeta.decoding.options import DecodeOptions
         from speechmeta.models.speechllm import load_model
 
         loaded, processor = load_model(
-            model, device=device, dtype=dtype, local_files_only=local_files_only
+            self.options.model,
+            device=self.options.device,
+            dtype=self.options.dtype,
+            local_files_only=self.options.local_files_only,
         )
-        options = DecodeOptions.for_checkpoint(loaded.config, batch_size=batch_size)
-        self.engine = Engine(loaded, processor, options)
-        self._processor = processor
-        self._batch_size, self._local_files_only = batch_size, local_files_only
-        self.name = BUNDLED_NAME if model is None else str(model)
+        decoding = DecodeOptions.for_checkpoint(loaded.config, batch_size=self.batch_size)
+        self.engine: Decoder = Engine(loaded, processor, decoding)
+        self._processor: Any = processor
+        self.name = self.options.model or BUNDLED_NAME
+
+    @classmethod
+    def from_engine(cls, engine: Decoder, **options: Any) -> Self:
+        """An analyzer whose model is there already.
+
+        Args:
+            engine: decodes the clips.
+            options: of `ModelOptions`, but for those that say which model and where it runs.
+
+        Raises:
+            UsageError: an option is not understood, or is the engine's business.
+        """
+        settled = sorted({"model", "device", "dtype"} & set(options))
+        if settled:
+            raise UsageError(
+                f"{', '.join(settled)} was given along with a finished engine",
+                "set it where the engine is made",
+            )
+        analyzer = cls.__new__(cls)
+        analyzer.options = ModelOptions(**options)
+        analyzer.engine = engine
+        analyzer._processor = getattr(engine, "processor", None)
+        analyzer.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
+        return analyzer
+
+    @property
+    def batch_size(self) -> int:
+        """Turns that are decoded together."""
+        return self.options.batch_size or BATCH_SIZE
 
     @property
     def info(self) -> ModelInfo:
@@ -195,63 +202,30 @@ class Analyzer:
     def analyze_call(
         self,
         audio: AudioSource,
-        *,
-        fields: Sequence[str] | None = None,
-        channels: ChannelMode = "auto",
-        roles: Sequence[str] | None = None,
-        vad: bool = True,
-        turns: TurnOptions | None = None,
-        speakers: int | None = None,
-        speaker_model: str | None = None,
-        word_times: bool = False,
-        redact: bool = False,
-        min_confidence: float | None = None,
+        options: CallOptions | None = None,
+        **overrides: Any,
     ) -> CallReport:
         """Analyses a recording turn by turn, however long it is.
 
         Args:
             audio: a path, file object, bytes, or `(waveform, sample_rate)`.
-            fields: the fields to fill; None for all six.
-            channels: `auto` takes every channel for one speaker, but copies of a channel once
-                and dead ones not at all; `mono` mixes them, `split` keeps them apart.
-            roles: the speakers' names by channel; where one channel holds the whole call,
-                in the order in which they first talk.
-            vad: find turns; without it each channel is one turn.
-            turns: how they are found; None for the defaults.
-            speakers: how many speakers share one channel; None to find out.
-            speaker_model: what tells them apart: None or `voiceprint` for the package's own
-                projection, `encoder` for the checkpoint's encoder, or the hub id or folder of
-                a speaker verification model.
-            word_times: add the times of the words, where the checkpoint has a CTC head.
-            redact: replace card and phone numbers, e-mail addresses and spoken digits.
-            min_confidence: labels less probable than this become None; by default the
-                checkpoint's own `abstain_below`.
+            options: what is asked of the call; None for the defaults.
+            overrides: single fields of `CallOptions`, such as `roles=["agent", "customer"]`.
 
         Raises:
             AudioError: the audio cannot be used.
             ModelError: a model that an option needs is not there.
             UsageError: an option is not understood or does not fit the recording.
         """
-        options = CallOptions(
-            fields=check_fields(fields),
-            channels=channels,
-            roles=None if roles is None else tuple(roles),
-            vad=vad,
-            turns=turns or TurnOptions(),
-            speakers=speakers,
-            speaker_model=speaker_model,
-            word_times=word_times,
-            redact=redact,
-            min_confidence=self.threshold(min_confidence),
-        )
-        aligner = self.aligner() if word_times else None
-        call = prepare_call(audio, options, self.embedder_source(speaker_model))
+        asked = CallOptions.of(options, overrides)
+        aligner = self.aligner() if asked.word_times else None
+        call = prepare_call(audio, asked, self.embedder_source(asked.speaker_model))
         heard: list[Heard] = []
         clips = call.clips()
         # A few batches at a time: enough to sort clips by length, few enough for any memory.
-        while group := list(itertools.islice(clips, 4 * self._batch_size)):
-            heard += hear_clips(group, lambda waves: self.decode(waves, options.fields), aligner)
-        return assemble_call(call.plan, heard, self.info, self.label_sets)
+        while group := list(itertools.islice(clips, 4 * self.batch_size)):
+            heard += hear_clips(group, lambda waves: self.decode(waves, asked.fields), aligner)
+        return assemble_call(call.plan, heard, self.info, self.label_sets, self.threshold())
 
     def aligner(self) -> WordAligner:
         """Finds the times of words with this checkpoint.
@@ -274,7 +248,10 @@ class Analyzer:
             from speechmeta.diarization.embeddings import load_embedder
 
             return load_embedder(
-                speaker_model, self.engine.model, self._processor, self._local_files_only
+                speaker_model,
+                self.engine.model,
+                self._processor,
+                self.options.local_files_only,
             )
 
         return make
@@ -307,40 +284,33 @@ class Analyzer:
 
 
 @lru_cache(maxsize=1)
-def _kept_analyzer(model: str | None, device: str, dtype: str, local_files_only: bool) -> Analyzer:
-    return Analyzer(model, device=device, dtype=dtype, local_files_only=local_files_only)
+def _kept_analyzer(options: ModelOptions) -> Analyzer:
+    return Analyzer(**dict(options))
 
 
 def generate_meta(
     audio: AudioSource,
     fields: Sequence[str] | None = None,
     *,
-    model: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
     min_confidence: float | None = None,
-    local_files_only: bool = False,
+    **options: Any,
 ) -> SpeakerMeta:
-    """`Analyzer.generate_meta` with a model that is kept for the next call."""
-    name = None if model is None else str(model)
-    analyzer = _kept_analyzer(name, device, dtype, local_files_only)
-    return analyzer.generate_meta(audio, fields, min_confidence)
+    """`Analyzer.generate_meta` with a model that is kept for the next call.
+
+    Args:
+        options: of `ModelOptions`.
+    """
+    return _kept_analyzer(ModelOptions(**options)).generate_meta(audio, fields, min_confidence)
 
 
 def analyze_call(
-    audio: AudioSource,
-    *,
-    model: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    local_files_only: bool = False,
-    **options: Any,
+    audio: AudioSource, options: CallOptions | None = None, **overrides: Any
 ) -> CallReport:
     """`Analyzer.analyze_call` with a model that is kept for the next call.
 
     Args:
-        options: those of `Analyzer.analyze_call`.
+        options: what is asked of the call; None for the defaults.
+        overrides: single fields of `CallOptions` and of `ModelOptions`.
     """
-    name = None if model is None else str(model)
-    analyzer = _kept_analyzer(name, device, dtype, local_files_only)
-    return analyzer.analyze_call(audio, **options)
+    model, call = divided(overrides)
+    return _kept_analyzer(model).analyze_call(audio, options, **call)

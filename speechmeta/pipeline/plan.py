@@ -12,7 +12,7 @@ other processes and decode the turns of many calls together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +21,9 @@ from speechmeta.audio.loading import AudioSource, resample
 from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import UsageError
-from speechmeta.schema import AudioInfo, check_fields
-from speechmeta.segmentation.channels import ChannelMode, Signal
+from speechmeta.pipeline.options import CallOptions
+from speechmeta.schema import AudioInfo
+from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.turns import (
     Span,
     Speech,
@@ -50,65 +51,6 @@ DIARIZE_PAUSE_SECONDS = 0.3
 _EMBED_TOGETHER = 64
 
 EmbedderSource = Callable[[], "Embedder"]
-
-
-@dataclass(frozen=True)
-class CallOptions:
-    """What is asked of a call.
-
-    Attributes:
-        fields: the fields to fill; None for all six.
-        channels: `auto`, `mono` or `split`, see `speechmeta.segmentation.channels.plan_channels`.
-        roles: names of the speakers, by channel; where one channel holds the
-            whole call, in the order in which they first talk.
-        vad: find turns; without it each signal is one turn from start to end.
-        turns: how they are found.
-        speakers: how many speakers share the only channel; None to find out, unless there
-            are roles, whose number then counts.
-        speaker_model: what tells them apart, see `speechmeta.diarization.embeddings.load_embedder`.
-        word_times: add the times of the words.
-        redact: replace card and phone numbers, e-mail addresses and spoken digits.
-        min_confidence: labels less probable than this become None; None for the checkpoint's
-            own `abstain_below`.
-
-    Raises:
-        UsageError: a field or mode is not known, a number makes no sense.
-    """
-
-    fields: tuple[str, ...] | None = None
-    channels: ChannelMode = "auto"
-    roles: tuple[str, ...] | None = None
-    vad: bool = True
-    turns: TurnOptions = field(default_factory=TurnOptions)
-    speakers: int | None = None
-    speaker_model: str | None = None
-    word_times: bool = False
-    redact: bool = False
-    min_confidence: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", check_fields(self.fields))
-        if self.channels not in ("auto", "mono", "split"):
-            raise UsageError(
-                f"unknown channels mode {self.channels!r}", "choose auto, mono or split"
-            )
-        if isinstance(self.roles, str):
-            raise UsageError(f"roles is the text {self.roles!r}", "give a list of names")
-        if self.roles is not None:
-            object.__setattr__(self, "roles", tuple(self.roles))
-            if not self.roles or not all(self.roles) or len(set(self.roles)) < len(self.roles):
-                raise UsageError(
-                    f"the roles are {', '.join(map(repr, self.roles)) or 'none'}",
-                    "give every speaker a name of its own",
-                )
-        if self.speakers is not None and self.speakers < 1:
-            raise UsageError(f"{self.speakers} speakers were asked for", "give a number from 1")
-        if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
-            raise UsageError(
-                f"min_confidence is {self.min_confidence}", "give a number from 0 to 1"
-            )
-        if self.word_times and "Transcript" not in (self.fields or ()):
-            raise UsageError("word times were asked for without Transcript", "add it to the fields")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ Pure functions over arrays; the probabilities come from `speechmeta.segmentation
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
 from speechmeta.audio.types import FloatArray
-from speechmeta.errors import UsageError
+from speechmeta.settings import OptionError, Options, option
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -29,52 +31,67 @@ LEVELS_PER_WINDOW = 4
 """Levels are kept for every 8 ms, four to a window of the speech detector."""
 
 _SMOOTHING_LEVELS = 5
+_PANEL = "Turns and speakers"
 
 
-@dataclass(frozen=True)
-class TurnOptions:
+class TurnOptions(Options):
     """How a channel is divided into turns.
 
-    Attributes:
-        threshold: speech probability (0 to 1) from which a window of 32 ms is speech; speech
-            goes on until it falls 0.15 below. None: 0.35 at 8 kHz, 0.4 at 16 kHz. Lower
-            finds fainter speech and more noise.
-        min_pause_seconds: a pause at least this long ends a turn; shorter pauses, such as
-            between two words, are part of it.
-        min_turn_seconds: speech shorter than this (a click, a cough) is no turn; its seconds
-            count as skipped.
-        max_turn_seconds: longest turn, context included. Longer speech is cut at the quietest
-            point of the second half of that time.
-        padding_seconds: context before and after a turn that the model hears too, at most
-            half the pause to the neighbouring turn. `start` and `end` of the turn are
-            those of its speech, without the context.
+    Raises:
+        UsageError: an option is not known or cannot take its value.
     """
 
-    threshold: float | None = None
-    min_pause_seconds: float = 0.6
-    min_turn_seconds: float = 0.2
-    max_turn_seconds: float = 15.0
-    padding_seconds: float = 0.2
+    threshold: float | None = option(
+        None,
+        "Speech probability (0 to 1) from which a window of 32 ms is speech; speech goes on until "
+        "it falls 0.15 below. Lower finds fainter speech and more noise.",
+        unset="0.35 at 8 kHz, 0.4 at 16 kHz",
+        flag="vad-threshold",
+        panel=_PANEL,
+        gt=0.0,
+        lt=1.0,
+    )
+    min_pause_seconds: float = option(
+        0.6,
+        "Seconds of pause that end a turn; shorter pauses are part of it.",
+        flag="min-pause",
+        panel=_PANEL,
+        ge=0.0,
+    )
+    min_turn_seconds: float = option(
+        0.2,
+        "Seconds of speech below which (a click, a cough) there is no turn; they count as skipped.",
+        flag="min-turn",
+        panel=_PANEL,
+        ge=0.0,
+    )
+    max_turn_seconds: float = option(
+        15.0,
+        "Longest turn in seconds, padding included; longer speech is cut at the quietest point of "
+        "the second half of that time.",
+        flag="max-turn",
+        panel=_PANEL,
+        ge=0.0,
+    )
+    padding_seconds: float = option(
+        0.2,
+        "Seconds before and after a turn that the model gets too, at most half the pause to the "
+        "next turn. The turn's start and end are those of its speech.",
+        flag="padding",
+        panel=_PANEL,
+        ge=0.0,
+    )
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.name == "threshold":
-                continue
-            if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
-                raise UsageError(
-                    f"turn option {field.name} is {value!r}", "give a number that is not negative"
-                )
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise UsageError(
-                f"the speech threshold is {self.threshold}", "give a number between 0 and 1"
-            )
+    @model_validator(mode="after")
+    def _room_for_speech(self) -> Self:
         if self.speech_limit_seconds < max(1.0, 2 * self.min_turn_seconds):
-            raise UsageError(
+            raise OptionError(
                 f"max_turn_seconds {self.max_turn_seconds} leaves "
                 f"{self.speech_limit_seconds:.2f} s of speech beside the padding",
                 "it has to leave at least 1 s and twice min_turn_seconds",
+                "max_turn_seconds",
             )
+        return self
 
     @property
     def speech_limit_seconds(self) -> float:

@@ -20,7 +20,7 @@ from speechmeta.batch.local import EngineOptions
 from speechmeta.batch.runner import FolderOptions, run_folder
 from speechmeta.cli import main
 from speechmeta.pipeline.analyzer import Analyzer
-from speechmeta.pipeline.plan import CallOptions
+from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.writers.structured import document
 
 
@@ -56,7 +56,7 @@ def lines_of(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_the_documents_are_those_of_analyze(calls: Path, tmp_path: Path) -> None:
-    analyzer = Analyzer(engine=FakeEngine())
+    analyzer = Analyzer.from_engine(FakeEngine())
     options = CallOptions(redact=True)
     result = run_folder(
         calls,
@@ -82,7 +82,7 @@ def test_the_documents_are_those_of_analyze(calls: Path, tmp_path: Path) -> None
 def test_labels_are_left_out_as_analyze_leaves_them_out(calls: Path, tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.model.config.abstain_below = 0.7
-    analyzer = Analyzer(engine=engine)
+    analyzer = Analyzer.from_engine(engine)
     for number, asked in enumerate((None, 0.0)):
         out = tmp_path / str(number)
         options = CallOptions(min_confidence=asked)
@@ -115,7 +115,7 @@ def test_a_real_model_in_this_or_another_process(
 ) -> None:
     options = CallOptions()
     source = AnalyzerSource(
-        model=str(checkpoint), device="cpu", dtype="float32", batch_size=4, options=options
+        ModelOptions(model=str(checkpoint), device="cpu", dtype="float32", batch_size=4), options
     )
     use = EngineOptions(workers=1, batch_size=4, model_processes=processes)
     run_folder(calls, tmp_path, CallJob(options), source, FolderOptions(use=use))

@@ -31,7 +31,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def make(model: str | None = None, **rest: Any) -> Any:
         options.append({"model": model, **rest})
-        return original(engine=FakeEngine())
+        return original.from_engine(FakeEngine())
 
     monkeypatch.setattr(home, "Analyzer", make)
     return options

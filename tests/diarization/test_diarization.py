@@ -116,7 +116,7 @@ def test_mono_call_of_two_voices(monkeypatch: pytest.MonkeyPatch, speakers: int 
     call = make_call(voices=("rms", "slt"))
     mixed = call.waveform.sum(0)
     monkeypatch.setattr(Analyzer, "embedder_source", lambda *args: PitchEmbedder)
-    analyzer = Analyzer(engine=FakeEngine())
+    analyzer = Analyzer.from_engine(FakeEngine())
     report = analyzer.analyze_call((mixed, call.rate), speakers=speakers)
     answer = [(turn.start, turn.end, turn.speaker) for turn in report.turns]
     assert {turn.speaker for turn in report.turns} == {"speaker_0", "speaker_1"}
@@ -223,7 +223,7 @@ def test_voiceprints_tell_voices_apart() -> None:
 @pytest.mark.parametrize("speakers", [None, 2])
 def test_mono_call_with_the_packaged_voiceprint(speakers: int | None) -> None:
     call = make_call(voices=("rms", "slt"))
-    report = Analyzer(engine=FakeEngine()).analyze_call(
+    report = Analyzer.from_engine(FakeEngine()).analyze_call(
         (call.waveform.sum(0), call.rate), speakers=speakers
     )
     answer = [(turn.start, turn.end, turn.speaker) for turn in report.turns]

@@ -234,7 +234,7 @@ def test_options_that_do_not_go_together(dataset: Dataset, tmp_path: Path) -> No
         evaluate(dataset, predictor=oracle, model="m")
     with pytest.raises(UsageError, match="teacher-forced protocol"):
         evaluate(dataset, teacher_forced=True, fields=["Gender"])
-    with pytest.raises(UsageError, match="unknown normaliser"):
+    with pytest.raises(UsageError, match="normalizer is 'x'"):
         evaluate(dataset, predictor=oracle, normalizer="x")
     assert oracle.batches == []
     (tmp_path / "file").write_text("")

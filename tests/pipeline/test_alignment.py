@@ -94,7 +94,7 @@ def test_in_a_report() -> None:
     model, processor = tiny_speechllm(3, ctc_head=True)
     engine: Any = Engine(model, processor)
     engine.processor = processor
-    analyzer = Analyzer(engine=engine)
+    analyzer = Analyzer.from_engine(engine)
     noise = 0.1 * np.random.default_rng(0).standard_normal(3 * 16000)
     report = analyzer.analyze_call((noise, 16000), vad=False, word_times=True)
     for turn in report.turns:

@@ -20,7 +20,7 @@ from speechmeta.segmentation.chunking import cut_quietly
 
 @pytest.fixture
 def analyzer() -> Analyzer:
-    return Analyzer(engine=FakeEngine())
+    return Analyzer.from_engine(FakeEngine())
 
 
 def test_generate_meta(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
@@ -160,11 +160,14 @@ def test_damage_reaches_the_report(analyzer: Analyzer, tmp_path: Path, sine: Sin
 def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
     tone = (sine(1, 8000), 8000)
     with pytest.raises(UsageError, match="channels"):
-        analyzer.analyze_call(tone, channels="both")  # type: ignore[arg-type]
+        analyzer.analyze_call(tone, channels="both")
     with pytest.raises(UsageError, match="Mood"):
         analyzer.analyze_call(tone, fields=["Mood"])
     with pytest.raises(UsageError, match="engine"):
-        Analyzer("some/model", engine=FakeEngine())
+        Analyzer.from_engine(FakeEngine(), model="some/model")
+    with pytest.raises(UsageError, match="no option 'rolls'") as caught:
+        analyzer.analyze_call(tone, rolls=["a"])
+    assert "roles" in caught.value.hint
 
 
 def test_around_the_real_engine(tmp_path: Path, sine: Sine) -> None:
@@ -173,7 +176,7 @@ def test_around_the_real_engine(tmp_path: Path, sine: Sine) -> None:
 
     from speechmeta.decoding.engine import Engine
 
-    analyzer = Analyzer(engine=Engine(*tiny_speechllm(seed=0)))
+    analyzer = Analyzer.from_engine(Engine(*tiny_speechllm(seed=0)))
     rows = np.stack([sine(1, 8000), np.zeros(8000, np.float32)])
     report = analyzer.analyze_call(write_wav(tmp_path / "a.wav", rows, 8000), vad=False)
     assert report.model.architecture == "speechllm"

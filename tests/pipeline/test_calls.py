@@ -19,7 +19,8 @@ from speechmeta.audio.loading import resample
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import AudioError, DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
-from speechmeta.pipeline.plan import CallOptions, CallPlan, prepare_call
+from speechmeta.pipeline.options import CallOptions
+from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.pipeline.report import HeardClip, assemble_call, hear_clips
 from speechmeta.schema import CallReport, Word
 from speechmeta.segmentation.turns import TurnOptions
@@ -51,7 +52,7 @@ class ScriptedEngine(FakeEngine):
 
 @pytest.fixture
 def analyzer() -> Analyzer:
-    return Analyzer(engine=FakeEngine())
+    return Analyzer.from_engine(FakeEngine())
 
 
 def check_coverage(report: CallReport) -> None:
@@ -326,19 +327,19 @@ def test_without_turns(analyzer: Analyzer) -> None:
 
 def test_a_turn_that_fails_is_reported(tmp_path: Path) -> None:
     source = (make_call(turns=3).waveform, 8000)
-    report = Analyzer(engine=ScriptedEngine(["one", None, "three"])).analyze_call(source)
+    report = Analyzer.from_engine(ScriptedEngine(["one", None, "three"])).analyze_call(source)
     assert [turn.meta.transcript for turn in report.turns] == ["one", "three"]
     assert report.coverage.skipped_seconds > 1.0
     assert any("could not be analysed: no memory" in warning for warning in report.warnings)
     check_coverage(report)
     with pytest.raises(DecodingError, match="no memory"):
-        Analyzer(engine=ScriptedEngine([None, None, None])).analyze_call(source)
+        Analyzer.from_engine(ScriptedEngine([None, None, None])).analyze_call(source)
 
 
 def test_redaction_reaches_every_output(tmp_path: Path) -> None:
     texts = ["my card is 4242 4242 4242 4242", "write to jo@example.com", "four two four two"]
     source = (make_call(turns=3).waveform, 8000)
-    report = Analyzer(engine=ScriptedEngine(texts)).analyze_call(source, redact=True)
+    report = Analyzer.from_engine(ScriptedEngine(texts)).analyze_call(source, redact=True)
     assert [turn.meta.transcript for turn in report.turns] == [
         "my card is [CARD]",
         "write to [EMAIL]",
@@ -351,7 +352,7 @@ def test_redaction_reaches_every_output(tmp_path: Path) -> None:
         assert b"4242" not in data
         assert b"example.com" not in data
         assert b"four two" not in data
-    plain = Analyzer(engine=ScriptedEngine(texts)).analyze_call(source)
+    plain = Analyzer.from_engine(ScriptedEngine(texts)).analyze_call(source)
     assert [turn.meta.transcript for turn in plain.turns] == texts
 
 
@@ -364,7 +365,7 @@ def heard(plan: CallPlan, clips: list[np.ndarray], words: list[Word] | None) -> 
     aligner: Any = Aligner()
     items = hear_clips(clips, lambda waves: engine.decode(waves, plan.options.fields), aligner)
     assert all(isinstance(item, HeardClip) for item in items)
-    model = Analyzer(engine=engine)
+    model = Analyzer.from_engine(engine)
     return assemble_call(plan, items, model.info, model.label_sets)
 
 
@@ -392,7 +393,7 @@ def test_plans_can_be_sent_to_other_processes() -> None:
     plan = prepare_call((make_call(turns=2).waveform, 8000), CallOptions()).plan
     assert pickle.loads(pickle.dumps(plan)) == plan
     with pytest.raises(DecodingError, match="2 clips"):
-        assemble_call(plan, [], Analyzer(engine=FakeEngine()).info, {})
+        assemble_call(plan, [], Analyzer.from_engine(FakeEngine()).info, {})
 
 
 @pytest.mark.parametrize(

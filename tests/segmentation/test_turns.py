@@ -156,7 +156,12 @@ def test_turns_are_in_order_bounded_and_complete(
     samples = place + 100
     random = np.random.default_rng(len(gaps))
     levels = random.random(samples // HOP + 1).astype(np.float32)
-    options = TurnOptions(None, pause, shortest, longest, padding)
+    options = TurnOptions(
+        min_pause_seconds=pause,
+        min_turn_seconds=shortest,
+        max_turn_seconds=longest,
+        padding_seconds=padding,
+    )
     found = find_turns(runs, levels, options, rate=RATE, hop=HOP, samples=samples)
     for before, after in pairwise(found.spans):
         assert before.end <= after.start

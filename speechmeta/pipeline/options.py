@@ -1,0 +1,175 @@
+"""What can be asked of a call and of the model, each option stated once.
+
+`analyze_call`, the commands and their config files, folder runs and the page are all filled in
+from these two classes. How to add an option: docs/contributing/add-an-option.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, field_validator, model_validator
+
+from speechmeta.errors import UsageError
+from speechmeta.schema import check_fields
+from speechmeta.segmentation.channels import ChannelMode
+from speechmeta.segmentation.turns import TurnOptions
+from speechmeta.settings import OptionError, Options, option
+
+AUDIO = "Audio"
+MODEL = "Model"
+OUTPUT = "Output"
+TURNS = "Turns and speakers"
+
+ComputeType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+
+
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+class CallOptions(Options):
+    """What is asked of a call.
+
+    Raises:
+        UsageError: an option is not known, cannot take its value, or contradicts another.
+    """
+
+    fields: tuple[str, ...] | None = option(
+        None,
+        "Fields to fill: SpeechActivity, Transcript, Gender, Age, Accent, Emotion.",
+        unset="all that the model gives",
+        metavar="NAME,...",
+        panel=OUTPUT,
+    )
+    min_confidence: float | None = option(
+        None,
+        "Labels less probable than this (0 to 1) become null.",
+        unset="what the checkpoint says",
+        panel=OUTPUT,
+        ge=0.0,
+        le=1.0,
+    )
+    redact: bool = option(
+        False,
+        "Replace card and phone numbers, e-mail addresses and spoken digits in every output.",
+        panel=OUTPUT,
+    )
+    word_times: bool = option(
+        False, "Add the times of the words; subtitles follow them.", panel=OUTPUT
+    )
+    channels: ChannelMode = option(
+        "auto",
+        "mono mixes the channels, split takes each for one speaker; auto does the latter, but "
+        "analyses copies of a channel once and dead channels not at all.",
+        panel=AUDIO,
+    )
+    roles: tuple[str, ...] | None = option(
+        None,
+        "Names of the speakers by channel, such as agent,customer; where one channel holds the "
+        "whole call, in the order in which they first talk.",
+        unset="speaker_0, speaker_1 and so on",
+        metavar="NAME,...",
+        panel=AUDIO,
+    )
+    vad: bool = option(
+        True,
+        "Find the turns by voice activity, or take each channel as one turn from start to end.",
+        panel=TURNS,
+    )
+    turns: TurnOptions = TurnOptions()
+    speakers: int | None = option(
+        None,
+        "How many speakers share one channel.",
+        unset="as many as there are roles, or what is found",
+        panel=TURNS,
+        ge=1,
+    )
+    speaker_model: str | None = option(
+        None,
+        "What tells speakers on one channel apart: voiceprint (in the package), encoder (the "
+        "checkpoint's own), or a speaker verification model such as microsoft/wavlm-base-plus-sv.",
+        unset="voiceprint",
+        panel=TURNS,
+    )
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _known_fields(cls, value: Any) -> Any:
+        return value if value is None else check_fields(value)
+
+    @field_validator("roles")
+    @classmethod
+    def _names_of_their_own(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or not all(value) or len(set(value)) < len(value)):
+            raise OptionError(
+                f"the roles are {', '.join(map(repr, value)) or 'none'}",
+                "give every speaker a name of its own",
+                "roles",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.word_times and self.fields is not None and "Transcript" not in self.fields:
+            raise UsageError("word times were asked for without Transcript", "add it to the fields")
+        return self
+
+    @classmethod
+    def of(cls, options: CallOptions | None, overrides: dict[str, Any]) -> CallOptions:
+        """`options` (None for the defaults) with single ones replaced, checked."""
+        chosen: CallOptions = (options or cls()).updated(overrides)
+        return chosen
+
+
+class ModelOptions(Options):
+    """Which model, and how it runs.
+
+    Raises:
+        UsageError: an option is not known or cannot take its value.
+    """
+
+    model: Annotated[str | None, BeforeValidator(_path_as_text)] = option(
+        None,
+        "Checkpoint: a folder or a hub id such as skit-ai/speechllm-2B.",
+        unset="the bundled checkpoint, offline",
+        panel=MODEL,
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", panel=MODEL)
+    dtype: ComputeType = option(
+        "auto",
+        "Number format of the weights; auto is float32 on the CPU, bfloat16 or float16 on GPUs.",
+        flag="compute-type",
+        panel=MODEL,
+    )
+    batch_size: int | None = option(
+        None,
+        "Turns that are decoded together.",
+        unset="8, in folder runs 16",
+        panel=MODEL,
+        ge=1,
+    )
+    local_files_only: bool = option(
+        False, "Never reach for the network; use only what is on this machine.", panel=MODEL
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise OptionError(
+                f"unknown device {value!r}", "choose from auto, cpu, cuda, cuda:N, mps", "device"
+            )
+        return value
+
+
+def divided(options: dict[str, Any]) -> tuple[ModelOptions, dict[str, Any]]:
+    """Takes the model's options out of a mix of both; returns them and the rest."""
+    own = {name: value for name, value in options.items() if name in ModelOptions.model_fields}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return ModelOptions(**own), rest
+
+
+__all__ = ["CallOptions", "ChannelMode", "ComputeType", "ModelOptions", "TurnOptions", "divided"]
