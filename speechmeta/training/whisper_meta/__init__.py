@@ -1,0 +1,1 @@
+"""Fine-tuning of the bundled `whisper_meta` checkpoint."""
