@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from speechmeta.audio.loading import SAMPLE_RATE, load_audio
+from speechmeta.audio.telephone import over_the_line
 from speechmeta.diarization.embeddings import ENCODER, load_embedder
 from speechmeta.eval.metrics.der import DiarizationError, diarization_error
 from speechmeta.models.speechllm import load_model
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import prepare_call
 from speechmeta.training.manifest import Clip, read_manifest
-from speechmeta.training.speakers import telephone_band
 
 FEWEST_SECONDS = 8.0
 PIECE_SECONDS = (1.5, 7.0)
@@ -117,7 +117,7 @@ def main() -> int:
         call, truth = mix(voices, random, given.turns)
         count = len({who for _, _, who in truth})
         if given.telephone:
-            call = telephone_band(call)
+            call = over_the_line(call, SAMPLE_RATE, "none")
         line = f"call {number}: {source}, {count} speakers, {len(call) / SAMPLE_RATE:.0f} s"
         for kind, asked in (("given", count), ("found", None)):
             start = time.perf_counter()

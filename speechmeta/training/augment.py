@@ -9,8 +9,7 @@ import numpy as np
 import soxr
 
 from speechmeta.audio.loading import SAMPLE_RATE
-
-_MU = 255.0
+from speechmeta.audio.telephone import Codec, over_the_line
 
 
 @dataclass(frozen=True)
@@ -39,30 +38,11 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE, quality="LQ"))
 
 
-def mu_law(wave: np.ndarray) -> np.ndarray:
-    """G.711 mu-law and back: 8-bit logarithmic quantisation."""
-    clipped = np.clip(wave, -1.0, 1.0)
-    coded = np.sign(clipped) * np.log1p(_MU * np.abs(clipped)) / np.log1p(_MU)
-    coded = np.round((coded + 1) * 127.5) / 127.5 - 1
-    opened: np.ndarray = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU
-    return opened.astype(np.float32)
-
-
 def telephone_band(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """8 kHz, about 300 to 3400 Hz, with G.711 half of the time."""
-    narrow = soxr.resample(wave, SAMPLE_RATE, 8000, quality="MQ")
-    if rng.random() < 0.6:
-        # Not at the very length of the clip: at prime lengths it takes several times as long.
-        size = 1 << (len(narrow) - 1).bit_length()
-        spectrum = np.fft.rfft(narrow, size)
-        frequencies = np.fft.rfftfreq(size, 1 / 8000)
-        low, high = rng.uniform(150, 320), rng.uniform(3300, 3800)
-        spectrum *= 1 / (1 + (low / np.maximum(frequencies, 1.0)) ** 6)
-        spectrum *= 1 / (1 + (frequencies / high) ** 24)
-        narrow = np.fft.irfft(spectrum, size)[: len(narrow)].astype(np.float32)
-    if rng.random() < 0.5:
-        narrow = mu_law(narrow)
-    return np.asarray(soxr.resample(narrow, 8000, SAMPLE_RATE, quality="MQ"))
+    band = (rng.uniform(150, 320), rng.uniform(3300, 3800)) if rng.random() < 0.6 else None
+    codec: Codec = "mulaw" if rng.random() < 0.5 else "none"
+    return over_the_line(wave, SAMPLE_RATE, codec, band)
 
 
 def add_noise(wave: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:

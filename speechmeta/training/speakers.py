@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from speechmeta.audio.loading import SAMPLE_RATE, load_audio, resample
+from speechmeta.audio.loading import SAMPLE_RATE, load_audio
+from speechmeta.audio.telephone import over_the_line
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.diarizer import WINDOW_SECONDS
 from speechmeta.diarization.embeddings import (
@@ -76,22 +77,17 @@ def speaker_windows(
                 # A pause says nothing of the voice.
                 if np.square(window).mean() < 0.1 * np.square(wave).mean() or count >= limit:
                     continue
-                yield source, speaker, telephone_band(window) if count % 2 else window
+                yield (
+                    source,
+                    speaker,
+                    over_the_line(window, SAMPLE_RATE, "none") if count % 2 else window,
+                )
                 count += 1
 
 
 def _decode(clip: Clip) -> FloatArray:
     wave: FloatArray = load_audio(clip.audio).resampled(SAMPLE_RATE)[0]
     return wave
-
-
-def telephone_band(wave: FloatArray) -> FloatArray:
-    """300 to 3400 Hz, as heard over a telephone."""
-    narrow = resample(wave, SAMPLE_RATE, 8000)
-    spectrum = np.fft.rfft(narrow)
-    frequencies = np.fft.rfftfreq(len(narrow), 1 / 8000)
-    spectrum[(frequencies < 300) | (frequencies > 3400)] = 0
-    return resample(np.fft.irfft(spectrum, len(narrow)), 8000, SAMPLE_RATE)[: len(wave)]
 
 
 def fit_projection(

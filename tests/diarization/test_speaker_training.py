@@ -22,7 +22,7 @@ from speechmeta.diarization.embeddings import (
     unit,
 )
 from speechmeta.errors import DatasetError
-from speechmeta.training.speakers import equal_error, fit_projection, main, telephone_band
+from speechmeta.training.speakers import equal_error, fit_projection, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,16 +66,6 @@ def test_equal_error() -> None:
     rate, edge = equal_error(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.2, 0.7, 0.8, 1.0]))
     assert rate == pytest.approx(0.25, abs=0.13)
     assert 0.2 <= edge <= 0.7
-
-
-def test_telephone_band() -> None:
-    times = np.arange(16000) / 16000
-    low, middle, high = (
-        np.sin(2 * np.pi * f * times).astype(np.float32) for f in (100, 1000, 5000)
-    )
-    heard = telephone_band(low + middle + high)
-    assert heard.shape == (16000,)
-    assert np.abs(heard - middle)[1000:-1000].max() < 0.05
 
 
 @pytest.fixture

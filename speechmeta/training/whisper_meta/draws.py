@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechmeta.audio import SAMPLE_RATE
-from speechmeta.telephone import AMR_BIT_RATES, lose_packets, over_the_line
+from speechmeta.audio.telephone import AMR_BIT_RATES, lose_packets, over_the_line
 from speechmeta.training.augment import add_noise, add_reverb, non_speech
 from speechmeta.training.whisper_meta.features import (
     PADDED_SAMPLES,
-    SAMPLES_PER_FRAME,
     batch_features,
     log_mel,
     with_silence,

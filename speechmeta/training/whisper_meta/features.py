@@ -33,9 +33,9 @@ def log_mel(wave: np.ndarray, mel_bins: int = 80) -> torch.Tensor:
     import torch
 
     filters, window = _filters(mel_bins)
-    spectrum = torch.stft(
-        torch.from_numpy(wave), 400, 160, window=window, return_complex=True
-    )[..., :-1]
+    spectrum = torch.stft(torch.from_numpy(wave), 400, 160, window=window, return_complex=True)[
+        ..., :-1
+    ]
     mel = (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
     return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
 

@@ -125,9 +125,7 @@ def plan_items(
             if len(joined) > 1:
                 pieces = tuple(piece for piece, _ in joined)
                 words = " ".join(words for _, words in joined)
-                items.append(
-                    Item(f"{dataset}-join-{number}", "join", dataset, pieces, words, True)
-                )
+                items.append(Item(f"{dataset}-join-{number}", "join", dataset, pieces, words, True))
     return [items[place] for place in rng.permutation(len(items))]
 
 

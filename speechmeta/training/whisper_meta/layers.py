@@ -26,7 +26,6 @@ def encode(
     Returns:
         (batch, frames, width).
     """
-    import torch
     from torch.nn.functional import gelu
 
     hidden = gelu(encoder.conv1(features))

@@ -1,4 +1,4 @@
-"""Word error rates of a Whisper model, padded or over T frames, by source; wideband and telephone."""
+"""Word error rates by source, padded or over T frames, wideband or over the telephone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechmeta.audio import SAMPLE_RATE
-from speechmeta.telephone import over_the_line
+from speechmeta.audio.telephone import over_the_line
 from speechmeta.training.manifest import Clip
 from speechmeta.training.whisper_meta.features import (
     PADDED_SAMPLES,

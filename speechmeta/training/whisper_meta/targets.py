@@ -1,4 +1,4 @@
-"""Transcripts as the default should write them: the true words, in the original's case and marks."""
+"""Transcripts as they should be written: the true words in the original's case and marks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 _END = ".?!"
 _QUESTIONS = frozenset(
@@ -66,7 +67,7 @@ def proper_nouns(texts: Iterable[str]) -> dict[str, str]:
     forms: dict[str, Counter[str]] = defaultdict(Counter)
     for text in texts:
         words = text.split()
-        for before, word in zip(words, words[1:], strict=False):
+        for before, word in pairwise(words):
             if before[-1] not in '.?!:"':
                 stripped = _MARKS.sub("", word)
                 forms[stripped.lower()][stripped] += 1

@@ -139,9 +139,7 @@ def ask_teacher(
             index.flush()
             if number % 10 == 9:
                 rate = (time.monotonic() - begun) / ((number + 1) * batch_size)
-                _LOG.info(
-                    "%d of %d items, %.3f s each", (number + 1) * batch_size, len(left), rate
-                )
+                _LOG.info("%d of %d items, %.3f s each", (number + 1) * batch_size, len(left), rate)
     return done
 
 

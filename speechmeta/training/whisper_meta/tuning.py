@@ -199,9 +199,7 @@ def tune(
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    trainer = _Tuner(
-        steps, model=model, args=arguments, train_dataset=batches
-    )
+    trainer = _Tuner(steps, model=model, args=arguments, train_dataset=batches)
     trainer.train(resume_from_checkpoint=resume and any(checkpoints(folder)))
     trainer.save_model(str(folder / "tuned"))
     return folder / "tuned"

@@ -20,7 +20,12 @@ BAND = (300.0, 3400.0)
 """Hz; second-order slopes."""
 PACKET_SECONDS = 0.02
 AMR_BIT_RATES = (4750, 5150, 5900, 6700, 7400, 7950, 10200, 12200)
-_SUBTYPES = {"mulaw": "ULAW", "alaw": "ALAW", "gsm": "GSM610"}
+_FFMPEG = {
+    "mulaw": ("wav", "pcm_mulaw"),
+    "alaw": ("wav", "pcm_alaw"),
+    "amr": ("amr", "libopencore_amrnb"),
+}
+"""Container and encoder."""
 
 
 def over_the_line(
@@ -45,12 +50,13 @@ def over_the_line(
     if not len(waveform):
         return waveform
     import soxr
-    from scipy.signal import butter, sosfilt
+    import torch
+    from torchaudio.functional import highpass_biquad, lowpass_biquad
 
     narrow = soxr.resample(waveform, rate, RATE, quality="HQ")
     if band is not None:
-        for edge, kind in zip(band, ("highpass", "lowpass"), strict=True):
-            narrow = sosfilt(butter(2, edge, kind, fs=RATE, output="sos"), narrow)
+        filtered = highpass_biquad(torch.from_numpy(narrow), RATE, band[0])
+        narrow = lowpass_biquad(filtered, RATE, band[1]).numpy()
     narrow = coded(np.clip(narrow, -1.0, 1.0).astype(np.float32), codec, bit_rate)
     wide = soxr.resample(narrow, RATE, rate, quality="HQ")
     # There and back, resampling may gain or lose a few samples.
@@ -62,25 +68,27 @@ def coded(narrow: FloatArray, codec: Codec, bit_rate: int = 12200) -> FloatArray
     """(samples,) at 8 kHz through a codec and back, aligned and as loud as before."""
     if codec == "none" or not len(narrow):
         return narrow
-    if codec == "amr":
-        return _amr(narrow, bit_rate)
+    if codec != "gsm":
+        return _through_ffmpeg(narrow, *_FFMPEG[codec], bit_rate)
+    # FFmpeg has no encoder for GSM, libsndfile has.
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, narrow, RATE, format="WAV", subtype=_SUBTYPES[codec])
+    soundfile.write(file, narrow, RATE, format="WAV", subtype="GSM610")
     file.seek(0)
     heard, _ = soundfile.read(file, dtype="float32")
     return _fitted(heard, len(narrow))
 
 
-def _amr(narrow: FloatArray, bit_rate: int) -> FloatArray:
+def _through_ffmpeg(narrow: FloatArray, form: str, encoder: str, bit_rate: int) -> FloatArray:
     import av
 
     file = io.BytesIO()
-    with av.open(file, "w", format="amr") as container:
-        stream = container.add_stream("libopencore_amrnb", rate=RATE, layout="mono")
-        stream.bit_rate = bit_rate
-        # The encoder looks ahead by 5 ms; the tail that this takes is silence.
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(encoder, rate=RATE, layout="mono")
+        if form == "amr":
+            stream.bit_rate = bit_rate
+        # An encoder may look ahead (AMR by 5 ms); the tail that this takes is silence.
         samples = np.concatenate([narrow, np.zeros(2 * 160, np.float32)])
         frame = av.AudioFrame.from_ndarray(
             np.round(samples * 32767).astype(np.int16)[None], format="s16", layout="mono"
@@ -90,14 +98,14 @@ def _amr(narrow: FloatArray, bit_rate: int) -> FloatArray:
         container.mux(stream.encode(None))
     file.seek(0)
     blocks = []
-    with av.open(file, "r", format="amr") as container:
+    with av.open(file, "r", format=form) as container:
         for frame in container.decode(audio=0):
             block = frame.to_ndarray().reshape(-1)
-            # FFmpeg's own decoder gives floats, the opencore library 16-bit integers.
+            # FFmpeg's own AMR decoder gives floats, the opencore library 16-bit integers.
             blocks.append(block / 32768 if block.dtype.kind == "i" else block)
     heard = np.concatenate(blocks).astype(np.float32)
-    # An encoder's delay: the start of what comes out is put over the start of what went in.
-    return _fitted(heard[_delay(narrow, heard) :], len(narrow))
+    # What comes out is put over what went in.
+    return _fitted(heard[_delay(narrow, heard) :] if form == "amr" else heard, len(narrow))
 
 
 def _delay(sent: FloatArray, heard: FloatArray) -> int:
