@@ -22,7 +22,7 @@ from speechmeta.training.whisper_meta.features import (
     log_mel,
     with_silence,
 )
-from speechmeta.training.whisper_meta.greedy import END, NO_SPEECH, PROMPT
+from speechmeta.training.whisper_meta.greedy import Vocabulary
 from speechmeta.training.whisper_meta.items import Item
 from speechmeta.training.whisper_meta.store import AudioStore
 from speechmeta.training.whisper_meta.teacher import TeacherStore
@@ -142,7 +142,9 @@ class Batches:
         sounds: Sounds,
         trailing: tuple[float, float],
         trusted: Mapping[str, float],
-        mel_bins: int,
+        vocabulary: Vocabulary,
+        mel_bins: int = 80,
+        most: int = PADDED_SAMPLES,
     ) -> None:
         """
         Args:
@@ -151,12 +153,15 @@ class Batches:
             quiet: clips without speech: noise in the background, and what has no words.
             trailing: (low, high) seconds of silence behind a clip.
             trusted: by source, how much the original's distribution counts; 1 where not named.
+            vocabulary: of the tokenizer.
+            mel_bins, most: features of a frame, and samples that the encoder has positions for.
         """
         self.plan, self.items, self.texts = plan, items, texts
         self.audio, self.teacher, self.sounds = audio, teacher, sounds
         self.quiet = [clip for clip in quiet if clip in audio]
         self.noises = [clip for clip in self.quiet if clip.dataset != "emogator-bursts"]
-        self.trailing, self.trusted, self.mel_bins = trailing, trusted, mel_bins
+        self.trailing, self.trusted = trailing, trusted
+        self.vocabulary, self.mel_bins, self.most = vocabulary, mel_bins, most
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -170,13 +175,14 @@ class Batches:
             item = None if draw.item is None else self.items[draw.item]
             wave = self.nothing(draw, rng) if item is None else item.wave(self.audio)
             wave = self.sound(wave, rng)
-            mels.append(log_mel(with_silence(wave, rng.uniform(*self.trailing)), self.mel_bins))
+            wave = with_silence(wave, rng.uniform(*self.trailing), self.most)
+            mels.append(log_mel(wave, self.mel_bins))
             rows.append(self.asked(item))
             known = item is not None and item.name in self.teacher.answers
             taught.append(self.teacher.states(item.name) if item and known else None)
         features, mask = batch_features(mels)
         longest = max(len(tokens) for tokens, *_ in rows)
-        tokens = torch.full((len(rows), longest), END)
+        tokens = torch.full((len(rows), longest), self.vocabulary.end)
         labels = torch.full((len(rows), longest), IGNORED)
         states = torch.zeros(len(rows), mask.shape[1], self.teacher.width)
         states_mask = torch.zeros_like(mask)
@@ -201,15 +207,16 @@ class Batches:
 
     def asked(self, item: Item | None) -> tuple[list[int], list[int], float, float]:
         """Tokens, labels (the next token at each place), and both weights, of an item."""
+        words = self.vocabulary
         if item is None:
-            return [PROMPT[0]], [NO_SPEECH], 1.0, 0.0
+            return [words.start], [words.no_speech], 1.0, 0.0
         text = self.texts.get(item.name)
-        known = item.name in self.teacher.answers
         if text is None:
             # Heard, but nothing is known about its words.
-            return [PROMPT[0]], [PROMPT[1]], 1.0, 0.0
-        tokens = [*PROMPT, *text]
-        labels = [PROMPT[1], IGNORED, IGNORED, *text, END]
+            return [words.start], [words.language], 1.0, 0.0
+        tokens = [*words.prompt, *text]
+        labels = [words.language, IGNORED, IGNORED, *text, words.end]
+        known = item.name in self.teacher.answers
         return tokens, labels, 1.0, self.trusted.get(item.dataset, 1.0) if known else 0.0
 
     def nothing(self, draw: Draw, rng: np.random.Generator) -> np.ndarray:
@@ -223,7 +230,7 @@ class Batches:
     def sound(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """One random version of a waveform, of the same length."""
         sounds = self.sounds
-        wave = wave[:PADDED_SAMPLES]
+        wave = wave[: self.most]
         if rng.random() < sounds.changed:
             if rng.random() < sounds.reverb:
                 wave = add_reverb(wave, rng)

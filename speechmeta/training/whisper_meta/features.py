@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechmeta.audio.loading import SAMPLE_RATE
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,17 +42,17 @@ def log_mel(wave: np.ndarray, mel_bins: int = 80) -> torch.Tensor:
     return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
 
 
-def padded_wave(wave: np.ndarray) -> np.ndarray:
-    """The waveform followed by silence up to thirty seconds, or its first thirty seconds."""
-    padded = np.zeros(PADDED_SAMPLES, np.float32)
-    padded[: len(wave)] = wave[:PADDED_SAMPLES]
+def padded_wave(wave: np.ndarray, samples: int = PADDED_SAMPLES) -> np.ndarray:
+    """The waveform followed by silence up to so many samples, or its first ones."""
+    padded = np.zeros(samples, np.float32)
+    padded[: len(wave)] = wave[:samples]
     return padded
 
 
-def with_silence(wave: np.ndarray, seconds: float) -> np.ndarray:
-    """The waveform with silence behind it, cut to whole encoder frames and thirty seconds."""
-    silence = np.zeros(int(seconds * 16_000) + SAMPLES_PER_FRAME - 1, np.float32)
-    longer = np.concatenate([wave, silence])[:PADDED_SAMPLES]
+def with_silence(wave: np.ndarray, seconds: float, most: int = PADDED_SAMPLES) -> np.ndarray:
+    """The waveform with silence behind it, cut to whole encoder frames and `most` samples."""
+    silence = np.zeros(int(seconds * SAMPLE_RATE) + SAMPLES_PER_FRAME - 1, np.float32)
+    longer = np.concatenate([wave, silence])[:most]
     return longer[: len(longer) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
 
 

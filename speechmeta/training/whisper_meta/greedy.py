@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from speechmeta.training.whisper_meta.layers import decode
 
@@ -10,27 +11,67 @@ if TYPE_CHECKING:
     import torch
     from transformers import WhisperForConditionalGeneration
 
-PROMPT = (50258, 50259, 50359, 50363)
-"""<|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> of the multilingual vocabulary."""
-END = 50257
-NO_SPEECH = 50362
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of a multilingual vocabulary's special tokens, and of the token of a bare space.
+
+    `no_timestamps` closes the prompt; `no_speech` stands behind `start` where nobody speaks.
+    """
+
+    start: int
+    language: int
+    transcribe: int
+    no_timestamps: int
+    no_speech: int
+    end: int
+    blank: int
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """<|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|>."""
+        return self.start, self.language, self.transcribe, self.no_timestamps
+
+
+def read_vocabulary(tokenizer: Any, language: str = "en") -> Vocabulary:
+    """Of a Whisper tokenizer.
+
+    Raises:
+        ModelError: it has no tokens of languages or of speech that is missing.
+    """
+    from speechmeta.errors import ModelError
+
+    ids = tokenizer.get_vocab()
+    names = ("startoftranscript", language, "transcribe", "notimestamps", "nospeech", "endoftext")
+    try:
+        # Older files of the multilingual vocabulary call <|nospeech|> <|nocaptions|>.
+        found = [
+            ids["<|nocaptions|>" if name == "nospeech" and "<|nospeech|>" not in ids
+                else f"<|{name}|>"]
+            for name in names
+        ]  # fmt: skip
+        return Vocabulary(*found, ids["\u0120"])
+    except KeyError as error:
+        raise ModelError(
+            f"the tokenizer has no token {error}", "start from a multilingual Whisper"
+        ) from error
 
 
 def greedy(
     model: WhisperForConditionalGeneration,
+    vocabulary: Vocabulary,
     states: torch.Tensor,
     mask: torch.Tensor | None = None,
     most: int = 200,
-    end_first: bool = True,
 ) -> tuple[list[list[int]], torch.Tensor]:
     """The likeliest tokens, one after another.
 
     Args:
         model: multilingual Whisper.
+        vocabulary: of its tokenizer.
         states: (batch, frames, width) of its encoder.
         mask: (batch, frames), true where a row has frames.
         most: tokens at most.
-        end_first: whether a transcript may be empty.
 
     Returns:
         Token ids of each row without prompt and end, and (batch,) the probability of
@@ -41,7 +82,7 @@ def greedy(
 
     batch = states.shape[0]
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    tokens = torch.tensor(PROMPT)[None].repeat(batch, 1)
+    tokens = torch.tensor(vocabulary.prompt)[None].repeat(batch, 1)
     rows: list[list[int]] = [[] for _ in range(batch)]
     done = [False] * batch
     no_speech = torch.zeros(batch)
@@ -50,14 +91,12 @@ def greedy(
         logits = hidden[:, -1] @ model.model.decoder.embed_tokens.weight.T
         if step == 0:
             first = hidden[:, 0] @ model.model.decoder.embed_tokens.weight.T
-            no_speech = first.float().softmax(-1)[:, NO_SPEECH]
-            logits[:, 220] = -torch.inf
-            if not end_first:
-                logits[:, END] = -torch.inf
-        logits[:, END + 1 :] = -torch.inf
+            no_speech = first.float().softmax(-1)[:, vocabulary.no_speech]
+            logits[:, vocabulary.blank] = -torch.inf
+        logits[:, vocabulary.end + 1 :] = -torch.inf
         chosen = logits.argmax(-1)
         for row, token in enumerate(chosen.tolist()):
-            done[row] = done[row] or token == END
+            done[row] = done[row] or token == vocabulary.end
             if not done[row]:
                 rows[row].append(token)
         if all(done):

@@ -13,13 +13,13 @@ from speechmeta.audio import SAMPLE_RATE
 from speechmeta.audio.telephone import over_the_line
 from speechmeta.training.manifest import Clip
 from speechmeta.training.whisper_meta.features import (
-    PADDED_SAMPLES,
+    SAMPLES_PER_FRAME,
     batch_features,
     log_mel,
     padded_wave,
     with_silence,
 )
-from speechmeta.training.whisper_meta.greedy import greedy
+from speechmeta.training.whisper_meta.greedy import greedy, read_vocabulary
 from speechmeta.training.whisper_meta.layers import encode
 from speechmeta.training.whisper_meta.store import AudioStore
 
@@ -60,6 +60,8 @@ def transcribe(
     """
     import torch
 
+    vocabulary = read_vocabulary(tokenizer)
+    most = model.config.max_source_positions * SAMPLES_PER_FRAME
     heard: list[Heard] = []
     waiting = sorted((clip for clip in clips if clip in audio), key=lambda clip: clip.duration)
     while waiting:
@@ -70,16 +72,19 @@ def transcribe(
             batch.append(waiting.pop(0))
         mels = []
         for clip in batch:
-            wave = audio.wave(clip)[:PADDED_SAMPLES]
+            wave = audio.wave(clip)[:most]
             if telephone:
                 wave = over_the_line(wave, SAMPLE_RATE)
-            wave = padded_wave(wave) if trailing is None else with_silence(wave, trailing)
+            wave = (
+                padded_wave(wave, most) if trailing is None else with_silence(wave, trailing, most)
+            )
             mels.append(log_mel(wave, model.config.num_mel_bins))
         features, mask = batch_features(mels)
         with torch.inference_mode():
             states = encode(model.model.encoder, features.to(model.dtype), mask)
-            most = int(12 + 8 * batch[-1].duration)
-            rows, no_speech = greedy(model, states, mask, most=min(most, 220))
+            rows, no_speech = greedy(
+                model, vocabulary, states, mask, most=min(int(12 + 8 * batch[-1].duration), 220)
+            )
         for clip, tokens, silent in zip(batch, rows, no_speech.tolist(), strict=True):
             heard.append(Heard(clip, tokenizer.decode(tokens).strip(), silent))
     return heard

@@ -71,32 +71,32 @@ def lacks_case(words: str | None) -> bool:
 def ask_teacher(
     items: Sequence[Item],
     audio: AudioStore,
-    model_folder: Path,
+    whisper: str,
     folder: Path,
     batch_size: int = 8,
-    seconds: float | None = None,
 ) -> TeacherStore:
     """Runs the padded original over the items that it teaches; goes on where a run ended.
 
     Args:
         items: the plan.
         audio: holds their clips.
-        model_folder: the original Whisper in transformers' layout.
+        whisper: folder or name of the original.
         folder: where states and words are kept.
         batch_size: clips at a time.
-        seconds: stop after so long, for a first look.
     """
     import torch
     from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
-    from speechmeta.training.whisper_meta.greedy import greedy
+    from speechmeta.training.whisper_meta.greedy import greedy, read_vocabulary
     from speechmeta.training.whisper_meta.layers import encode
 
     model = WhisperForConditionalGeneration.from_pretrained(
-        model_folder, dtype=torch.bfloat16, attn_implementation="sdpa"
+        whisper, dtype=torch.bfloat16, attn_implementation="sdpa"
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(whisper)
+    vocabulary = read_vocabulary(tokenizer)
     width = model.config.d_model
+    padded = model.config.max_source_positions * SAMPLES_PER_FRAME
     folder.mkdir(parents=True, exist_ok=True)
     done = TeacherStore(folder, width)
     left = [item for item in items if item.taught and item.name not in done.answers]
@@ -114,9 +114,7 @@ def ask_teacher(
         states_path.touch()
     with states_path.open("r+b") as file, (folder / "teacher.jsonl").open("a") as index:
         for number, batch in enumerate(batches):
-            if seconds is not None and time.monotonic() - begun > seconds:
-                break
-            mels = [log_mel(padded_wave(item.wave(audio)), model.config.num_mel_bins)
+            mels = [log_mel(padded_wave(item.wave(audio), padded), model.config.num_mel_bins)
                     for item in batch]  # fmt: skip
             with torch.inference_mode():
                 states = encode(model.model.encoder, torch.stack(mels).bfloat16())
@@ -124,7 +122,7 @@ def ask_teacher(
                 asked = [row for row, item in enumerate(batch) if _asked(item)]
                 if asked:
                     longest = max(batch[row].samples for row in asked) / 16_000
-                    tokens, _ = greedy(model, states[asked], most=int(10 + 8 * longest))
+                    tokens, _ = greedy(model, vocabulary, states[asked], most=int(10 + 8 * longest))
                     for row, ids in zip(asked, tokens, strict=True):
                         hypotheses[row] = tokenizer.decode(ids).strip()
             for row, item in enumerate(batch):

@@ -8,6 +8,7 @@ decoder's own distribution over them (Kullback-Leibler), so that what it knew is
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +31,19 @@ class Steps:
         encoder_rate, decoder_rate: highest learning rates; up over `warmup` steps, then a cosine
             down to a twentieth.
         states_weight, original_weight: of L2 and of the original's distribution, beside the words.
+        batches: in a step, shared out among the processes where several learn together.
         save_every: steps from checkpoint to checkpoint.
         seed: of what torch draws.
     """
 
     steps: int
     encoder_rate: float = 1e-4
-    decoder_rate: float = 2e-5
+    decoder_rate: float = 3e-5
     warmup: int = 60
     states_weight: float = 3.0
     original_weight: float = 0.5
-    save_every: int = 200
+    batches: int = 2
+    save_every: int = 60
     seed: int = 14
 
 
@@ -154,6 +157,10 @@ class _Tuner(Trainer):
         super().log(logs, *rest, **named)
 
 
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _only(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return rows[0]
 
@@ -164,25 +171,24 @@ def checkpoints(folder: Path) -> Iterator[Path]:
     yield from sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
 
 
-def tune(
-    model_folder: Path, batches: Batches, steps: Steps, folder: Path, resume: bool = False
-) -> Path:
-    """Tunes the Whisper model in `model_folder`; the result lies in `folder/tuned`.
+def tune(whisper: str, batches: Batches, steps: Steps, folder: Path, resume: bool = False) -> Path:
+    """Tunes a Whisper model; the result lies in `folder/tuned`.
 
     Args:
-        model_folder: the original, in transformers' layout; start and teacher at once.
-        batches: one for each step.
+        whisper: folder or name of the original, which is start and teacher at once.
+        batches: `steps.batches` for each step.
         steps: lengths, rates, weights.
         folder: of checkpoints and of the result.
         resume: go on from the newest checkpoint.
     """
-    original = WhisperForConditionalGeneration.from_pretrained(model_folder)
-    model = TaughtWhisper.from_pretrained(model_folder, attn_implementation="sdpa")
+    original = WhisperForConditionalGeneration.from_pretrained(whisper)
+    model = TaughtWhisper.from_pretrained(whisper, attn_implementation="sdpa")
     model.begin(original, steps)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps.steps,
         per_device_train_batch_size=1,
+        gradient_accumulation_steps=max(1, steps.batches // _processes()),
         learning_rate=steps.encoder_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.05},
