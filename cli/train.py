@@ -35,7 +35,11 @@ def train(
         typer.Option("--commercial-only", help="Leave out sources that forbid commercial use."),
     ] = False,
 ) -> None:
-    """Fine-tune a checkpoint on JSONL manifests by LoRA."""
+    """Fine-tune a checkpoint on JSONL manifests.
+
+    A SpeechLLM checkpoint learns by LoRA; `family: whisper_meta` in the config tunes Whisper's
+    ears and words as recipes/whisper_meta does for the bundled checkpoint.
+    """
     import logging
 
     from speechmeta.errors import UsageError
@@ -43,6 +47,15 @@ def train(
 
     from .console import err_console
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from speechmeta.training.whisper_meta.recipe import is_recipe, read_recipe, run_recipe
+
+    if is_recipe(config):
+        # Its rows are always those that are free for commercial use.
+        recipe = read_recipe(config)
+        recipe.output = output or recipe.output
+        err_console().print(f"trained checkpoint: {run_recipe(recipe, resume)}")
+        return
     run = read_config(config)
     if output is not None:
         run.output = output
@@ -52,7 +65,6 @@ def train(
             f"{run.output} holds checkpoints of an earlier run",
             "go on with --resume, or name another folder with --output",
         )
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     from speechmeta.training.finetune.trainer import train as run_training
 
     final = run_training(run, resume)

@@ -126,6 +126,16 @@ class WordsRecipe(_Section):
     short_words: bool = True
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether a config file of `speechmeta train` is for this recipe."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        # Whoever reads it next says what is wrong with it.
+        return False
+    return isinstance(data, dict) and data.get("family") == "whisper_meta"
+
+
 def read_recipe(path: Path) -> WordsRecipe:
     """A recipe from YAML; relative paths are relative to the working folder.
 
@@ -145,7 +155,21 @@ def read_recipe(path: Path) -> WordsRecipe:
 
 
 def run_recipe(recipe: WordsRecipe, resume: bool = False) -> Path:
-    """Everything from decoding to the finished checkpoint, whose folder it gives."""
+    """Everything from decoding to the finished checkpoint, whose folder it gives.
+
+    Args:
+        recipe: all of it.
+        resume: go on from the newest checkpoint of tuning; what was made before tuning is kept
+            in any case.
+
+    Raises:
+        UsageError: the work folder holds checkpoints and `resume` is off, or no clip is left.
+    """
+    if not resume and any((recipe.work / "tuning").glob("checkpoint-*")):
+        raise UsageError(
+            f"{recipe.work} holds checkpoints of an earlier run",
+            "go on with --resume, or name another work folder",
+        )
     import torch
     from transformers import WhisperForConditionalGeneration
 
@@ -245,6 +269,3 @@ def _plan(recipe: WordsRecipe, items: Sequence[Item]) -> list[list[Draw]]:
         rest = (section.steps - first) * count
         plan += plan_batches(items, later, rest, section.batch_seconds, recipe.seed + 1)
     return plan
-
-
-__all__ = ["Source", "StepsSection", "WordsRecipe", "prepare", "read_recipe", "run_recipe"]
