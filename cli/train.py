@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,8 @@ def train(
     """Fine-tune a checkpoint on JSONL manifests.
 
     A SpeechLLM checkpoint learns by LoRA; `family: whisper_meta` in the config tunes Whisper's
-    ears and words as recipes/whisper_meta does for the bundled checkpoint.
+    ears and words as recipes/whisper_meta does for the bundled checkpoint, and
+    `whisper_meta_heads` fits label heads on them.
     """
     import logging
 
@@ -55,6 +57,17 @@ def train(
         recipe = read_recipe(config)
         recipe.output = output or recipe.output
         err_console().print(f"trained checkpoint: {run_recipe(recipe, resume)}")
+        return
+    from speechmeta.training.whisper_meta.heads_recipe import (
+        is_heads_recipe,
+        read_heads_recipe,
+        run_heads,
+    )
+
+    if is_heads_recipe(config):
+        heads = read_heads_recipe(config)
+        heads = replace(heads, checkpoint=output or heads.checkpoint)
+        err_console().print(f"heads of: {run_heads(heads)}")
         return
     run = read_config(config)
     if output is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.telephone import AMR_BIT_RATES, lose_packets, over_the_line
 from speechmeta.training.augment import add_noise, add_reverb, non_speech
 from speechmeta.training.whisper_meta.features import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.training.manifest import Clip
 from speechmeta.training.whisper_meta.store import AudioStore
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.telephone import over_the_line
 from speechmeta.training.manifest import Clip
 from speechmeta.training.whisper_meta.features import (

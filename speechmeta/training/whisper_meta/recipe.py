@@ -126,14 +126,19 @@ class WordsRecipe(_Section):
     short_words: bool = True
 
 
-def is_recipe(path: Path) -> bool:
-    """Whether a config file of `speechmeta train` is for this recipe."""
+def family(path: Path) -> str | None:
+    """What a config file of `speechmeta train` names as its `family`; None where nothing."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         # Whoever reads it next says what is wrong with it.
-        return False
-    return isinstance(data, dict) and data.get("family") == "whisper_meta"
+        return None
+    return data.get("family") if isinstance(data, dict) else None
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a config file of `speechmeta train` is for this recipe."""
+    return family(path) == "whisper_meta"
 
 
 def read_recipe(path: Path) -> WordsRecipe:

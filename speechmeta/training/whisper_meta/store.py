@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechmeta.audio import SAMPLE_RATE, load_audio
+from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.errors import AudioError
 from speechmeta.training.manifest import Clip
 
