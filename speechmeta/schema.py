@@ -367,6 +367,18 @@ class Coverage(BaseModel):
     skipped_seconds: float
 
 
+class RedactedSpan(BaseModel):
+    """Seconds of the file in which something private was said; `turn` counts from 0.
+
+    Without times of words it is the whole turn.
+    """
+
+    turn: int
+    start: float
+    end: float
+    mark: str
+
+
 class CallReport(BaseModel):
     """The document of `speechmeta analyze FILE --json`."""
 
@@ -377,4 +389,6 @@ class CallReport(BaseModel):
     speakers: list[SpeakerSummary] = Field(default_factory=list)
     conversation: Conversation = Field(default_factory=Conversation)
     coverage: Coverage
+    redactions: list[RedactedSpan] | None = None
+    """None where no redaction was asked for."""
     warnings: list[_FileText] = Field(default_factory=list)

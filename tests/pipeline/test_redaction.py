@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from speechmeta.pipeline.redaction import is_card, redact, redact_report, redact_words
+from speechmeta.errors import UsageError
+from speechmeta.pipeline.redaction import redact, redact_report, redact_words
+from speechmeta.pipeline.redaction.audio import Cover, write_redacted
+from speechmeta.pipeline.redaction.numbers import is_card
 from speechmeta.schema import (
     AudioInfo,
     CallReport,
     Coverage,
     ModelInfo,
+    RedactedSpan,
     SpeakerMeta,
     Turn,
     Word,
@@ -36,10 +46,27 @@ from speechmeta.schema import (
         ("four two four two four two four two", "[DIGITS]"),
         ("my number is oh seven double five three nine", "my number is [DIGITS]"),
         ("triple eight four", "[DIGITS]"),
-        ("pin: Four, two. Four - two!", "pin: [DIGITS]!"),
+        ("pin: Four, two. Four - two!", "pin: [CODE]!"),
         ("nineteen eighty four", "[DIGITS]"),
         ("that is 4 2 4 2", "that is [DIGITS]"),
         ("four two uh four two", "[DIGITS]"),
+        ("forty one eleven eleven eleven eleven eleven eleven eleven", "[CARD]"),
+        ("two fives three sixes one", "[DIGITS]"),
+        ("4111\u20131111\u20131111\u20131111", "[CARD]"),
+        ("4111, 1111, 1111, 1112 yes", "[DIGITS] yes"),
+        ("four\u200b two sev\u200ben one", "[DIGITS]"),
+        ("four for two won ate three", "[DIGITS]"),
+        ("the cvv is 319", "the cvv is [CODE]"),
+        ("319 is the security code", "[CODE] is the security code"),
+        ("sort code 20-00-00", "sort code [SORT_CODE]"),
+        ("social security number 123-45-6789", "social security number [SSN]"),
+        ("born on the third of May nineteen eighty", "born on the [DATE_OF_BIRTH]"),
+        ("my postcode is SW1A 1AA", "my postcode is [POSTCODE]"),
+        ("postcode s w one a one a a", "postcode [POSTCODE]"),
+        ("pay GB29 NWBK 6016 1331 9268 19", "pay [IBAN]"),
+        ("it's j o h n dot smith at gmail dot com thanks", "it's [EMAIL] thanks"),
+        ("john smith at gmail dot com", "[EMAIL]"),
+        ("order #42718", "order [DIGITS]"),
         ("five five five oh one oh four and jo@example.com", "[DIGITS] and [EMAIL]"),
         ("one 2 three 4", "[DIGITS]"),
         ("it is 4242, 4242, 4242, 4242, thanks", "it is [CARD], thanks"),
@@ -67,6 +94,12 @@ def test_private_text_is_replaced(text: str, expected: str) -> None:
         "order 66 of 2024",
         "between ten and twenty people",
         "two hundred and twenty five pounds",
+        "between nine thirty to five thirty we are open",
+        "it costs $45.99 or 1,200 pounds",
+        "300, 400 and 500 megabit plans",
+        "press one for sales, two for support, three for billing",
+        "version 2.4.1 is out",
+        "on March 3rd 2024",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -89,7 +122,7 @@ def words(text: str) -> list[Word]:
 
 def test_words_of_a_find_become_one() -> None:
     found = redact_words(words("my pin is four two four two, okay"))
-    assert [word.word for word in found] == ["my", "pin", "is", "[DIGITS],", "okay"]
+    assert [word.word for word in found] == ["my", "pin", "is", "[CODE],", "okay"]
     assert (found[3].start, found[3].end) == (3.0, 6.5)
     assert found[3].score == pytest.approx(0.84)
     assert redact_words([]) == []
@@ -98,6 +131,92 @@ def test_words_of_a_find_become_one() -> None:
 def test_words_and_transcript_agree() -> None:
     text = "call 555 0104 or jo.smith at example dot com, pin one two three four."
     assert " ".join(word.word for word in redact_words(words(text))) == redact(text)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (
+            [("c", "four two seven"), ("a", "okay"), ("c", "one nine two")],
+            ["[DIGITS]", "okay", "[DIGITS]"],
+        ),
+        (
+            [("c", "four two seven"), ("a", "four two seven, okay"), ("c", "nine one one")],
+            ["[DIGITS]", "[DIGITS], okay", "[DIGITS]"],
+        ),
+        (
+            [("c", "four two seven five"), ("c", "no, sorry, six")],
+            ["[DIGITS]", "no, sorry, [DIGITS]"],
+        ),
+        (
+            [("a", "your security code?"), ("c", "three one nine")],
+            ["your security code?", "[CODE]"],
+        ),
+        (
+            [("a", "date of birth please"), ("c", "third of may nineteen eighty")],
+            ["date of birth please", "[DATE_OF_BIRTH]"],
+        ),
+        (
+            [("c", "my email is john smith"), ("c", "at gmail dot com")],
+            ["my email is [EMAIL]", "[EMAIL]"],
+        ),
+        ([("a", "for two people"), ("c", "at seven")], ["for two people", "at seven"]),
+    ],
+)
+def test_what_goes_over_turns(parts: list[tuple[str, str]], expected: list[str]) -> None:
+    report = redact_report(report_of(*((3.0 * i, *part) for i, part in enumerate(parts))))
+    assert [turn.meta.transcript for turn in report.turns] == expected
+
+
+DIGIT_NAMES = "zero one two three four five six seven eight nine".split()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    digits=st.lists(st.integers(0, 9), min_size=7, max_size=16),
+    between=st.lists(
+        st.text("uhmyeaok,.-\u2013\u2026\u200b ;:/", max_size=6), min_size=16, max_size=16
+    ),
+)
+def test_no_separator_lets_a_number_through(digits: list[int], between: list[str]) -> None:
+    text = "".join(
+        f"{DIGIT_NAMES[digit]} {gap} " for digit, gap in zip(digits, between, strict=False)
+    )
+    assert not re.search(r"\b(?:" + "|".join(DIGIT_NAMES) + r")\b", redact(text))
+
+
+def test_times_of_what_was_said_are_given() -> None:
+    report = redact_report(report_of((0.0, "c", "my pin is four two seven one, thanks")))
+    assert report.redactions is not None
+    assert [(span.turn, span.start, span.end, span.mark) for span in report.redactions] == [
+        (0, pytest.approx(0.3), pytest.approx(0.7), "[CODE]")
+    ]
+    without = redact_report(report_of((0.0, "c", "my pin is four two seven one")), keep_words=False)
+    assert without.turns[0].words is None
+    assert without.redactions == [*report.redactions]
+
+
+@pytest.mark.parametrize("filling", ["silence", "beep"])
+def test_sound_of_what_was_said_is_covered(filling: Cover, tmp_path: Path) -> None:
+    rate = 8000
+    loud = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4 * rate)).astype(np.float32)
+    source, target = tmp_path / "call.wav", tmp_path / "clean.wav"
+    soundfile.write(source, loud.T, rate, subtype="PCM_16")
+    span = RedactedSpan(turn=0, start=1.0, end=2.0, mark="[CODE]")
+    write_redacted(source, target, [span], filling)
+    before, _ = soundfile.read(source, dtype="float32")
+    after, read_rate = soundfile.read(target, dtype="float32")
+    assert (read_rate, after.shape) == (rate, before.shape)
+    first, last = int(0.75 * rate), int(2.25 * rate)
+    np.testing.assert_allclose(after[:first], before[:first], atol=1e-4)
+    np.testing.assert_allclose(after[last:], before[last:], atol=1e-4)
+    covered = after[first:last]
+    assert np.abs(covered).max() <= (0.0 if filling == "silence" else 0.101)
+    assert (
+        abs(np.corrcoef(covered[:, 0], before[first:last, 0])[0, 1] if covered.any() else 0) < 0.1
+    )
+    with pytest.raises(UsageError):
+        write_redacted(source, source, [span], filling)
 
 
 def test_report_has_nothing_left() -> None:
@@ -160,13 +279,13 @@ def test_numbers_that_go_on_in_the_next_turn() -> None:
     )
     texts = [turn.meta.transcript for turn in report.turns]
     assert texts == [
-        "It is [CARD]", "Yes.", "[CARD]", "[CARD], that is it.", "so 4242", "and two of us",
+        "It is [CARD].", "Yes.", "[CARD].", "[CARD], that is it.", "so 4242", "and two of us",
         "[PHONE]",
     ]  # fmt: skip
     for turn in report.turns:
         assert " ".join(word.word for word in turn.words or []) == turn.meta.transcript
     # Long after, the same digits are another number.
-    apart = redact_report(report_of((0.0, "a", "it is four two"), (8.0, "a", "four two")))
+    apart = redact_report(report_of((0.0, "a", "it is four two"), (14.0, "a", "four two")))
     assert [turn.meta.transcript for turn in apart.turns] == ["it is four two", "four two"]
     near = redact_report(report_of((0.0, "a", "it is four two"), (3.0, "a", "four two")))
     assert [turn.meta.transcript for turn in near.turns] == ["it is [DIGITS]", "[DIGITS]"]
