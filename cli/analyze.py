@@ -77,22 +77,50 @@ def analyze(
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
+    redact_audio: Annotated[
+        Path | None,
+        typer.Option(
+            "--redact-audio",
+            help="Write the recording to this WAV file with everything private silenced; "
+            "implies --redact. For one recording.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = None,
+    beep: Annotated[
+        bool,
+        typer.Option(
+            "--beep",
+            help="With --redact-audio: a tone in place of silence.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
     quiet: options.Quiet = False,
     *,
     call: CallOptions,
     model: ModelOptions,
 ) -> int:
     """Say of each recording who speaks when, what is said, and how the voices sound."""
-    outputs = _plan_outputs(files, output_dir, output_format, overwrite)
+    replaced = overwrite and (output_dir is not None or redact_audio is None)
+    outputs = _plan_outputs(files, output_dir, output_format, replaced)
+    if redact_audio is not None:
+        _check_redact_audio(files, redact_audio, overwrite)
+        call = call.updated({"redact": True})
+    elif beep:
+        raise UsageError("--beep needs --redact-audio", "add --redact-audio OUT.wav")
     from speechmeta.pipeline.analyzer import Analyzer
+    from speechmeta.pipeline.redaction.audio import Cover, write_redacted
     from speechmeta.schema import FIELDS
 
     analyzer = Analyzer(**dict(model))
+    cover: Cover = "beep" if beep else "silence"
 
     def one(path: str) -> CallReport:
         report = analyzer.analyze_call(path, call)
         for writer, target in outputs.get(path, []):
             writer.write(report, target, overwrite=overwrite)
+        if redact_audio is not None:
+            write_redacted(path, redact_audio, report.redactions or [], cover)
         return report
 
     codes = []
@@ -176,6 +204,15 @@ def _plan_outputs(
             if os.path.lexists(target):
                 raise OutputError(f"{target} exists", "add --overwrite, or choose another folder")
     return planned
+
+
+def _check_redact_audio(files: Sequence[str], target: Path, overwrite: bool) -> None:
+    from speechmeta.errors import OutputError
+
+    if len(files) > 1:
+        raise UsageError("--redact-audio writes one recording", "analyse the recordings one by one")
+    if os.path.lexists(target) and not overwrite:
+        raise OutputError(f"{target} exists", "add --overwrite, or name another file")
 
 
 def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool) -> None:

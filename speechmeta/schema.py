@@ -389,6 +389,8 @@ class CallReport(BaseModel):
     speakers: list[SpeakerSummary] = Field(default_factory=list)
     conversation: Conversation = Field(default_factory=Conversation)
     coverage: Coverage
-    redactions: list[RedactedSpan] | None = None
-    """None where no redaction was asked for."""
+    redactions: list[RedactedSpan] | None = Field(
+        default=None, exclude_if=lambda spans: spans is None
+    )
+    """Absent where no redaction was asked for."""
     warnings: list[_FileText] = Field(default_factory=list)

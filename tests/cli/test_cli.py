@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,22 @@ def test_output_files(
     assert run_cli("analyze", call, "-o", folder, "--overwrite").code == 0
     (tmp_path / "file").write_text("")
     assert run_cli("analyze", call, "-o", tmp_path / "file").code == 1
+
+
+def test_redacted_audio_is_written_once(
+    run_cli: RunCli, made: list[Any], call: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "clean.wav"
+    result = run_cli("analyze", call, "--json", "--redact-audio", target)
+    assert result.code == 0
+    assert json.loads(result.stdout)["redactions"] == []
+    with wave.open(str(target)) as file:
+        assert (file.getframerate(), file.getnframes()) == (8000, 16000)
+    assert run_cli("analyze", call, "--redact-audio", target).code == 1
+    assert run_cli("analyze", call, "--redact-audio", target, "--overwrite", "--beep").code == 0
+    assert run_cli("analyze", call, call, "--redact-audio", tmp_path / "x.wav").code == USAGE
+    assert run_cli("analyze", call, "--beep").code == USAGE
+    assert run_cli("analyze", call, "--redact-audio", call, "--overwrite").code == USAGE
 
 
 def test_model_errors_are_one_line(run_cli: RunCli, call: Path, tmp_path: Path) -> None:
