@@ -22,7 +22,7 @@ import numpy as np
 
 from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.audio.telephone import over_the_line
-from speechmeta.diarization.embeddings import ENCODER, load_embedder
+from speechmeta.diarization.selection import ENCODER, load_embedder
 from speechmeta.eval.metrics.der import DiarizationError, diarization_error
 from speechmeta.models.speechllm import load_model
 from speechmeta.pipeline.options import CallOptions

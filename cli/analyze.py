@@ -224,7 +224,7 @@ def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool)
         assert isinstance(writer, TextWriter)
         print(writer.text(outcome), end="", flush=True)
     elif several:
-        from speechmeta.batch.job import error_record
+        from speechmeta.writers.failure import error_record
         from speechmeta.writers.files import printable
 
         record = error_record(printable(path), outcome)

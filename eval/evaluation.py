@@ -18,10 +18,10 @@ from speechmeta.version import __version__
 
 from .metrics.score import score_records
 from .options import EvalOptions
-from .readers.labels import fold
+from .readers.label_maps import fold
 from .readers.registry import read_dataset
 from .reports.output import OutputPaths, write_report
-from .reports.published import published_table
+from .reports.published_table import published_table
 from .run import Journal, Progress, RunOptions, run
 from .systems import label_sets_of
 from .telephone import CONDITION

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from speechmeta.errors import DatasetError, SpeechMetaError, UsageError
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS, LABEL_FIELDS, check_fields
 
-from .readers.labels import LabelMapper
-from .readers.registry import read_lines
+from .readers.label_maps import LabelMapper
+from .readers.source_files import read_lines
 from .types import Clip, Prediction, Value
 
 if TYPE_CHECKING:

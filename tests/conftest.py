@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from speechmeta.pipeline.analyzer import Analyzer
@@ -22,6 +23,9 @@ BUNDLED = ROOT / "speechmeta" / "checkpoints" / "bundled"
 # The model runs on whatever the machine has; tests compare numbers, so they all see the same.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A busy machine makes no test fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # No test reaches for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -23,7 +23,7 @@ from ..types import Record, Value
 from .bootstrap import interval, ratio
 from .labelscores import LabelCase, score_labels
 from .normalizers import Normalizer
-from .text import EditCounts, character_counts, total, word_counts
+from .word_errors import EditCounts, character_counts, total, word_counts
 
 MIN_GROUP = 20
 """Groups of fewer clips are shown, but take no part in the gap between best and worst."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from speechmeta.errors import DatasetError
 
 from ..types import Clip, Dataset
-from .labels import LabelMapper
-from .registry import choose_split, find_root, read_table
+from .label_maps import LabelMapper
+from .source_files import choose_split, find_root, read_table
 
 NOT_SPLITS = frozenset(
     ("reported", "validated_sentences", "unvalidated_sentences", "clip_durations")

@@ -14,8 +14,8 @@ from pathlib import Path
 from speechmeta.errors import DatasetError, UsageError
 
 from ..types import Clip, Dataset
-from .labels import LabelMapper
-from .registry import choose_split, find_root, read_lines
+from .label_maps import LabelMapper
+from .source_files import choose_split, find_root, read_lines
 
 CLASSES = {
     4: ("Happy", "Sad", "Anger", "Neutral"),

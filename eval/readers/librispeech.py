@@ -11,8 +11,8 @@ from pathlib import Path
 from speechmeta.errors import DatasetError
 
 from ..types import Clip, Dataset
-from .labels import LabelMapper
-from .registry import choose_split, find_root, read_lines
+from .label_maps import LabelMapper
+from .source_files import choose_split, find_root, read_lines
 
 SPLITS = (
     "test-clean",

@@ -1,9 +1,8 @@
-"""The data sets by name, and what the readers share."""
+"""The data sets by name."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,9 +76,9 @@ def _reader(name: str, classes: int | None) -> Callable[[Path, str | None], Data
         from .mswc import read_mswc
 
         return read_mswc
-    from .manifest import read_manifest
+    from .jsonl import read_jsonl
 
-    return read_manifest
+    return read_jsonl
 
 
 def _check_ids(dataset: Dataset) -> None:
@@ -91,62 +90,3 @@ def _check_ids(dataset: Dataset) -> None:
                 "every clip needs a name of its own",
             )
         seen.add(clip.id)
-
-
-def find_root(path: Path, marks: Sequence[str], inside: Sequence[str]) -> Path | None:
-    """The first of `path` and the folders `inside` it (glob patterns) that has a mark.
-
-    Args:
-        marks: glob patterns of what the data set's root contains.
-    """
-    candidates = [path, *(found for pattern in inside for found in sorted(path.glob(pattern)))]
-    for candidate in candidates:
-        if candidate.is_dir() and any(next(candidate.glob(mark), None) for mark in marks):
-            return candidate
-    return None
-
-
-def choose_split(split: str | None, known: Sequence[str], default: str) -> str:
-    """The asked split, or the default.
-
-    Raises:
-        UsageError: the distribution has no such split.
-    """
-    chosen = default if split is None else split
-    if chosen not in known:
-        raise UsageError(
-            f"there is no split {chosen!r}", f"found {', '.join(known) if known else 'none'}"
-        )
-    return chosen
-
-
-def read_table(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a TSV or CSV file with a header; missing cells are empty.
-
-    Raises:
-        DatasetError: the file cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(
-                file,
-                delimiter=delimiter,
-                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-                restval="",
-            )
-            for row in reader:
-                yield reader.line_num, {key: row[key] or "" for key in row if key is not None}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"cannot read {path}: {error}", "check the file") from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        DatasetError: the file cannot be read as UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {error}", "check the file") from error

@@ -52,8 +52,8 @@ def write_report(
     Raises:
         OutputError: a file cannot be written.
     """
-    from .html import render_html
     from .markdown import render_markdown
+    from .page import render_html
 
     _write(paths.report, report_json(report))
     _write(paths.markdown, render_markdown(report))

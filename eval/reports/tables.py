@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .published import COLUMNS
+from .published_table import COLUMNS
 
 NOTHING = "n/a"
 

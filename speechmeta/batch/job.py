@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.errors import AudioError, SpeechMetaError
+from speechmeta.errors import AudioError
 from speechmeta.schema import CallReport, ModelInfo
 from speechmeta.writers.files import output_error, printable
 from speechmeta.writers.peaks import Peaks
@@ -248,14 +248,3 @@ class ModelTask:
 def spill_path(folder: Path, call: int) -> str:
     """Where the turns of one call are spilled to."""
     return str(folder / f"{call}.f32")
-
-
-def error_record(path: str, error: SpeechMetaError | tuple[str, str]) -> dict[str, Any]:
-    """The line of `results.jsonl` for a file that failed."""
-    if isinstance(error, SpeechMetaError):
-        kind, message, hint = type(error).__name__, error.message, error.hint
-    else:
-        kind, message, hint = error[0], " ".join(error[1].split()), ""
-    # Messages may quote names that are not UTF-8.
-    texts = {"type": kind, "message": printable(message), "hint": printable(hint)}
-    return {"audio": {"path": path}, "error": texts}

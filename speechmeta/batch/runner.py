@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from speechmeta.batch.discovery import Discovery, find_audio
-from speechmeta.batch.job import Job, ModelSource, error_record
+from speechmeta.batch.job import Job, ModelSource
 from speechmeta.batch.journal import (
     STATE_FOLDER,
     Counts,
@@ -35,6 +35,7 @@ from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError
 from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter, get_writer
+from speechmeta.writers.failure import error_record
 from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
 from speechmeta.writers.parquet import write_turns
 from speechmeta.writers.peaks import Peaks

@@ -17,7 +17,10 @@ from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.audio.types import FloatArray
 from speechmeta.chat.messages import AudioInput
 from speechmeta.errors import SpeechMetaError
-from speechmeta.models.desta2.chunking import (
+from speechmeta.models.desta2.loading import quiet_transformers
+from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
+from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, DestaProcessor
+from speechmeta.models.desta2.windows import (
     WINDOW_SAMPLES,
     Window,
     mono_16k,
@@ -25,9 +28,6 @@ from speechmeta.models.desta2.chunking import (
     speech_spans,
     split_windows,
 )
-from speechmeta.models.desta2.loading import quiet_transformers
-from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
-from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, DestaProcessor
 
 # What the published DeSTA2.5 code lets Whisper write for 30 s; it is cut there without a word.
 _REFERENCE_TRANSCRIPT_TOKENS = 128

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix, unit
 from speechmeta.errors import UsageError
-from speechmeta.segmentation.turns import Speech, quietest
+from speechmeta.segmentation.chunking import quietest
+from speechmeta.segmentation.turns import Speech
 
 WINDOW_SECONDS = 1.5
 HOP_SECONDS = 0.75

@@ -23,17 +23,8 @@ Matrix = npt.NDArray[np.float64]
 
 SAMPLE_RATE = 16_000
 
-VOICEPRINT = "voiceprint"
-"""The name of the default: the package's own projection of the spectrum."""
-
-ENCODER = "encoder"
-"""The name of the encoder of the checkpoint that analyses the call."""
-
 PROJECTION_FILE = "speaker_projection.safetensors"
 """A trained projection; beside a checkpoint's weights that of its encoder."""
-
-PACKAGED = Path(__file__).parents[1] / "checkpoints"
-"""Where the projection of the voiceprint lies."""
 
 CEPSTRA_LAYER = -1
 """The `layer` of a projection of cepstra in place of a hidden state."""
@@ -319,40 +310,6 @@ class VerificationEmbedder:
         inputs = self._extractor(list(clips), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         values = inputs["input_values"].to(self._model.device)
         return list(self._model(input_values=values).embeddings.float().cpu().numpy())
-
-
-def load_embedder(
-    name: str | None, model: Any = None, processor: Any = None, local_files_only: bool = False
-) -> Embedder:
-    """The embedder by its name on the command line.
-
-    Args:
-        name: None or `voiceprint` for the package's own; `encoder` for the encoder of
-            `model`; else a hub id or folder of a speaker verification model.
-        model, processor: the checkpoint that analyses the call.
-
-    Raises:
-        ModelError: it cannot be loaded, or the checkpoint has no encoder for it.
-    """
-    if name in (None, VOICEPRINT):
-        from speechmeta.diarization.voiceprint import VoiceprintEmbedder
-
-        own = SpeakerProjection.load(PACKAGED)
-        if own is None:
-            raise ModelError(f"{PACKAGED / PROJECTION_FILE} is missing", "install speechmeta again")
-        return VoiceprintEmbedder(own)
-    if name != ENCODER:
-        return VerificationEmbedder(
-            str(name), getattr(model, "device", None) or "cpu", local_files_only
-        )
-    if processor is None or getattr(model, "audio_tower", None) is None:
-        raise ModelError(
-            "this checkpoint has no encoder that gives speaker embeddings",
-            "leave --speaker-model out, or name a speaker verification model",
-        )
-    folder = Path(str(getattr(model.config, "name_or_path", "") or ""))
-    projection = SpeakerProjection.load(folder) if folder.is_dir() else None
-    return EncoderEmbedder(model, processor, projection=projection)
 
 
 def unit(vectors: Matrix) -> Matrix:

@@ -241,11 +241,11 @@ class Analyzer:
         """What makes the embedder that tells speakers apart, when one is needed.
 
         Args:
-            speaker_model: see `speechmeta.diarization.embeddings.load_embedder`.
+            speaker_model: see `speechmeta.diarization.selection.load_embedder`.
         """
 
         def make() -> Embedder:
-            from speechmeta.diarization.embeddings import load_embedder
+            from speechmeta.diarization.selection import load_embedder
 
             return load_embedder(
                 speaker_model,

@@ -24,11 +24,11 @@ from speechmeta.errors import UsageError
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.schema import AudioInfo
 from speechmeta.segmentation.channels import Signal
+from speechmeta.segmentation.chunking import divide
 from speechmeta.segmentation.turns import (
     Span,
     Speech,
     TurnOptions,
-    divide,
     find_turns,
 )
 from speechmeta.segmentation.voice_activity import Hearing, hear, signal_rows

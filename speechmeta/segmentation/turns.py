@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from speechmeta.audio.types import FloatArray
+from speechmeta.segmentation.chunking import divide
 from speechmeta.settings import OptionError, Options, option
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,7 +31,6 @@ a telephone recording may have been saved at that rate.
 LEVELS_PER_WINDOW = 4
 """Levels are kept for every 8 ms, four to a window of the speech detector."""
 
-_SMOOTHING_LEVELS = 5
 _PANEL = "Turns and speakers"
 
 
@@ -196,39 +196,6 @@ def find_turns(
         for start, end in divide(turn.start, turn.end, limit, levels, hop)
     ]
     return FoundTurns(tuple(_with_context(parts, options, rate, samples)), skipped)
-
-
-def quietest(levels: FloatArray, hop: int, earliest: int, latest: int) -> int:
-    """The sample from `earliest` to `latest` around which 40 ms are the quietest.
-
-    Args:
-        levels: mean power of every `hop` samples.
-    """
-    first = min(earliest // hop, len(levels) - 1)
-    last = max(first + 1, min(latest // hop, len(levels)))
-    reach = _SMOOTHING_LEVELS // 2
-    lower = max(0, first - reach)
-    padded = np.pad(levels[lower : last + reach], reach, mode="edge")
-    smooth = np.convolve(padded, np.full(_SMOOTHING_LEVELS, 1 / _SMOOTHING_LEVELS), mode="valid")
-    best = first + int(np.argmin(smooth[first - lower : last - lower]))
-    return int(np.clip(best * hop + hop // 2, earliest, latest))
-
-
-def divide(
-    start: int, end: int, limit: int, levels: FloatArray, hop: int
-) -> Iterator[tuple[int, int]]:
-    """Pieces no longer than `limit` samples, cut at the quietest points, without gaps.
-
-    Args:
-        levels: mean power of every `hop` samples.
-    """
-    while end - start > limit:
-        # The rest is never shorter than a quarter of the limit.
-        latest = min(start + limit, end - limit // 4)
-        cut = quietest(levels, hop, start + limit // 2, latest)
-        yield start, cut
-        start = cut
-    yield start, end
 
 
 def _with_context(

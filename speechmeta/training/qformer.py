@@ -19,7 +19,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from speechmeta.audio.loading import load_audio
 from speechmeta.decoding.inputs import out_of_memory
 from speechmeta.errors import DatasetError, ModelError, SpeechMetaError, UsageError
-from speechmeta.models.desta2.chunking import mono_16k, split_windows
 from speechmeta.models.desta2.loading import find_checkpoint, load_desta, quiet_transformers
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, ChatTurn, DestaProcessor
@@ -29,6 +28,7 @@ from speechmeta.models.desta2.published import (
     read_config,
     save_published,
 )
+from speechmeta.models.desta2.windows import mono_16k, split_windows
 
 IGNORED = -100
 """Label of positions that carry no loss: all but the response."""

@@ -15,13 +15,12 @@ them (by name) gave.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from speechmeta.errors import DatasetError
+from speechmeta.training.manifest import read_rows
 
 Half = Literal["tune", "test"]
 HALVES: tuple[Half, ...] = ("tune", "test")
@@ -55,20 +54,11 @@ def read_halves(manifest: Path) -> dict[Path, Half]:
     """The half of each clip of a manifest by the path of its audio.
 
     Raises:
-        DatasetError: the manifest cannot be read or a line is not an object with `audio`.
+        DatasetError: the manifest cannot be read, or a line is not an object with audio.
     """
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-        halves = assign_halves(rows)
-        return {
-            manifest.parent / row["audio"]: half for row, half in zip(rows, halves, strict=True)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"cannot split the manifest {manifest}: {type(error).__name__}: {error}",
-            "each line is a JSON object with at least audio",
-        ) from error
+    rows = list(read_rows(manifest))
+    halves = assign_halves([row.keys for row in rows])
+    return {row.audio: half for row, half in zip(rows, halves, strict=True)}
 
 
 def _dataset(row: Mapping[str, Any]) -> str:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from speechmeta.batch.discovery import Discovery, FoundFile, find_audio, looks_like_audio
-from speechmeta.batch.job import SpilledTurn, error_record
+from speechmeta.batch.job import SpilledTurn
 from speechmeta.batch.journal import STATE_FOLDER, Journal
 from speechmeta.batch.scheduling import TurnQueue
 from speechmeta.batch.summary import summarize
 from speechmeta.batch.workers import Ask, Done, Pool, ProcessPool, ThreadPool, WorkerCrash
 from speechmeta.errors import AudioError, OutputError, UsageError
+from speechmeta.writers.failure import error_record
 
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt "
 MP3 = bytes([0xFF, 0xFB, 0x90, 0x64]) + bytes(413) + bytes([0xFF, 0xFB, 0x90, 0x64]) + bytes(413)

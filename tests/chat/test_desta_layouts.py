@@ -15,11 +15,11 @@ from transformers import LlamaConfig, WhisperConfig
 from speechmeta.chat.model import ChatModel
 from speechmeta.errors import ModelError, SpeechMetaError, UsageError
 from speechmeta.models.desta2 import DestaConfig
-from speechmeta.models.desta2.chunking import speech_spans, split_windows
 from speechmeta.models.desta2.loading import load_desta, quantization_config
 from speechmeta.models.desta2.modeling_desta2 import DestaConnector, DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import ChatTurn
 from speechmeta.models.desta2.published import load_published, save_published
+from speechmeta.models.desta2.windows import speech_spans, split_windows
 
 SHAPES = [
     Shape("desta2", 1, adds_bos=False, prompt_size=3),

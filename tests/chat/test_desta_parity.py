@@ -14,7 +14,7 @@ from speechmeta.audio.loading import load_audio
 from speechmeta.chat.model import ChatModel, ChatReply
 from speechmeta.decoding.chat_loop import SamplingOptions
 from speechmeta.errors import UsageError
-from speechmeta.models.desta2.chunking import reference_16k, speech_spans
+from speechmeta.models.desta2.windows import reference_16k, speech_spans
 
 Expected = tuple[Path, dict[str, Any], dict[str, np.ndarray]]
 MODELS: dict[tuple[str, str], ChatModel] = {}

@@ -19,9 +19,9 @@ from speechmeta.diarization.embeddings import (
     EncoderEmbedder,
     SpeakerProjection,
     VerificationEmbedder,
-    load_embedder,
     unit,
 )
+from speechmeta.diarization.selection import load_embedder
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.eval.metrics.der import diarization_error
 from speechmeta.models.speechllm.conformer import LogMelConformerConfig, LogMelConformerModel

@@ -18,9 +18,9 @@ from voices import SENTENCES, speak
 from speechmeta.diarization.embeddings import (
     EncoderEmbedder,
     SpeakerProjection,
-    load_embedder,
     unit,
 )
+from speechmeta.diarization.selection import load_embedder
 from speechmeta.errors import DatasetError
 from speechmeta.training.speakers import equal_error, fit_projection, main
 

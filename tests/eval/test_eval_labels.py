@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechmeta.errors import DatasetError
-from speechmeta.eval.readers.labels import (
+from speechmeta.eval.readers.label_maps import (
     COLUMNS,
     LabelMapper,
     load_table,

@@ -16,7 +16,13 @@ from speechmeta.eval.metrics.bootstrap import interval, ratio
 from speechmeta.eval.metrics.labelscores import LabelCase, calibration, risk_coverage, score_labels
 from speechmeta.eval.metrics.normalizers import NORMALIZERS, load_normalizer
 from speechmeta.eval.metrics.score import score_records
-from speechmeta.eval.metrics.text import EditCounts, aligned, character_counts, total, word_counts
+from speechmeta.eval.metrics.word_errors import (
+    EditCounts,
+    aligned,
+    character_counts,
+    total,
+    word_counts,
+)
 from speechmeta.eval.types import Record, Value
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS
 

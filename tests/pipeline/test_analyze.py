@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from speechmeta.decoding.joining import join_records
 from speechmeta.errors import AudioError, DecodingError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS, CallReport, SpeakerMeta
-from speechmeta.segmentation.chunking import cut_quietly
 
 
 @pytest.fixture
@@ -102,16 +100,6 @@ def test_long_audio_is_heard_to_its_end(analyzer: Analyzer) -> None:
     assert max(lengths) <= 30 * 16000
     assert 25 * 16000 <= lengths[0] <= 26 * 16000, "cut in the pause"
     assert meta.transcript == " ".join(f"{n / 16000:.1f} seconds" for n in lengths)
-
-
-def test_cut_quietly_leaves_nothing_out() -> None:
-    wave = np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
-    for seconds in (0.5, 1.0, 6.0, 10.0):
-        bounds = cut_quietly(wave, seconds)
-        assert bounds[0][0] == 0
-        assert bounds[-1][1] == len(wave)
-        assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
-        assert all(0 < end - start <= seconds * 16000 for start, end in bounds)
 
 
 def test_joined_labels_are_weighted_by_length() -> None:

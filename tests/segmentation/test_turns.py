@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmeta.errors import UsageError
+from speechmeta.segmentation.chunking import quietest
 from speechmeta.segmentation.turns import (
     Speech,
     TurnOptions,
-    divide,
     find_turns,
-    quietest,
     speech_regions,
 )
 
@@ -171,13 +170,3 @@ def test_turns_are_in_order_bounded_and_complete(
         assert span.clip_end - span.clip_start <= longest * RATE + 2
     covered = sum(span.samples for span in found.spans) + found.skipped_samples
     assert covered >= sum(run.samples for run in runs)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 500_000), st.integers(1000, 100_000))
-def test_pieces_leave_nothing_out(start: int, length: int, limit: int) -> None:
-    levels = np.random.default_rng(length).random((start + length) // HOP + 1).astype(np.float32)
-    pieces = list(divide(start, start + length, limit, levels, HOP))
-    assert pieces[0][0] == start
-    assert pieces[-1][1] == start + length
-    assert all(first[1] == second[0] for first, second in pairwise(pieces))
-    assert all(0 < end - begin <= limit for begin, end in pieces)

@@ -68,7 +68,7 @@ def test_halves_by_path(tmp_path: Path) -> None:
     assert list(read_halves(manifest).values()) == assign_halves(rows)
     assert next(iter(read_halves(manifest))) == tmp_path / rows[0]["audio"]
     manifest.write_text('{"dataset": "a"}')
-    with pytest.raises(DatasetError, match="cannot split"):
+    with pytest.raises(DatasetError, match="line 1: no audio path"):
         read_halves(manifest)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from speechmeta.audio.loading import SAMPLE_RATE, Audio
 from speechmeta.audio.types import FloatArray
+from speechmeta.segmentation.chunking import divide_at_pauses
 from speechmeta.segmentation.vad import SileroVad
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
@@ -126,24 +127,7 @@ def split_windows(waveform: FloatArray, size: int = WINDOW_SAMPLES) -> list[Wind
     pause it lies in speech, and is marked.
     """
     spans = speech_spans(waveform)
-    edges = [0, *(edge for span in spans for edge in span), len(waveform)]
-    pauses = [
-        (left, right) for left, right in zip(edges[::2], edges[1::2], strict=True) if right > left
-    ]
-    windows: list[tuple[int, int, bool]] = []
-    start = 0
-    while len(waveform) - start > size:
-        limit = start + size
-        cuts = [
-            limit if right > limit else (left + right) // 2
-            for left, right in pauses
-            if left < limit
-        ]
-        cuts = [cut for cut in cuts if cut > start]
-        cut = max(cuts, default=limit)
-        windows.append((start, cut, not cuts))
-        start = cut
-    windows.append((start, len(waveform), False))
+    windows = divide_at_pauses(len(waveform), size, spans)
     return [
         Window(first, last, any(a < last and b > first for a, b in spans), hard)
         for first, last, hard in windows

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..metrics.normalizers import Normalizer
 from ..metrics.score import Scored, score_text
-from ..metrics.text import aligned
+from ..metrics.word_errors import aligned
 from ..types import Record
 from .player import audio_data_uri
 from .plots import reliability_svg, risk_svg
