@@ -16,6 +16,7 @@ from speechmeta.pipeline.options import ModelOptions, divided
 from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS
 from speechmeta.version import __version__
 
+from .condition import CONDITION
 from .metrics.score import score_records
 from .options import EvalOptions
 from .readers.label_maps import fold
@@ -24,7 +25,6 @@ from .reports.output import OutputPaths, write_report
 from .reports.published_table import published_table
 from .run import Journal, Progress, RunOptions, run
 from .systems import label_sets_of
-from .telephone import CONDITION
 from .types import AnyPredictor, Dataset
 
 KIND = "speechmeta-eval"

@@ -215,7 +215,7 @@ def _load(clip: Clip, telephone: bool) -> _Loaded:
             mono = Audio(audio.mono()[None], audio.sample_rate, audio.path, audio.codec)
             audio = Audio(mono.resampled(SAMPLE_RATE), SAMPLE_RATE, audio.path, audio.codec)
         if telephone:
-            from .telephone import over_the_telephone
+            from .condition import over_the_telephone
 
             audio = over_the_telephone(audio)
         return _Loaded(clip, audio)

@@ -16,9 +16,9 @@ from eval_trees import OURS, manifest, write_tone
 from speechmeta.audio.loading import Audio
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.eval import Dataset, Prediction, evaluate, read_dataset
+from speechmeta.eval.condition import over_the_telephone
 from speechmeta.eval.run import Journal, RunOptions, read_journal, run
 from speechmeta.eval.systems import FilePredictor
-from speechmeta.eval.telephone import over_the_telephone
 from speechmeta.eval.types import Record
 
 
