@@ -44,8 +44,8 @@ def analyze(
         bool,
         typer.Option(
             "--json",
-            help="JSON on stdout and nothing else there: one document, or a line for each "
-            "of several files.",
+            help="Print JSON, and nothing else, on stdout: one document, or one line for each of "
+            "several files.",
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
@@ -100,7 +100,7 @@ def analyze(
     call: CallOptions,
     model: ModelOptions,
 ) -> int:
-    """Say of each recording who speaks when, what is said, and how the voices sound."""
+    """Analyse recordings: who speaks when, what is said, and how the voices sound."""
     replaced = overwrite and (output_dir is not None or redact_audio is None)
     outputs = _plan_outputs(files, output_dir, output_format, replaced)
     if redact_audio is not None:

@@ -27,8 +27,8 @@ COMMANDS = (analyze, batch, chat, app_, eval_, models, schema, train, convert)
 app = typer.Typer(
     name="speechmeta",
     help=(
-        "For every turn of every call: is it speech, what was said, and how the voice sounds. "
-        "As JSON that is always valid."
+        "Turn call recordings into validated JSON: who speaks when, what is said, and how the "
+        "voices sound."
     ),
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

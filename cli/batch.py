@@ -96,7 +96,7 @@ def batch(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take only files that match this glob; may be repeated. A glob with / is "
+            help="Only files that match this glob; may be repeated. A glob with / is "
             "matched against the path below DIR.",
             show_default=False,
             rich_help_panel=RUN_PANEL,
@@ -105,7 +105,7 @@ def batch(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out files and folders that match this glob; may be repeated.",
+            help="Skip files and folders that match this glob; may be repeated.",
             show_default=False,
             rich_help_panel=RUN_PANEL,
         ),
@@ -114,7 +114,7 @@ def batch(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in the output folder: exactly the missing files.",
+            help="Continue the run in the output folder with exactly the files that are missing.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,
@@ -152,7 +152,7 @@ def batch(
         int,
         typer.Option(
             min=0,
-            help="Load the model in so many processes of its own; 0 keeps it in this one.",
+            help="Number of extra processes that each load the model; 0 keeps it in this one.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = 0,
@@ -168,7 +168,7 @@ def batch(
         float,
         typer.Option(
             min=1.0,
-            help="Seconds that decoding one file may take before it counts as hung.",
+            help="Seconds that reading one file may take before it counts as hung.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = 600.0,
@@ -177,9 +177,9 @@ def batch(
     call: CallOptions,
     model: ModelOptions,
 ) -> int:
-    """Analyse every recording of a folder: one record a file, none lost.
+    """Analyse every recording in a folder, with one result for each file.
 
-    Files that fail become error records and do not stop the run. It may be killed at any
+    Files that fail become error records and do not stop the run. It can be killed at any
     moment; --resume then finishes exactly what is missing.
     """
     if output is None:

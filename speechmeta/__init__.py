@@ -1,4 +1,4 @@
-"""For every turn of every call: is it speech, what was said, and how the voice sounds."""
+"""Call recordings as validated JSON: who speaks when, what is said, how the voices sound."""
 
 from __future__ import annotations
 

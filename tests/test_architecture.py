@@ -39,6 +39,7 @@ LEVEL = {room: level for level, group in enumerate(ROOMS) for room in group}
 TWICE = {
     "base": "what all of a room's modules share",
     "loading": "audio.loading reads recordings; the models' load checkpoints, each its family's",
+    "report": "pipeline.report makes it, pipeline.redaction.report takes out what is private",
     "structured": "decoding.structured writes by any JSON Schema, writers.structured lays out JSON",
     "options": "each room's own: decoding, calls and models, measurements, shared flags",
     "types": "each room's own",

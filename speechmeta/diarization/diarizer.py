@@ -1,6 +1,6 @@
 """Who speaks when on one channel: windows of speech, embedded and clustered.
 
-Overlapping talk is not taken apart: each moment belongs to one speaker.
+Overlapping speech is not separated: each moment belongs to one speaker.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def _shared_turns(
                 "speakers cannot be told apart with this checkpoint: it has no encoder for it",
                 "name a speaker verification model with --speaker-model",
             )
-        warnings.append("nothing here tells speakers apart; the call was taken for one speaker's")
+        warnings.append("no speaker model is available; the call is treated as one speaker")
     if embedder is not None:
         from speechmeta.diarization.diarizer import diarize
 
