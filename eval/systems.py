@@ -269,12 +269,12 @@ def _pipeline(task: str, model: Any, device: str) -> Any:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return pipeline(task, model=str(model), device=device)
-    except (OSError, ValueError) as error:
-        from speechmeta.errors import ModelError
+    from speechmeta.trust import check_folder, checkpoint_errors
 
-        raise ModelError(f"cannot load {model} for {task}: {error}", "check the name") from error
+    with checkpoint_errors(f"cannot load {model} for {task}", "check the name"):
+        if Path(model).is_dir():
+            check_folder(Path(model))
+        return pipeline(task, model=str(model), device=device, trust_remote_code=False)
 
 
 def _name(pipeline: Any) -> str:

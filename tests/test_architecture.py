@@ -16,7 +16,17 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
 
 ROOMS = (
-    ("version", "errors", "schema", "settings", "visible", "telephone", "memory", "checkpoints"),
+    (
+        "version",
+        "errors",
+        "schema",
+        "settings",
+        "visible",
+        "telephone",
+        "memory",
+        "checkpoints",
+        "trust",
+    ),
     ("audio",),
     ("segmentation",),
     ("diarization",),

@@ -9,7 +9,6 @@ that an answer is never cut in the middle.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,9 +18,9 @@ import torch
 from outlines.backends.outlines_core import OutlinesCoreLogitsProcessor
 from outlines.processors.tensor_adapters import tensor_adapters
 from outlines_core import Guide, Index
-from outlines_core.json_schema import build_regex_from_schema
 from pydantic import BaseModel, ValidationError
 
+from speechmeta.decoding.confined import check_size, confined
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, UsageError
 
@@ -83,13 +82,7 @@ def compile_output(output_type: OutputType, table: TokenTable) -> Grammar:
             the tokenizer cannot write it.
     """
     regex, parse = _regex_and_parser(output_type)
-    try:
-        index = Index(regex, table.outlines_vocabulary)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise UsageError(
-            f"the output type cannot be compiled: {error}",
-            "it has to be within reach of a regular expression; simplify it",
-        ) from error
+    index: Index = confined("compile_regex", regex, table.outlines_vocabulary)
     grammar = Grammar(regex, index, parse, table.eos_token_id)
     if index.get_initial_state() not in grammar.distances:
         raise UsageError(
@@ -101,46 +94,39 @@ def compile_output(output_type: OutputType, table: TokenTable) -> Grammar:
 
 def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], Any]]:
     if isinstance(output_type, str):
-        try:
-            pattern = re.compile(output_type, re.DOTALL)
-        except re.error as error:
-            raise UsageError(
-                f"output_type is no regular expression: {error}", "a string is taken for one"
-            ) from error
-        return output_type, lambda text: _matched(pattern, text)
+        check_size(output_type)
+        regex = output_type
+        return regex, lambda text: _matched(regex, text)
     if isinstance(output_type, type) and issubclass(output_type, BaseModel):
         model = output_type
-        schema = model.model_json_schema()
-        return _schema_regex(schema), lambda text: _model(model, text)
+        return _schema_regex(_as_text(model.model_json_schema())), lambda text: _model(model, text)
     if isinstance(output_type, dict):
-        import jsonschema
-
-        try:
-            validator = jsonschema.validators.validator_for(output_type)
-            validator.check_schema(output_type)
-        except jsonschema.SchemaError as error:
-            raise UsageError(
-                f"output_type is no JSON Schema: {error.message}", "see https://json-schema.org"
-            ) from error
-        return _schema_regex(output_type), lambda text: _instance(validator(output_type), text)
+        schema = _as_text(output_type)
+        return _schema_regex(schema), lambda text: _instance(schema, text)
     raise UsageError(
         f"output_type is {type(output_type).__name__}",
         "give a pydantic class, a JSON Schema as dict, or a regular expression as string",
     )
 
 
-def _schema_regex(schema: dict[str, Any]) -> str:
+def _as_text(schema: dict[str, Any]) -> str:
     try:
-        regex: str = build_regex_from_schema(json.dumps(schema))
-    except (ValueError, RuntimeError, TypeError) as error:
+        return json.dumps(schema)
+    except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"outlines does not support this JSON Schema: {error}", "simplify it"
+            f"output_type is no JSON Schema: {error}", "see https://json-schema.org"
         ) from error
+
+
+def _schema_regex(schema: str) -> str:
+    check_size(schema)
+    regex: str = confined("schema_regex", schema)
     return regex
 
 
-def _matched(pattern: re.Pattern[str], text: str) -> str:
-    if not pattern.fullmatch(text):
+def _matched(regex: str, text: str) -> str:
+    # Python's matcher can take for ever where the automaton did not.
+    if not confined("matches", regex, text):
         raise DecodingError(f"the answer {text!r} does not match the regular expression")
     return text
 
@@ -157,15 +143,15 @@ def _model(model: type[BaseModel], text: str) -> BaseModel:
         ) from error
 
 
-def _instance(validator: Any, text: str) -> Any:
+def _instance(schema: str, text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
         raise DecodingError(f"the answer {text!r} is not JSON: {error}") from error
-    fault = next(validator.iter_errors(value), None)
+    fault: str | None = confined("fault", schema, text)
     if fault is not None:
         raise DecodingError(
-            f"the answer {text!r} breaks a rule of the schema: {fault.message}",
+            f"the answer {text!r} breaks a rule of the schema: {fault}",
             "only rules that a regular expression can express are enforced while decoding",
         )
     return value

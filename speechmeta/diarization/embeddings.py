@@ -267,19 +267,22 @@ class VerificationEmbedder:
     ) -> None:
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-        try:
-            self._extractor: Any = AutoFeatureExtractor.from_pretrained(
-                name, local_files_only=local_files_only
+        # Not at the top: the voiceprint needs neither.
+        from speechmeta.trust import checkpoint_errors, from_checkpoint
+
+        with checkpoint_errors(
+            f"the speaker model {name} cannot be loaded",
+            "name a folder or a hub id of a WavLMForXVector, or leave --speaker-model out",
+        ):
+            self._extractor: Any = from_checkpoint(
+                AutoFeatureExtractor, name, local_files_only=local_files_only
             )
-            self._model, found = AutoModelForAudioXVector.from_pretrained(
-                name, local_files_only=local_files_only, output_loading_info=True
+            self._model, found = from_checkpoint(
+                AutoModelForAudioXVector,
+                name,
+                local_files_only=local_files_only,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"the speaker model {name} cannot be loaded: {reason}",
-                "name a folder or a hub id of a WavLMForXVector, or leave --speaker-model out",
-            ) from error
         missing = sorted(found["missing_keys"])
         # Only the training loss needs it.
         missing = [key for key in missing if not key.startswith("objective.")]

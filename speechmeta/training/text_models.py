@@ -50,29 +50,29 @@ class TransformersText:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from speechmeta.models.desta2.loading import pick_device, pick_dtype, quiet_transformers
+        from speechmeta.trust import checkpoint_errors, from_checkpoint
 
         self.name = name
         self.options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if temperature > 0:
             self.options |= {"do_sample": True, "temperature": temperature}
         self.seed = seed
-        try:
-            with quiet_transformers():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                    name, local_files_only=local_files_only, padding_side="left"
-                )
-                model: Any = AutoModelForCausalLM.from_pretrained(
-                    name,
-                    dtype=pick_dtype(dtype),
-                    use_safetensors=True,
-                    local_files_only=local_files_only,
-                )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(
-                f"the language model {name!r} cannot be loaded: "
-                f"{str(error).strip().splitlines()[0]}",
-                "give a folder or a hub id",
-            ) from error
+        with (
+            checkpoint_errors(
+                f"the language model {name!r} cannot be loaded", "give a folder or a hub id"
+            ),
+            quiet_transformers(),
+        ):
+            self.tokenizer: Any = from_checkpoint(
+                AutoTokenizer, name, local_files_only=local_files_only, padding_side="left"
+            )
+            model: Any = from_checkpoint(
+                AutoModelForCausalLM,
+                name,
+                dtype=pick_dtype(dtype),
+                use_safetensors=True,
+                local_files_only=local_files_only,
+            )
         if not self.tokenizer.chat_template:
             raise ModelError(f"{name!r} has no chat template", "take an instruction-tuned model")
         if self.tokenizer.pad_token_id is None:
@@ -113,6 +113,8 @@ class TransformersText:
     def _inputs(self, conversations: list[Messages]) -> Any:
         from jinja2.exceptions import TemplateError
 
+        from speechmeta.models.templates import apply_chat_template
+
         options: dict[str, Any] = {
             "add_generation_prompt": True,
             "tokenize": True,
@@ -121,12 +123,12 @@ class TransformersText:
             "return_tensors": "pt",
         }
         try:
-            return self.tokenizer.apply_chat_template(conversations, **options)
+            return apply_chat_template(self.tokenizer, conversations, **options)
         except TemplateError:
             # Gemma's template, for one, refuses the role system.
             merged = [_without_system(messages) for messages in conversations]
         try:
-            return self.tokenizer.apply_chat_template(merged, **options)
+            return apply_chat_template(self.tokenizer, merged, **options)
         except TemplateError as error:
             raise ModelError(
                 f"the chat template of {self.name!r} refuses a user's question: {error}",

@@ -22,6 +22,7 @@ from speechmeta.models.desta2.published import (
     load_published,
     read_config,
 )
+from speechmeta.trust import check_folder, checkpoint_errors, from_checkpoint
 
 _DTYPES = {
     "float32": torch.float32,
@@ -80,6 +81,7 @@ def _load(
     options: dict[str, Any],
 ) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
     raw = read_config(folder)
+    check_folder(folder)
     if is_published(raw):
         return load_published(folder, dtype, local_files_only, options)
     if raw.get("model_type") != DestaConfig.model_type:
@@ -101,16 +103,17 @@ def _load(
 def _load_saved(
     folder: Path, dtype: torch.dtype | str
 ) -> tuple[DestaForConditionalGeneration, DestaProcessor]:
-    try:
-        model, report = DestaForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+    with checkpoint_errors(
+        f"{folder} cannot be loaded", "save it again with save_pretrained; a copy may be cut"
+    ):
+        model, report = from_checkpoint(
+            DestaForConditionalGeneration,
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        processor = DestaProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder} cannot be loaded: {str(error).strip().splitlines()[0]}",
-            "save it again with save_pretrained",
-        ) from error
+        processor = from_checkpoint(DestaProcessor, folder)
     try:
         model.audio_tower.generation_config = GenerationConfig.from_pretrained(
             folder / _AUDIO_GENERATION

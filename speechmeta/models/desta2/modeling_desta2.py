@@ -212,7 +212,9 @@ class DestaForConditionalGeneration(AudioDecoderMixin, DestaPreTrainedModel, Gen
         super().__init__(config)
         self.audio_tower = WhisperForConditionalGeneration(config.audio_config)
         self.multi_modal_projector = DestaConnector(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(
+            config.text_config, trust_remote_code=False
+        )
         self.post_init()
 
     def get_audio_features(self, input_features: torch.Tensor) -> DestaAudioFeatures:

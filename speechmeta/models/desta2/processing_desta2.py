@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
+from speechmeta.models.templates import apply_chat_template
 
 BEGIN_AUDIO, END_AUDIO = "<start_audio>", "<end_audio>"
 """What stands around an audio in a prompt of DeSTA2.5-Audio; ordinary text, not tokens."""
@@ -250,8 +251,8 @@ class DestaProcessor(ProcessorMixin):
                 "the decoder's tokenizer has no chat template", "take an instruction-tuned decoder"
             )
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+            text: str = apply_chat_template(
+                self.tokenizer, messages, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise UsageError(

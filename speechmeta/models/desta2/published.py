@@ -7,13 +7,11 @@ the connector's weights; the two models are loaded from where the names lead.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +25,12 @@ from speechmeta.errors import ModelError
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
 from speechmeta.models.desta2.modeling_desta2 import DestaConnector, DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import DestaProcessor
+from speechmeta.trust import (
+    checkpoint_errors,
+    from_checkpoint,
+    read_json_object,
+    shard_names,
+)
 
 # Which states of which Whisper the published connectors read. DeSTA2 counts the sum of
 # convolutions and positions as entry 0, DeSTA2.5 counts layers only.
@@ -41,15 +45,6 @@ _LAYERS_DESTA25 = {**_STATES_DESTA2, "large-v3": [7, 15, 23, 31]}
 _DESTA2_FILES = ("qformer_connector.safetensors", "qformer_connector.pth")
 _DESTA25_FILES = ("model.safetensors", "model.safetensors.index.json")
 _DESTA25_PREFIX = "perception.connector."
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 CHECKPOINT_FILES = ("config.json", *_DESTA2_FILES, "model*.safetensors", _DESTA25_FILES[1])
 """What is fetched of a published checkpoint on the hub: no code."""
 
@@ -83,8 +78,8 @@ def load_published(
     text_name = _name(raw, "llama_model_id" if variant == "desta2" else "llm_model_id")
     audio_place, text_place = _place(folder, audio_name), _place(folder, text_name)
     common = {"local_files_only": local_files_only}
-    audio_config = _load("Whisper", audio_name, AutoConfig.from_pretrained, audio_place, **common)
-    text_config = _load("decoder", text_name, AutoConfig.from_pretrained, text_place, **common)
+    audio_config = _load("Whisper", audio_name, AutoConfig, audio_place, **common)
+    text_config = _load("decoder", text_name, AutoConfig, text_place, **common)
     config = _config(raw, variant, audio_name, text_name, audio_config, text_config)
     # The connector first: it is small, and where checkpoints are broken.
     connector = DestaConnector(config)
@@ -93,7 +88,7 @@ def load_published(
     whisper = _load(
         "Whisper",
         audio_name,
-        WhisperForConditionalGeneration.from_pretrained,
+        WhisperForConditionalGeneration,
         audio_place,
         dtype=torch.float32,
         use_safetensors=True,
@@ -102,7 +97,7 @@ def load_published(
     language_model = _load(
         "decoder",
         text_name,
-        AutoModelForCausalLM.from_pretrained,
+        AutoModelForCausalLM,
         text_place,
         dtype=dtype,
         use_safetensors=True,
@@ -112,12 +107,10 @@ def load_published(
     processor = DestaProcessor.for_config(
         config,
         feature_extractor=_load(
-            "Whisper", audio_name, WhisperFeatureExtractor.from_pretrained, audio_place, **common
+            "Whisper", audio_name, WhisperFeatureExtractor, audio_place, **common
         ),
-        tokenizer=_load("decoder", text_name, AutoTokenizer.from_pretrained, text_place, **common),
-        asr_tokenizer=_load(
-            "Whisper", audio_name, WhisperTokenizer.from_pretrained, audio_place, **common
-        ),
+        tokenizer=_load("decoder", text_name, AutoTokenizer, text_place, **common),
+        asr_tokenizer=_load("Whisper", audio_name, WhisperTokenizer, audio_place, **common),
     )
     with torch.device("meta"):
         model = DestaForConditionalGeneration(config)
@@ -183,17 +176,11 @@ def load_connector(model: DestaForConditionalGeneration, folder: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's `config.json` as it is."""
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
+    if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} has no readable config.json", "name a checkpoint's folder or a hub id"
-        ) from error
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{folder / 'config.json'} is not a JSON object")
-    return raw
+        )
+    return read_json_object(folder / "config.json")
 
 
 def _name(raw: dict[str, Any], key: str) -> str:
@@ -209,15 +196,12 @@ def _place(folder: Path, name: str) -> str:
 
 
 def _load(what: str, name: str, loader: Any, place: str, **options: Any) -> Any:
-    try:
-        return loader(place, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"the checkpoint's {what} {name!r} cannot be loaded: {first}",
-            "put it in a folder of that name inside the checkpoint, or allow the download"
-            + (" (set HF_TOKEN for gated models)" if "gated" in str(error).lower() else ""),
-        ) from error
+    with checkpoint_errors(
+        f"the checkpoint's {what} {name!r} cannot be loaded",
+        "put it in a folder of that name inside the checkpoint, or allow the download (set "
+        "HF_TOKEN for gated models); a download may be cut",
+    ):
+        return from_checkpoint(loader, place, **options)
 
 
 def _config(
@@ -270,19 +254,15 @@ def _connector_weights(folder: Path, variant: str) -> tuple[dict[str, torch.Tens
         path = folder / name
         if not path.is_file():
             continue
-        try:
+        with checkpoint_errors(f"{path} cannot be read"):
             if name.endswith(".pth"):
                 weights = torch.load(path, map_location="cpu", weights_only=True)
             elif name.endswith(".index.json"):
-                parts = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
                 weights = {}
-                for part in parts:
-                    weights |= load_file(folder / Path(part).name)
+                for part in shard_names(path):
+                    weights |= load_file(folder / part)
             else:
                 weights = load_file(path)
-        except _UNREADABLE as error:
-            first = str(error).strip().split("\n")[0]
-            raise ModelError(f"{path} cannot be read: {first}", "download it again") from error
         if not isinstance(weights, dict):
             raise ModelError(f"{path} holds no state dict", "download it again")
         return weights, prefix, name

@@ -73,6 +73,11 @@ class SpeechLLMConfig(PreTrainedConfig):
             self.audio_token_id = self.text_config.vocab_size
         if self.label_sets is None:
             self.label_sets = {field: list(labels) for field, labels in DEFAULT_LABEL_SETS.items()}
+        if not isinstance(self.label_sets, dict) or not all(
+            isinstance(labels, (list, tuple)) and labels and all(isinstance(x, str) for x in labels)
+            for labels in self.label_sets.values()
+        ):
+            raise ValueError("label_sets has to name lists of labels")
         if self.layout is None:
             self.layout = TextLayout().to_dict()
         super().__post_init__(**kwargs)

@@ -13,8 +13,14 @@ from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.speechllm.hub import Source, find_checkpoint
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
-from speechmeta.models.speechllm.published import is_published, load_published, read_json
+from speechmeta.models.speechllm.published import is_published, load_published
 from speechmeta.models.speechllm.quantization import quantize_int8
+from speechmeta.trust import (
+    check_config,
+    checkpoint_errors,
+    from_checkpoint,
+    read_json_object,
+)
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "bundled"
 """The checkpoint that this project trained and ships."""
@@ -56,11 +62,13 @@ def load_model(
             )
         name_or_path = BUNDLED
     source = find_checkpoint(name_or_path, local_files_only)
-    config = read_json(source.folder / "config.json")
+    config = read_json_object(source.folder / "config.json")
+    check_config(config, str(source.folder / "config.json"))
     if config.get("model_type") == "speechllm":
         model, processor = _load_own(source, place, kind)
     elif is_published(config):
-        model, processor = load_published(source, place, kind)
+        with checkpoint_errors(f"cannot load the checkpoint {source.folder}"):
+            model, processor = load_published(source, place, kind)
     else:
         raise ModelError(
             f"{source.folder} holds a {config.get('model_type', 'unknown')!r} model",
@@ -78,21 +86,19 @@ def load_model(
 def _load_own(
     source: Source, device: torch.device, dtype: torch.dtype
 ) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
-    try:
-        processor = SpeechLLMProcessor.from_pretrained(source.folder, local_files_only=True)
-        model, report = SpeechLLMForConditionalGeneration.from_pretrained(
+    with checkpoint_errors(
+        f"cannot load the checkpoint {source.folder}",
+        "its files are missing, damaged (the download may be cut) or of another version",
+    ):
+        processor = from_checkpoint(SpeechLLMProcessor, source.folder, local_files_only=True)
+        model, report = from_checkpoint(
+            SpeechLLMForConditionalGeneration,
             source.folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"cannot load the checkpoint {source.folder}: {first}",
-            "its files are missing, damaged or of another version",
-        ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(map(str, report.get(kind, ())))
         if names:

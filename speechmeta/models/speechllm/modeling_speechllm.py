@@ -163,10 +163,12 @@ class SpeechLLMForConditionalGeneration(
 
     def __init__(self, config: SpeechLLMConfig) -> None:
         super().__init__(config)
-        self.audio_tower = AutoModel.from_config(config.audio_config)
+        self.audio_tower = AutoModel.from_config(config.audio_config, trust_remote_code=False)
         use_sdpa(self.audio_tower)
         self.multi_modal_projector = SpeechLLMConnector(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(
+            config.text_config, trust_remote_code=False
+        )
         vocabulary = config.text_config.vocab_size
         self.ctc_head = (
             nn.Linear(config.audio_config.hidden_size, vocabulary) if config.ctc_head else None

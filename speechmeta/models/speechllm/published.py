@@ -6,9 +6,7 @@ with `audio_encoder.encoder.*`, `connector.layer.{1,3,5}.*` and `llm_model.*`.
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +20,13 @@ from speechmeta.models.speechllm.hub import Source
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
 from speechmeta.models.speechllm.weights import load_weights, safetensors_files, tensor_names
+from speechmeta.trust import (
+    check_config,
+    checkpoint_errors,
+    from_checkpoint,
+    read_json_object,
+    without_code,
+)
 
 _NEEDED = ("audio_encoder_name", "llm_model_name")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
@@ -61,7 +66,7 @@ def load_published(
     Raises:
         ModelError: a file is missing or cannot be reached, keys or shapes do not fit.
     """
-    data = read_json(source.folder / "config.json")
+    data = read_json_object(source.folder / "config.json")
     for key in _NEEDED:
         if not isinstance(data[key], str) or not data[key]:
             raise ModelError(
@@ -118,31 +123,16 @@ def restore_buffers(model: SpeechLLMForConditionalGeneration, device: torch.devi
             model._init_weights(module)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ModelError: it is missing or not a JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}", "check the folder") from error
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", "fetch the file again") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} is not a JSON object", "fetch the file again")
-    return data
-
-
 def _sub_config(source: Source, name: str, known: dict[str, dict[str, Any]]) -> PreTrainedConfig:
     folder = source.beside(name, "config.json")
     if folder is not None:
-        data = read_json(folder / "config.json")
+        data = read_json_object(folder / "config.json")
     elif name in known:
         data = dict(known[name])
     else:
-        data = read_json(source.fetch(name, ["config.json"]) / "config.json")
+        data = read_json_object(source.fetch(name, ["config.json"]) / "config.json")
+    check_config(data, f"the config of {name}")
+    data = without_code(data)
     model_type = data.pop("model_type", None)
     try:
         config: PreTrainedConfig = AutoConfig.for_model(model_type, **data)
@@ -160,15 +150,8 @@ def _tokenizer(source: Source, name: str) -> Any:
     folder = next((place for place in places if place is not None), None)
     if folder is None:
         folder = source.fetch(name, list(_TOKENIZER_PATTERNS))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        # transformers raises whatever the broken file makes its parts raise.
-        raise ModelError(
-            f"cannot read the tokenizer of {name} in {folder}: {error}", "fetch its files again"
-        ) from error
+    with checkpoint_errors(f"cannot read the tokenizer of {name} in {folder}"):
+        tokenizer = from_checkpoint(AutoTokenizer, folder, local_files_only=True)
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -178,11 +161,11 @@ def _feature_extractor(source: Source, name: str) -> Wav2Vec2FeatureExtractor:
         name, "preprocessor_config.json"
     )
     if folder is not None:
-        data = read_json(folder / "preprocessor_config.json")
+        data = read_json_object(folder / "preprocessor_config.json")
     elif name in FEATURE_EXTRACTORS:
         data = dict(FEATURE_EXTRACTORS[name])
     else:
-        data = read_json(
+        data = read_json_object(
             source.fetch(name, ["preprocessor_config.json"]) / "preprocessor_config.json"
         )
     data.pop("feature_extractor_type", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from speechmeta.errors import ModelError
+from speechmeta.trust import CUT_HINT, shard_names
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -26,12 +26,7 @@ def safetensors_files(folder: Path) -> list[Path]:
     """
     index = folder / _INDEX
     if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is not a weight index", "fetch the file again") from error
+        names = shard_names(index)
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ModelError(
@@ -64,10 +59,8 @@ def _each(files: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     yield name, partial(tensors.get_tensor, name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"cannot read the weights {path}: {error}", "fetch the file again"
-            ) from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"cannot read the weights {path}: {error}", CUT_HINT) from error
 
 
 def load_weights(

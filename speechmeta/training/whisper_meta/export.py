@@ -79,7 +79,7 @@ def export(
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
         model.generation_config.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(original).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(original, trust_remote_code=False).save_pretrained(folder)
         WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(folder)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error}", "check the folder") from error

@@ -153,8 +153,12 @@ def load_encoder(folder: Path) -> Any:
         WhisperMetaForConditionalGeneration,
     )
 
-    if AutoConfig.from_pretrained(folder).model_type == "whisper":
-        plain = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    if AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type == "whisper":
+        plain = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.bfloat16, trust_remote_code=False
+        )
         return plain.eval().model.encoder
-    model = WhisperMetaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    model = WhisperMetaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.bfloat16, trust_remote_code=False
+    )
     return model.eval().whisper.model.encoder

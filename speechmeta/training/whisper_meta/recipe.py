@@ -185,8 +185,10 @@ def run_recipe(recipe: WordsRecipe, resume: bool = False) -> Path:
     torch.manual_seed(recipe.seed)
     batches, steps = prepare(recipe)
     tuned_folder = tune(recipe.whisper, batches, steps, recipe.work / "tuning", resume)
-    original = WhisperForConditionalGeneration.from_pretrained(recipe.whisper)
-    tuned = WhisperForConditionalGeneration.from_pretrained(tuned_folder)
+    original = WhisperForConditionalGeneration.from_pretrained(
+        recipe.whisper, trust_remote_code=False
+    )
+    tuned = WhisperForConditionalGeneration.from_pretrained(tuned_folder, trust_remote_code=False)
     weights = mixed(
         original.state_dict(), tuned.state_dict(), recipe.encoder_mix, recipe.decoder_mix
     )
@@ -211,8 +213,8 @@ def prepare(recipe: WordsRecipe) -> tuple[Batches, Steps]:
     teacher = ask_teacher(items, audio, recipe.whisper, teacher_folder)
     texts = target_texts(items, teacher)
     items = [item for item in items if item.name in texts or item.name in teacher.answers]
-    config = AutoConfig.from_pretrained(recipe.whisper)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.whisper)
+    config = AutoConfig.from_pretrained(recipe.whisper, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.whisper, trust_remote_code=False)
     tokens = {
         name: tokenizer.encode(" " + text, add_special_tokens=False) for name, text in texts.items()
     }

@@ -91,9 +91,9 @@ def ask_teacher(
     from speechmeta.training.whisper_meta.layers import encode
 
     model = WhisperForConditionalGeneration.from_pretrained(
-        whisper, dtype=torch.bfloat16, attn_implementation="sdpa"
+        whisper, dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(whisper)
+    tokenizer = AutoTokenizer.from_pretrained(whisper, trust_remote_code=False)
     vocabulary = read_vocabulary(tokenizer)
     width = model.config.d_model
     padded = model.config.max_source_positions * SAMPLES_PER_FRAME

@@ -181,8 +181,10 @@ def tune(whisper: str, batches: Batches, steps: Steps, folder: Path, resume: boo
         folder: of checkpoints and of the result.
         resume: go on from the newest checkpoint.
     """
-    original = WhisperForConditionalGeneration.from_pretrained(whisper)
-    model = TaughtWhisper.from_pretrained(whisper, attn_implementation="sdpa")
+    original = WhisperForConditionalGeneration.from_pretrained(whisper, trust_remote_code=False)
+    model = TaughtWhisper.from_pretrained(
+        whisper, attn_implementation="sdpa", trust_remote_code=False
+    )
     model.begin(original, steps)
     arguments = TrainingArguments(
         output_dir=str(folder),
