@@ -95,6 +95,7 @@ def analyze(
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
+    csv_excel: options.CsvExcel = None,
     quiet: options.Quiet = False,
     *,
     call: CallOptions,
@@ -102,7 +103,7 @@ def analyze(
 ) -> int:
     """Analyse recordings: who speaks when, what is said, and how the voices sound."""
     replaced = overwrite and (output_dir is not None or redact_audio is None)
-    outputs = _plan_outputs(files, output_dir, output_format, replaced)
+    outputs = _plan_outputs(files, output_dir, output_format, csv_excel, replaced)
     if redact_audio is not None:
         _check_redact_audio(files, redact_audio, overwrite)
         call = call.updated({"redact": True})
@@ -161,7 +162,11 @@ def _analyze_each(
 
 
 def _plan_outputs(
-    files: Sequence[str], folder: Path | None, formats: str | None, overwrite: bool
+    files: Sequence[str],
+    folder: Path | None,
+    formats: str | None,
+    csv_excel: options.ExcelCountry | None,
+    overwrite: bool,
 ) -> dict[str, list[tuple[Writer, Path]]]:
     """What is to be written for each file, checked before anything is analysed.
 
@@ -178,7 +183,7 @@ def _plan_outputs(
     from speechmeta.errors import OutputError
     from speechmeta.writers import get_writer
 
-    named = [get_writer(name) for name in (formats or "json").split(",")]
+    named = [get_writer(name) for name in options.formats_of(formats or "json", csv_excel)]
     writers = list(dict.fromkeys(named))
     stems: dict[str, str] = {}
     for path in dict.fromkeys(files):
@@ -199,6 +204,10 @@ def _plan_outputs(
         path: [(writer, folder / f"{stem}{writer.extension}") for writer in writers]
         for stem, path in stems.items()
     }
+    recordings = {_identity(path) for path in files} - {None}
+    for _, target in (item for items in planned.values() for item in items):
+        if _identity(target) in recordings:
+            raise OutputError(f"{target} is one of the recordings", "choose another folder")
     if not overwrite:
         for _, target in (item for items in planned.values() for item in items):
             if os.path.lexists(target):
@@ -211,8 +220,18 @@ def _check_redact_audio(files: Sequence[str], target: Path, overwrite: bool) -> 
 
     if len(files) > 1:
         raise UsageError("--redact-audio writes one recording", "analyse the recordings one by one")
+    if _identity(target) in {_identity(path) for path in files} - {None}:
+        raise OutputError(f"{target} is one of the recordings", "name another file")
     if os.path.lexists(target) and not overwrite:
         raise OutputError(f"{target} exists", "add --overwrite, or name another file")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool) -> None:
@@ -224,24 +243,25 @@ def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool)
         assert isinstance(writer, TextWriter)
         print(writer.text(outcome), end="", flush=True)
     elif several:
+        from speechmeta.visible import visible_json
         from speechmeta.writers.failure import error_record
         from speechmeta.writers.files import printable
 
         record = error_record(printable(path), outcome)
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(visible_json(json.dumps(record, ensure_ascii=False)), flush=True)
 
 
 def _print_table(report: CallReport, fields: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from speechmeta.writers.files import printable
+    from speechmeta.visible import visible_line
 
     audio = report.audio
     title = (
-        f"{printable(audio.path or '')}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
+        f"{visible_line(audio.path or '')}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
         f"{audio.channels} channel{'s' if audio.channels != 1 else ''}"
-        f"{f', {audio.codec}' if audio.codec else ''}; model {report.model.name}"
+        f"{f', {audio.codec}' if audio.codec else ''}; model {visible_line(report.model.name)}"
     )
     table = Table(title=Text(title), title_justify="left", expand=False)
     table.add_column("time", no_wrap=True)
@@ -253,7 +273,10 @@ def _print_table(report: CallReport, fields: Sequence[str]) -> None:
         else:
             table.add_column(field, no_wrap=True)
     for turn in report.turns:
-        cells = [Text(f"{_clock(turn.start)} - {_clock(turn.end)}"), Text(turn.speaker)]
+        cells = [
+            Text(f"{_clock(turn.start)} - {_clock(turn.end)}"),
+            Text(visible_line(turn.speaker)),
+        ]
         cells += [_cell(field, turn.meta.value(field), turn) for field in shown]
         table.add_row(*cells)
     out_console().print(table)
@@ -262,16 +285,18 @@ def _print_table(report: CallReport, fields: Sequence[str]) -> None:
 def _cell(field: str, value: bool | str | None, turn: Any) -> Any:
     from rich.text import Text
 
+    from speechmeta.visible import visible
+
     if field == "SpeechActivity":
         return Text("speech" if value else "no speech")
     if field == "Transcript":
         silent = turn.meta.speech_activity is False
-        text = Text("(no speech)", style="dim") if silent else Text(str(value or ""))
+        text = Text("(no speech)", style="dim") if silent else Text(visible(str(value or "")))
         return text.append(f" [{', '.join(turn.flags)}]", style="yellow") if turn.flags else text
     if value is None:
         return Text("-", style="dim")
     confidence = turn.confidence.get(field)
-    text = Text(str(value))
+    text = Text(visible(str(value)))
     return text if confidence is None else text.append(f" {confidence:.0%}", style="dim")
 
 

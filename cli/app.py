@@ -19,7 +19,7 @@ from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
 from . import analyze, app_, batch, chat, convert, eval_, models, schema, train
-from .console import TRACEBACK_VARIABLE, describe_fault, print_error
+from .console import TRACEBACK_VARIABLE, describe_fault, print_error, speak_utf8
 
 COMMANDS = (analyze, batch, chat, app_, eval_, models, schema, train, convert)
 """Modules with `register(app)`, in the order of the help."""
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted.
     """
     _silence_libraries()
+    speak_utf8()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:

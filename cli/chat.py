@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.visible import visible, visible_json
 
 from . import options
 from .console import print_error, print_note
@@ -188,12 +189,12 @@ class _Talk:
         if self.settings["output_type"] is not None:
             # Nothing is shown of JSON that could still turn out to be invalid.
             reply: ChatReply = self.model.chat(asked, **self.settings)
-            print(json.dumps(reply.value, ensure_ascii=False), flush=True)
+            print(visible_json(json.dumps(reply.value, ensure_ascii=False)), flush=True)
         else:
             # Ctrl-C leaves the block, which ends the generation.
             with self.model.stream(asked, **self.settings) as stream:
                 for piece in stream:
-                    print(piece, end="", flush=True)
+                    print(visible(piece), end="", flush=True)
                 print(flush=True)
                 reply = stream.reply
         self.messages = [*asked, {"role": "assistant", "content": reply.text}]

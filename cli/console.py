@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from speechmeta.visible import visible, visible_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +34,8 @@ def describe_fault(error: Exception, doing: str = "") -> tuple[str, str]:
 
 def print_note(message: str) -> None:
     """One line on stderr for what a user should know."""
-    # Names of files need not be UTF-8: their odd bytes are shown as in the results.
-    text = message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    print(f"speechmeta: {text}", file=sys.stderr, flush=True)
+    # Names of files may hold anything: odd bytes and escape sequences are shown, not sent.
+    print(f"speechmeta: {visible(message)}", file=sys.stderr, flush=True)
 
 
 def out_console() -> Console:
@@ -50,6 +52,17 @@ def err_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=False)
+
+
+def speak_utf8() -> None:
+    """Makes both outputs UTF-8 whatever the locale; what cannot be said is shown escaped.
+
+    JSON is UTF-8 by its standard, and a name outside the locale must not end a run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Streams that a test or a notebook put there have no encoding of their own.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class Advance(Protocol):
@@ -78,7 +91,7 @@ def progress(total: int, quiet: bool) -> Iterator[Advance]:
 
         def advance(description: str = "", step: int = 0) -> None:
             if description:
-                bar.update(task, description=description)
+                bar.update(task, description=visible_line(description))
             bar.advance(task, step)
 
         yield advance

@@ -61,6 +61,37 @@ LocalFilesOnly = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+
+
+class ExcelCountry(StrEnum):
+    """How Excel wants its CSV: by the list separator of the country's settings."""
+
+    COMMA = "comma"
+    SEMICOLON = "semicolon"
+
+
+CsvExcel = Annotated[
+    ExcelCountry | None,
+    typer.Option(
+        "--csv-excel",
+        help="CSV that Excel opens with a double click: comma, or semicolon with decimal commas.",
+        show_default=False,
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+
+
+def formats_of(names: str, csv_excel: ExcelCountry | None) -> tuple[str, ...]:
+    """The formats that are named, separated by commas; `csv` as `--csv-excel` wants it."""
+    excel = {
+        None: "csv",
+        ExcelCountry.COMMA: "csv-excel",
+        ExcelCountry.SEMICOLON: "csv-excel-semicolon",
+    }
+    found = (name.strip() for name in names.split(",") if name.strip())
+    return tuple(excel[csv_excel] if name.lower() == "csv" else name for name in found)
+
+
 Quiet = Annotated[
     bool,
     typer.Option(

@@ -30,10 +30,13 @@ SCHEMA_VERSION = "1.0"
 
 
 def _as_unicode(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a pair, which is no byte of a name
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# File names need not be UTF-8, JSON has to be: in it their odd bytes read \xNN.
+# Names of files and roles need not be UTF-8, JSON has to be: in it their odd bytes read \xNN.
 _FileText = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
 
 
@@ -240,7 +243,7 @@ class Turn(BaseModel):
     start: float
     end: float
     channel: int
-    speaker: str
+    speaker: _FileText
     meta: SpeakerMeta
     confidence: dict[str, float] = Field(default_factory=dict)
     loudness_db: float | None = None
@@ -309,7 +312,7 @@ class SpeakerSummary(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    speaker: str
+    speaker: _FileText
     channel: int | None
     talk_seconds: float
     turns: int
@@ -332,15 +335,15 @@ class Interruption(BaseModel):
     """Somebody began to talk while another went on talking."""
 
     at: float
-    by: str
-    of: str | None = None
+    by: _FileText
+    of: _FileText | None = None
     overlap_seconds: float | None = None
 
 
 class Monologue(BaseModel):
     """The longest stretch in which one speaker had the floor."""
 
-    speaker: str
+    speaker: _FileText
     start: float
     end: float
 
@@ -360,12 +363,11 @@ class Conversation(BaseModel):
 
 
 class Coverage(BaseModel):
-    """Seconds over all channels; the four add up to duration times channels."""
+    """Seconds over all channels; the three add up to duration times channels."""
 
     speech_seconds: float
     non_speech_seconds: float
     skipped_seconds: float
-    missing_seconds: float = 0.0
 
 
 class RedactedSpan(BaseModel):

@@ -8,7 +8,12 @@ from speechmeta.writers.html import HtmlWriter
 from speechmeta.writers.parquet import ParquetWriter
 from speechmeta.writers.structured import JsonLinesWriter, JsonWriter
 from speechmeta.writers.subtitles import SrtWriter, TxtWriter, VttWriter
-from speechmeta.writers.tabular import CsvWriter, TsvWriter
+from speechmeta.writers.tabular import (
+    CsvWriter,
+    ExcelCsvWriter,
+    ExcelSemicolonWriter,
+    TsvWriter,
+)
 
 __all__ = ["WRITERS", "HtmlWriter", "TextWriter", "Writer", "get_writer"]
 
@@ -18,6 +23,8 @@ WRITERS: dict[str, Writer] = {
         JsonWriter(),
         JsonLinesWriter(),
         CsvWriter(),
+        ExcelCsvWriter(),
+        ExcelSemicolonWriter(),
         TsvWriter(),
         SrtWriter(),
         VttWriter(),
@@ -26,7 +33,7 @@ WRITERS: dict[str, Writer] = {
         HtmlWriter(),
     )
 }
-"""Every writer by its format's name, which is also the file's extension."""
+"""Every writer by its format's name, which mostly is the file's extension too."""
 
 
 def get_writer(name: str) -> Writer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+from speechmeta.visible import visible
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _VOID = frozenset({"meta", "path", "rect", "line"})
 
@@ -16,8 +18,10 @@ class Markup(str):
 
 
 def escaped(text: str) -> Markup:
-    """Text as HTML; control characters, which HTML cannot hold, become a visible mark."""
-    return Markup(html.escape(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text), quote=True))
+    """Text as HTML; characters that HTML cannot hold, or that nobody sees, become visible."""
+    return Markup(
+        html.escape(visible(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)), quote=True)
+    )
 
 
 def joined(*children: str | None) -> Markup:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from speechmeta.schema import CallReport
+from speechmeta.visible import visible_json
 from speechmeta.writers.base import TextWriter
 
 
@@ -17,7 +18,7 @@ def document(report: CallReport) -> dict[str, Any]:
 
 def compact(data: dict[str, Any]) -> str:
     """One line of JSON without its line end."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return visible_json(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 class JsonWriter(TextWriter):
@@ -26,7 +27,8 @@ class JsonWriter(TextWriter):
     name = "json"
 
     def text(self, report: CallReport) -> str:
-        return json.dumps(document(report), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        text = json.dumps(document(report), ensure_ascii=False, allow_nan=False, indent=2)
+        return visible_json(text) + "\n"
 
 
 class JsonLinesWriter(TextWriter):

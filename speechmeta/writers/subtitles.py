@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from speechmeta.schema import LABEL_FIELDS, CallReport, Turn, Word
+from speechmeta.visible import visible
 from speechmeta.writers.base import TextWriter
 
 LINE_CHARACTERS = 42
@@ -74,7 +75,7 @@ def _word_groups(words: list[Word], speaker: str) -> Iterator[list[Word]]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def _wrapped(text: str) -> str:

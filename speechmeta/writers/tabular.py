@@ -1,4 +1,4 @@
-"""One row a turn: the columns of csv, tsv and parquet, and the two text tables."""
+"""One row a turn: the columns of csv, tsv and parquet, and the text tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from speechmeta.schema import LABEL_FIELDS, CallReport
+from speechmeta.visible import safe_cell
 from speechmeta.writers.base import TextWriter
 from speechmeta.writers.structured import document
 
@@ -60,21 +61,58 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    # Numbers are ours; text may be anybody's.
+    return safe_cell(value) if isinstance(value, str) else str(value)
 
 
 class CsvWriter(TextWriter):
-    """Comma-separated, quoted as RFC 4180 asks, with a header."""
+    """Comma-separated, quoted as RFC 4180 asks, with a header.
+
+    Text that a spreadsheet would take for a formula begins with a quotation mark.
+    """
 
     name = "csv"
+    separator = ","
+    line_end = "\n"
+    decimal = "."
 
     def text(self, report: CallReport) -> str:
         buffer = io.StringIO()
-        table = csv.writer(buffer, lineterminator="\n")
+        table = csv.writer(buffer, delimiter=self.separator, lineterminator=self.line_end)
         table.writerow(COLUMNS)
         for row in rows(document(report)):
-            table.writerow([_cell(value) for value in row.values()])
+            table.writerow([self._cell(value) for value in row.values()])
         return buffer.getvalue()
+
+    def _cell(self, value: Any) -> str:
+        text = _cell(value)
+        return text.replace(".", self.decimal) if isinstance(value, float) else text
+
+
+class ExcelCsvWriter(CsvWriter):
+    """CSV as Excel opens it with a double click: it says that it is UTF-8, lines end in CRLF."""
+
+    name = "csv-excel"
+    line_end = "\r\n"
+
+    @property
+    def extension(self) -> str:
+        return ".csv"
+
+    def text(self, report: CallReport) -> str:
+        return "\ufeff" + super().text(report)
+
+
+class ExcelSemicolonWriter(ExcelCsvWriter):
+    """The same for the countries whose numbers have a decimal comma."""
+
+    name = "csv-excel-semicolon"
+    separator = ";"
+    decimal = ","
+
+
+def _one_line(value: Any) -> str:
+    return _cell(" ".join(value.split()) if isinstance(value, str) else value)
 
 
 class TsvWriter(TextWriter):
@@ -85,5 +123,5 @@ class TsvWriter(TextWriter):
     def text(self, report: CallReport) -> str:
         lines = ["\t".join(COLUMNS)]
         for row in rows(document(report)):
-            lines.append("\t".join(" ".join(_cell(value).split()) for value in row.values()))
+            lines.append("\t".join(_one_line(value) for value in row.values()))
         return "\n".join(lines) + "\n"
