@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechmeta.errors import UsageError
+from speechmeta.visible import visible_line
 
 from . import options
 from .console import out_console, print_error, print_note
@@ -68,6 +69,7 @@ def batch(
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = None,
+    csv_excel: options.CsvExcel = None,
     parquet: Annotated[
         bool,
         typer.Option(
@@ -134,6 +136,22 @@ def batch(
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="With --resume, rebuild a damaged journal from the results that are whole.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Files that are no recordings are errors; without it they are counted by kind.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
     engine: Annotated[
         EngineName,
         typer.Option(help="On this machine, or on a Ray cluster.", rich_help_panel=RUN_PANEL),
@@ -192,6 +210,8 @@ def batch(
         raise UsageError("--json prints the summary", "add --summary")
     if retry_failed and not resume:
         raise UsageError("--retry-failed needs --resume", "add --resume")
+    if repair and not resume:
+        raise UsageError("--repair needs --resume", "add --resume")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other", "give one of them")
 
@@ -205,11 +225,13 @@ def batch(
     run = FolderOptions(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        formats=tuple(name.strip() for name in (output_format or "").split(",") if name.strip()),
+        formats=options.formats_of(output_format or "", csv_excel),
         parquet=parquet,
         resume=resume,
         retry_failed=retry_failed,
         overwrite=overwrite,
+        repair=repair,
+        strict=strict,
         engine=engine.value,
         use=EngineOptions(
             workers=workers or default_workers(),
@@ -305,7 +327,7 @@ class _Lines:
 
 def failure(now: Progress) -> str:
     """The file and what is wrong with it; most messages name the file themselves."""
-    return now.error if now.path in now.error else f"{now.path}: {now.error}"
+    return visible_line(now.error if now.path in now.error else f"{now.path}: {now.error}")
 
 
 def speed(now: Progress) -> float:
@@ -334,8 +356,10 @@ def _print_result(result: FolderResult) -> None:
     for note in result.found.notes or []:
         print_note(f"warning: {note}")
     counts = result.counts
+    if result.found.others:
+        print_note(f"not recordings, left out: {listed_kinds(result.found.others)}")
     if not counts.total:
-        print_note(f"no recordings found ({result.found.ignored} other files)")
+        print_note("no recordings found")
         return
     rate = result.audio_seconds / result.seconds if result.seconds > 0 else 0.0
     did = f"; this run {clock(result.audio_seconds)} of audio at {rate:.1f} times real time"
@@ -344,6 +368,12 @@ def _print_result(result: FolderResult) -> None:
         + (did if result.audio_seconds else "")
         + f"; wrote {result.results}"
     )
+
+
+def listed_kinds(others: Mapping[str, int]) -> str:
+    """`3 .txt, 1 .pdf`, the most frequent first."""
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in ordered)
 
 
 def _print_summary(output: Path, as_json: bool) -> int:
@@ -373,6 +403,9 @@ def _print_tables(found: Summary) -> None:
         f"{clock(found.overlap_seconds)}, {found.interruptions} interruptions",
         markup=False,
     )
+    if found.other_files:
+        text = f"not recordings, left out: {listed_kinds(found.other_files)}"
+        console.print(visible_line(text), markup=False)
     if found.labels:
         table = Table(title=Text("Share of talk by label"), title_justify="left")
         for name in ("label", "value", "share"):
@@ -387,7 +420,7 @@ def _print_tables(found: Summary) -> None:
         for name in ("file", "error", "message"):
             table.add_column(name, overflow="fold")
         for path, kind, message in found.examples:
-            table.add_row(Text(path), Text(kind), Text(message))
+            table.add_row(*(Text(visible_line(text)) for text in (path, kind, message)))
         console.print(table)
         more = found.failed - len(found.examples)
         if more > 0:

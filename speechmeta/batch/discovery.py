@@ -10,8 +10,9 @@ import fnmatch
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from speechmeta.errors import UsageError
 from speechmeta.writers.files import TEMPORARY_PREFIX, printable
@@ -20,7 +21,11 @@ HEAD_BYTES = 4096
 
 _NAMES = (
     "aac ac3 aif aifc aiff amr ape au avi awb caf flac gsm m4a m4b mka mkv mov mp2 mp3 mp4 mpga "
-    "oga ogg opus snd sph tta voc w64 wav wave webm wma wv 3gp"
+    "oga ogg opus snd sph tta voc w64 wav wave webm wma wv 3gp 3g2 dts eac3 flv f4a m2ts mj2 mpc "
+    "mpeg mpg mts ra rf64 rm shn spx ts wmv "
+    # Headerless telephony: nothing but the name says what is inside.
+    "al alaw alw g722 g726 g729 gsm mulaw pcma pcmu sln sln12 sln16 sln24 sln32 sln44 sln48 sln96 "
+    "sln192 ul ulaw ulw"
 )
 EXTENSIONS = frozenset(_NAMES.split())
 
@@ -78,14 +83,23 @@ class Discovery:
     """What a walk saw beside the files that it yielded.
 
     Attributes:
-        ignored: files that are no audio by content nor by name.
+        others: files that are no audio by content nor by name, counted by kind (`.txt`).
         excluded: files that the globs left out.
         notes: folders that could not be read, loops of links, files of special kinds.
     """
 
-    ignored: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     excluded: int = 0
     notes: list[str] | None = None
+
+    @property
+    def ignored(self) -> int:
+        """All of `others`."""
+        return self.others.total()
+
+    def ignore(self, name: bytes) -> None:
+        """Counts a file that is no recording."""
+        self.others[kind_of(name)] += 1
 
     def note(self, text: str) -> None:
         self.notes = [*(self.notes or []), text]
@@ -97,6 +111,7 @@ def find_audio(
     exclude: Sequence[str] = (),
     skip: Sequence[str | os.PathLike[str]] = (),
     seen: Discovery | None = None,
+    strict: bool = False,
 ) -> Iterator[FoundFile]:
     """Yields the recordings below `root`, sorted by the bytes of their paths within a folder.
 
@@ -108,6 +123,8 @@ def find_audio(
             against names, one with `/` against the path below the root; `*` matches `/` too.
         skip: folders that are left out, such as the output's.
         seen: counts of what was left out.
+        strict: take every file that the globs take, whatever is inside; what is no recording
+            then ends as an error.
 
     Raises:
         UsageError: `root` is not a folder.
@@ -141,13 +158,15 @@ def find_audio(
             elif os.path.isdir(entry.path):
                 below.append(relative)
             else:
-                found = _candidate(base, relative, wanted, seen)
+                found = _candidate(base, relative, wanted, seen, strict)
                 if found is not None:
                     yield found
         stack.extend(reversed(below))
 
 
-def _candidate(base: bytes, relative: bytes, wanted: _Globs, seen: Discovery) -> FoundFile | None:
+def _candidate(
+    base: bytes, relative: bytes, wanted: _Globs, seen: Discovery, strict: bool
+) -> FoundFile | None:
     name = os.path.basename(relative)
     if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
         return None
@@ -167,12 +186,13 @@ def _candidate(base: bytes, relative: bytes, wanted: _Globs, seen: Discovery) ->
             head = file.read(HEAD_BYTES)
     except OSError:
         # A link to nowhere or a file that may not be read: its record will say so.
-        if named_audio:
+        if named_audio or strict:
             return FoundFile(relative, 0)
-        seen.ignored += 1
+        seen.ignore(name)
         return None
-    if head.startswith(_APPLE_DOUBLE) or not (named_audio or looks_like_audio(head)):
-        seen.ignored += 1
+    audio = not head.startswith(_APPLE_DOUBLE) and (named_audio or looks_like_audio(head))
+    if not audio and not strict:
+        seen.ignore(name)
         return None
     return FoundFile(relative, status.st_size)
 
@@ -190,7 +210,24 @@ def looks_like_audio(head: bytes) -> bool:
         return True
     if head[4:8] == b"ftyp":
         return head[8:12] not in _IMAGE_BRANDS
-    return _is_mpeg_audio(head) or _is_adts(head)
+    return _is_mpeg_audio(head) or _is_adts(head) or _is_mpeg_stream(head)
+
+
+def _is_mpeg_stream(head: bytes) -> bool:
+    """Program streams, and transport streams: packets of 188 or 192 bytes with a sync byte."""
+    if head.startswith(b"\x00\x00\x01\xba"):
+        return True
+    for size, first in ((188, 0), (192, 4)):
+        places = range(first, min(len(head), first + 8 * size), size)
+        if len(places) > 3 and all(head[place] == 0x47 for place in places):
+            return True
+    return False
+
+
+def kind_of(name: bytes) -> str:
+    """What files are counted by: the ending of the name in small letters, `.txt`."""
+    ending = os.path.splitext(os.path.basename(name))[1].lower()
+    return printable(ending) if ending else "no ending"
 
 
 def _is_mpeg_audio(head: bytes) -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -148,7 +147,7 @@ class SpillFile:
         try:
             self._file = open(path, "wb")  # noqa: SIM115
         except OSError as error:
-            raise output_error(error, path) from error
+            raise output_error(error, _place_of(path)) from error
 
     def __call__(self, waveform: Waveform) -> None:
         samples = np.ascontiguousarray(waveform, dtype=np.float32)
@@ -156,7 +155,7 @@ class SpillFile:
             self._file.write(samples.data)
             self._file.flush()
         except OSError as error:
-            raise output_error(error, self.path) from error
+            raise output_error(error, _place_of(self.path)) from error
         self.lengths.append(len(samples))
 
     def __enter__(self) -> Self:
@@ -171,6 +170,14 @@ class SpillFile:
         # Everything was flushed, or its failure was raised.
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _place_of(path: str) -> str:
+    """Where a spill file lies, or lay before it lost its name."""
+    try:
+        return os.readlink(path).removesuffix(" (deleted)")
+    except OSError:
+        return path
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -243,8 +250,3 @@ class ModelTask:
         if isinstance(payload, Asked):
             return self._model.answer(payload.request)
         return list(self._model.decode([turn.read() for turn in payload]))
-
-
-def spill_path(folder: Path, call: int) -> str:
-    """Where the turns of one call are spilled to."""
-    return str(folder / f"{call}.f32")

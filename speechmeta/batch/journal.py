@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS files (
     document TEXT
 );
 CREATE INDEX IF NOT EXISTS by_state ON files (state);
+CREATE TABLE IF NOT EXISTS others (kind TEXT PRIMARY KEY, files INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 State = Literal["missing", "done", "failed"]
@@ -75,6 +76,7 @@ class Journal:
 
     def __init__(self, output: Path) -> None:
         self.path = journal_path(output)
+        refuse_links(output)
         with _reported(self.path):
             self._db = sqlite3.connect(self.path, isolation_level=None)
             # FULL: a finished file stays finished over a loss of power as well.
@@ -114,18 +116,26 @@ class Journal:
                     "resume with the same settings, or use --overwrite",
                 )
 
+    def restore(self, about: Mapping[str, str]) -> None:
+        """Puts back the settings that a repair found, as `agree` wrote them."""
+        with _reported(self.path), self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", list(about.items()))
+
     @property
     def settings(self) -> dict[str, Any]:
         """Those that `agree` kept; empty before."""
         with _reported(self.path):
             kept = dict(self._db.execute("SELECT name, value FROM about WHERE name != 'journal'"))
-        return {name: json.loads(value) for name, value in kept.items()}
+        try:
+            return {name: json.loads(value) for name, value in kept.items()}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(self.path, "its settings are not JSON") from error
 
     def paths(self) -> Iterator[bytes]:
         """The files, below the root, in their order."""
         yield from self._pages(
             "SELECT path FROM files WHERE path > ? ORDER BY path LIMIT 1000",
-            lambda row: row[0],
+            lambda row: self._checked(row[0]),
             path_column=0,
         )
 
@@ -160,7 +170,7 @@ class Journal:
         yield from self._pages(
             "SELECT id, path, size FROM files WHERE state = 'missing' AND path > ?"
             " ORDER BY path LIMIT 1000",
-            lambda row: Entry(row[0], row[1], row[2]),
+            lambda row: Entry(row[0], self._checked(row[1]), row[2]),
             path_column=1,
         )
 
@@ -170,9 +180,38 @@ class Journal:
         yield from self._pages(
             f"SELECT document, path FROM files WHERE document IS NOT NULL{only} AND path > ?"
             " ORDER BY path LIMIT 200",
-            lambda row: row[0],
+            lambda row: self._whole(row[0], row[1]),
             path_column=1,
         )
+
+    def _checked(self, relative: Any) -> bytes:
+        """A file's path, if it is one below the root.
+
+        Raises:
+            OutputError: somebody else wrote this journal, or it is damaged.
+        """
+        if not is_below(relative):
+            raise damaged(self.path, f"it names {relative!r:.80}, which is not below the folder")
+        return bytes(relative)
+
+    def _whole(self, document: Any, relative: Any) -> str:
+        """A line of results, if it is one; half a line is never handed on."""
+        if not is_document(document):
+            raise damaged(self.path, f"the result of {relative!r:.80} is not whole")
+        return str(document)
+
+    def count_others(self, kinds: Mapping[str, int]) -> None:
+        """Keeps how many files of each kind were no recordings, as the last walk found them."""
+        with _reported(self.path), self._transaction():
+            self._db.execute("DELETE FROM others")
+            self._db.executemany("INSERT INTO others VALUES (?, ?)", list(kinds.items()))
+
+    def others(self) -> dict[str, int]:
+        """What `count_others` kept, the most frequent first."""
+        with _reported(self.path):
+            return dict(
+                self._db.execute("SELECT kind, files FROM others ORDER BY files DESC, kind")
+            )
 
     def _pages(self, query: str, make: Any, path_column: int) -> Iterator[Any]:
         # Page by page: an open cursor would pin the write-ahead log.
@@ -228,9 +267,58 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        full = "full" in str(error)
-        hint = "the disk is full: free some space, then --resume" if full else ""
-        raise OutputError(f"cannot write {printable(path)}: {error}", hint) from error
+        if isinstance(error, sqlite3.OperationalError):
+            full = "full" in str(error)
+            hint = "the disk is full: free some space, then --resume" if full else ""
+            raise OutputError(f"cannot write {printable(path)}: {error}", hint) from error
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, how: str) -> OutputError:
+    """The error of a journal that cannot be believed."""
+    return OutputError(
+        f"the journal {printable(path)} is damaged: {how}",
+        "--resume --repair keeps the results that are whole, --overwrite begins anew",
+    )
+
+
+def is_below(relative: Any) -> bool:
+    """Whether a journal's path can only be that of a file below the folder of recordings."""
+    if not isinstance(relative, bytes) or not relative or b"\0" in relative:
+        return False
+    separators = os.fsencode(os.sep + (os.altsep or ""))
+    if relative[:1] in [separators[i : i + 1] for i in range(len(separators))]:
+        return False
+    if os.path.splitdrive(relative)[0] or os.path.isabs(relative):
+        return False
+    parts = relative.replace(os.fsencode(os.altsep or os.sep), os.fsencode(os.sep))
+    return not set(parts.split(os.fsencode(os.sep))) & {b"..", b".", b""}
+
+
+def is_document(document: Any) -> bool:
+    """Whether this is one whole line of results."""
+    if not isinstance(document, str) or "\n" in document:
+        return False
+    try:
+        json.loads(document)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def refuse_links(output: Path) -> None:
+    """Sees that a run's own files are in the output folder, not somewhere that a link leads to.
+
+    Raises:
+        OutputError: one of them is a link, which a run never makes.
+    """
+    state = output / STATE_FOLDER
+    names = ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "lock")
+    for path in (state, *(state / name for name in names)):
+        if path.is_symlink():
+            raise OutputError(
+                f"{printable(path)} is a link", "no run makes one: remove it, and look who did"
+            )
 
 
 @contextmanager
@@ -242,8 +330,11 @@ def run_lock(output: Path) -> Iterator[None]:
             permission.
     """
     path = output / STATE_FOLDER / "lock"
+    refuse_links(output)
     try:
-        opened = open(path, "a+b")  # noqa: SIM115
+        # Not through a link, whose target would be emptied.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        opened = os.fdopen(os.open(path, flags, 0o600), "r+b")
     except OSError as error:
         raise output_error(error, path) from error
     with opened as file:

@@ -7,7 +7,6 @@ and a call ends when its last turn is decoded. What is held at any time is bound
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import deque
@@ -26,10 +25,10 @@ from speechmeta.batch.job import (
     Prepared,
     PrepareTask,
     SpilledTurn,
-    spill_path,
 )
 from speechmeta.batch.journal import Entry
 from speechmeta.batch.scheduling import TurnQueue
+from speechmeta.batch.spills import Spills
 from speechmeta.batch.workers import Done, Pool, ProcessPool, Question, ThreadPool
 from speechmeta.errors import DecodingError, ModelError, OutputError, SpeechMetaError
 from speechmeta.schema import CallReport
@@ -79,7 +78,6 @@ class EngineOptions:
 class _Call:
     entry: Entry
     prepared: Prepared
-    spill: str
     records: list[Any] = field(default_factory=list)
     remaining: int = 0
 
@@ -98,7 +96,7 @@ class LocalEngine:
     ) -> None:
         self._job = job
         self._options = options
-        self._spill = spill_folder
+        self._spills = Spills(spill_folder)
         self._facts: ModelFacts | None = None
         self._calls: dict[int, _Call] = {}
         self._turns = TurnQueue()
@@ -141,7 +139,7 @@ class LocalEngine:
             while entry is not None and self._room():
                 self._preparing[entry.id] = entry
                 path = os.path.join(root, entry.relative)
-                self._prepare.submit(entry.id, (path, spill_path(self._spill, entry.id)))
+                self._prepare.submit(entry.id, (path, self._spills.place(entry.id)))
                 entry = self._postponed.popleft() if self._postponed else next(entries, None)
             self._feed_model()
             self._wait()
@@ -165,8 +163,9 @@ class LocalEngine:
         """Ends all workers; whatever was being done is dropped."""
         self._prepare.close()
         self._model.close()
-        for call in self._calls.values():
-            _remove(call.spill)
+        for call in [*self._calls, *self._preparing]:
+            self._spills.release(call)
+        self._spills.close()
 
     def _room(self) -> bool:
         return (
@@ -201,9 +200,8 @@ class LocalEngine:
         connection.wait([*self._prepare.waitables(), *self._model.waitables()], timeout)
 
     def _prepared(self, entry: Entry, done: Done) -> Outcome | None:
-        spill = spill_path(self._spill, entry.id)
         if done.error is not None:
-            _remove(spill)
+            self._spills.release(entry.id)
             if isinstance(done.error, OutputError):
                 # The disk is full, which is no fault of this file. From here on files go
                 # one by one; only when one alone finds no room is the run over.
@@ -214,8 +212,9 @@ class LocalEngine:
                 return None
             return Outcome(entry, error=done.error)
         prepared: Prepared = done.value
+        spill = self._spills.place(entry.id)
         count = len(prepared.lengths)
-        call = _Call(entry, prepared, spill, [None] * count, count)
+        call = _Call(entry, prepared, [None] * count, count)
         self._calls[entry.id] = call
         offset = 0
         for index, length in enumerate(prepared.lengths):
@@ -263,7 +262,7 @@ class LocalEngine:
 
     def _assembled(self, call: _Call, facts: ModelFacts) -> Outcome:
         del self._calls[call.entry.id]
-        _remove(call.spill)
+        self._spills.release(call.entry.id)
         try:
             report = self._job.assemble(call.prepared.state, call.records, facts)
         except SpeechMetaError as error:
@@ -278,8 +277,3 @@ def _as_error(error: SpeechMetaError | tuple[str, str]) -> SpeechMetaError:
     if isinstance(error, SpeechMetaError):
         return error
     return DecodingError(f"a turn could not be decoded: {error[0]}: {error[1]}")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

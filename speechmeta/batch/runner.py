@@ -32,6 +32,7 @@ from speechmeta.batch.journal import (
     run_lock,
 )
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
+from speechmeta.batch.repair import repair_journal
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError
 from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter, get_writer
@@ -64,6 +65,8 @@ class FolderOptions:
         resume: go on with the run that the output folder holds, if it holds one.
         retry_failed: with `resume`, analyse failed files again.
         overwrite: forget the run that the output folder holds.
+        repair: with `resume`, rebuild a damaged journal from what of it is whole.
+        strict: files that are no recordings are errors, not merely counted.
         engine: `local` or `ray`.
         use: how the machine is used.
         settings: what results depend on, such as the model's name and the fields; a run
@@ -77,6 +80,8 @@ class FolderOptions:
     resume: bool = False
     retry_failed: bool = False
     overwrite: bool = False
+    repair: bool = False
+    strict: bool = False
     engine: Literal["local", "ray"] = "local"
     use: EngineOptions = field(default_factory=EngineOptions)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -153,8 +158,11 @@ def run_folder(
     if not os.path.isdir(root):
         raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
     out = Path(output)
+    _keep_apart(Path(root), out)
     _make_folder(out / STATE_FOLDER)
     with run_lock(out):
+        if options.repair:
+            repair_journal(out)
         _claim(out, options)
         spill = _spill_folder(out)
         try:
@@ -166,7 +174,11 @@ def run_folder(
                 if options.retry_failed:
                     journal.retry_failed()
                 found = Discovery()
-                journal.add(find_audio(root, options.include, options.exclude, (out,), found))
+                skip = (out, out / CALLS)
+                journal.add(
+                    find_audio(root, options.include, options.exclude, skip, found, options.strict)
+                )
+                journal.count_others(found.others)
                 engine = (make_engine or _engine_of(options))(job, source, _use(options), spill)
                 run = _Run(Path(root), out, journal, options, progress)
                 try:
@@ -191,6 +203,43 @@ def _engine_of(options: FolderOptions) -> Callable[[Job, ModelSource, EngineOpti
 
         return RayEngine
     return LocalEngine
+
+
+def _keep_apart(root: Path, out: Path) -> None:
+    """Refuses outputs among the recordings: results would be taken for them, or replace them.
+
+    Raises:
+        UsageError: the output folder is that of the recordings, or these lie in `OUT/calls`.
+    """
+    place = out.resolve()
+    recordings = root.resolve()
+    if place == recordings:
+        raise UsageError(
+            f"{printable(out)} is the folder of the recordings",
+            f"choose another for the results, such as -o {printable(out / 'results')}",
+        )
+    if (place / CALLS) in (recordings, *recordings.parents):
+        raise UsageError(
+            f"{printable(root)} lies where the files of each call are written",
+            "choose another folder for the results",
+        )
+
+
+def _check_target(out: Path, target: Path, source: bytes | None = None) -> None:
+    """Sees that a call's file is below the output folder, and is not the recording itself.
+
+    Raises:
+        OutputError: a link leads elsewhere, or to the recording.
+    """
+    if not target.parent.resolve().is_relative_to(out.resolve()):
+        raise OutputError(
+            f"{printable(target)} is not in the output folder: a link leads elsewhere",
+            "remove the link, and look who made it",
+        )
+    if source is not None and target.exists() and os.path.samefile(source, target):
+        raise OutputError(
+            f"{printable(target)} is the recording itself", "choose another folder for the results"
+        )
 
 
 def _make_folder(path: Path) -> None:
@@ -232,6 +281,7 @@ def _forget(out: Path) -> None:
     """Removes what the run of an output folder wrote: what its journal names, and nothing else."""
     try:
         for path in _outputs_of(out):
+            _check_target(out, path)
             path.unlink(missing_ok=True)
         remove_journal(out)
         for name in (RESULTS, TURNS):
@@ -248,8 +298,9 @@ def _outputs_of(out: Path) -> Iterator[Path]:
             extensions = [get_writer(name).extension for name in journal.settings["formats"]]
             for relative in journal.paths() if extensions else ():
                 yield from (output_path(out, relative, extension) for extension in extensions)
-    except (OutputError, KeyError):
-        # A journal that cannot be read is replaced like any other.
+    except (OutputError, UsageError, KeyError, TypeError):
+        # A journal that cannot be read is replaced like any other, and nothing that it names
+        # from there on is touched.
         return
 
 
@@ -329,6 +380,7 @@ class _Run:
             writer = get_writer(name)
             target = output_path(self._out, entry.relative, writer.extension)
             _make_folder(target.parent)
+            _check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
             # The folder is this run's own, and a killed run may have written the file already.
             if isinstance(writer, HtmlWriter):
                 writer.write_with_peaks(report, target, peaks, overwrite=True)

@@ -24,6 +24,7 @@ class Summary:
 
     Attributes:
         missing: files that the run has not come to.
+        other_files: files in the folder that are no recordings, by kind.
         labels: for each label field, seconds of turns by value; "not sure" where the
             label was left open.
         failures: error type to number of files.
@@ -33,6 +34,7 @@ class Summary:
     files: int = 0
     failed: int = 0
     missing: int = 0
+    other_files: dict[str, int] = field(default_factory=dict)
     turns: int = 0
     audio_seconds: float = 0.0
     talk_seconds: float = 0.0
@@ -82,6 +84,7 @@ class Summary:
             "files": self.files,
             "failed": self.failed,
             "missing": self.missing,
+            "other_files": self.other_files,
             "turns": self.turns,
             "audio_seconds": round(self.audio_seconds, 3),
             "talk_seconds": round(self.talk_seconds, 3),
@@ -119,5 +122,6 @@ def summary_of(output: str | os.PathLike[str]) -> Summary:
     with Journal(out) as journal:
         summary = summarize(journal.documents())
         counts: Counts = journal.counts()
+        summary.other_files = journal.others()
     summary.missing = counts.missing
     return summary
