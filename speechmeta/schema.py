@@ -363,11 +363,12 @@ class Conversation(BaseModel):
 
 
 class Coverage(BaseModel):
-    """Seconds over all channels; the three add up to duration times channels."""
+    """Seconds over all channels; the four add up to duration times channels."""
 
     speech_seconds: float
     non_speech_seconds: float
     skipped_seconds: float
+    missing_seconds: float = 0.0
 
 
 class RedactedSpan(BaseModel):

@@ -6,17 +6,19 @@ the telephone codecs (G.711, GSM, AMR) that soundfile does not.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import av
-import numpy as np
-import numpy.typing as npt
-from av.audio.frame import AudioFrame
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.stream import AudioStream as AvAudioStream
 from av.container import InputContainer
+from av.packet import Packet
 
+from speechmeta.audio.clock import Clock, Missing, silence
+from speechmeta.audio.frames import samples_of
+from speechmeta.audio.riff import UNKNOWN_LENGTH, RiffFacts, examine
+from speechmeta.audio.source import Bytes, View
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import AudioError
 
@@ -26,78 +28,90 @@ CONVERT_HINT = "give a file that FFmpeg decodes, such as WAV, FLAC, MP3, M4A, Og
 # caller gave are read.
 _NO_OTHER_FILES = {"protocol_whitelist": "none"}
 
-# Headerless G.711 is 8 kHz by its standard; FFmpeg would take it for 44.1 kHz.
-_RAW_G711 = {"mulaw": "mulaw", "alaw": "alaw"}
+# FFmpeg's own decoders of AMR refuse the frames of discontinuous transmission; these make
+# comfort noise of them, as 3GPP TS 26.092 and 26.192 ask.
+_DECODERS = {"amr_nb": "libopencore_amrnb", "amr_wb": "libopencore_amrwb"}
+_AMR_PACKET_SECONDS = 0.02
 
-_FULL_SCALE = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "s64": 2.0**63}
+# The zero of these containers is the recording's beginning. In others (MPEG-TS, Ogg, FLV ...)
+# the first packet has any time.
+_ABSOLUTE = {"mov", "mp4", "matroska", "webm", "avi", "nut"}
+
+# Here FFmpeg computes a duration from the size and a bit rate.
+_GUESSED = {"aac", "amr", "amrnb", "amrwb", "loas"}
+
+SPHERE_HINT = "convert it with LDC's tool: sph2pipe -f wav CALL.sph CALL.wav"
 
 DURATION_TOLERANCE = 0.25
 """Seconds by which a header's duration may exceed what was decoded: encoders count the
 padding of the first and last frame differently."""
 
 
-class _Named:
-    """A stream under a name, because FFmpeg guesses headerless formats by the name's ending."""
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        self.name = name
-        self.read = file.read
-        # PyAV looks for these attributes and takes their absence for "cannot seek".
-        if _can_seek(file):
-            self.seek = file.seek
-            self.tell = file.tell
-
-
-def _can_seek(file: IO[bytes]) -> bool:
-    try:
-        return bool(file.seekable())
-    except AttributeError:
-        return hasattr(file, "seek") and hasattr(file, "tell")
-
-
 class MediaReader:
-    """One open media file, positioned at its audio track.
+    """One audio track of an open media file.
+
+    Args:
+        content: the file. name: for messages; FFmpeg guesses by its ending.
+        track: the number of the audio track; None for the one that FFmpeg finds best.
 
     Attributes:
         sample_rate: Hz. channels: count. codec: FFmpeg's name of the codec.
-        declared: the duration in seconds that the file's header states, or None.
+        tracks: numbers of the audio tracks that can be decoded. track: this one's.
         warnings: what was found wrong so far; complete once `frames()` has ended.
 
     Raises:
         AudioError: the file is no audio, has no audio track, or no codec for it.
     """
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, content: Bytes, name: str, track: int | None = None) -> None:
         self.name = name
         self.warnings: list[str] = []
-        self._file = file
-        self._seekable = _can_seek(file)
-        self._start = file.tell() if self._seekable else 0
-        self._size = self._measure()
-        if self._size == 0:
-            raise AudioError(f"{name} is empty (0 bytes)", "check how the file was made or copied")
-        self._head = self._peek(0, 12) if self._seekable else b""
+        self._file = content
+        self._head = content.read_at(0, 12)
         if self._is_text():
             # Before FFmpeg sees it: it renders text as video and waits for what playlists name.
             raise AudioError(f"{name} is a text file, not audio", CONVERT_HINT)
-        self._container = self._open()
+        self._refuse_packed_sphere()
+        self._riff = examine(content, name) or RiffFacts()
+        self.warnings += self._riff.warnings if not track else []
+        self._container = self._open(self._riff.content or content)
         try:
-            self._stream = self._choose_stream()
+            self._stream = self._choose_stream(track)
             context = self._stream.codec_context
             self.codec = str(context.codec.canonical_name)
             self.sample_rate = int(context.sample_rate or 0)
             self.channels = int(context.layout.nb_channels)
+            self._decoder = _own_decoder(self._stream)
         except BaseException:
             self.close()
             raise
+        self._clock: Clock | None = None
 
     def close(self) -> None:
         self._container.close()
 
     @property
+    def missing(self) -> list[Missing]:
+        """The stretches for which silence stands in."""
+        if self._clock is None:
+            return []
+        return [
+            Missing(gap.start / self._clock.rate, gap.end / self._clock.rate, 0, self.channels)
+            for gap in self._clock.gaps
+        ]
+
+    @property
     def declared(self) -> float | None:
+        """The end in seconds that the file states, if it states one."""
+        if self._riff.content is not None and self._riff.seconds is not None:
+            return self._riff.seconds
+        if self._duration_is_a_guess():
+            return None
         if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
+            late = 0.0
+            if self._is_absolute() and self._stream.start_time is not None:
+                late = max(0.0, float(self._stream.start_time * self._stream.time_base))
+            return float(self._stream.duration * self._stream.time_base) + late
         if self._container.duration is not None and len(self._container.streams) == 1:
             return self._container.duration / 1_000_000
         return None
@@ -113,43 +127,74 @@ class MediaReader:
                 number of channels than its beginning.
         """
         damaged = 0
-        total = 0
+        sounded = 0
         foreign = 0.0  # seconds
         packets = self._container.demux(self._stream)
         while True:
+            packet = None
             try:
                 # After an error of its own the demuxer ends; after one in decode() it goes on.
                 packet = next(packets, None)
                 if packet is None:
                     break
-                decoded = packet.decode()
+                decoded = self._decode(packet)
             except av.error.EOFError:
                 continue
             except av.error.FFmpegError:
                 damaged += 1
+                if packet is not None and self._clock is not None:
+                    self._clock.lose(self._seconds_of(packet))
                 continue
             for frame in decoded:
                 damaged += bool(frame.is_corrupt)
                 if frame.samples == 0:
                     continue
                 shape = (frame.sample_rate, frame.layout.nb_channels)
-                if total == 0:
+                if self._clock is None:
                     # The first frame knows better than the header, as with SBR in AAC.
                     self.sample_rate, self.channels = shape
+                    self._clock = Clock(self.sample_rate, self._zero(frame.time))
                 elif shape != (self.sample_rate, self.channels):
                     foreign += frame.samples / max(1, frame.sample_rate)
                     continue
-                total += frame.samples
-                yield _samples(frame)
-        self._report_change(foreign, total)
-        if total == 0:
+                gap = self._clock.place(frame.time, frame.samples)
+                yield from silence(self.channels, gap)
+                sounded += frame.samples
+                yield samples_of(frame)
+        self._report_change(foreign, sounded)
+        if self._clock is None:
             if damaged:
                 raise AudioError(
                     f"{self.name} is damaged: none of its {self.codec} audio can be decoded",
-                    CONVERT_HINT,
+                    SPHERE_HINT if self._head[:7] == b"NIST_1A" else CONVERT_HINT,
                 )
             raise AudioError(f"{self.name} holds no audio samples", "record or export it again")
-        self._report_damage(damaged, total / self.sample_rate)
+        yield from silence(self.channels, self._clock.finish())
+        self._report_damage(damaged, self._clock)
+
+    def _decode(self, packet: Packet) -> list[Any]:
+        if self._decoder is None:
+            return list(packet.decode())
+        if packet.size == 0:  # the demuxer's last; these decoders hold nothing back
+            return []
+        return list(self._decoder.decode(packet))
+
+    def _seconds_of(self, packet: Packet) -> float:
+        if packet.duration and packet.time_base is not None:
+            return float(packet.duration * packet.time_base)
+        return _AMR_PACKET_SECONDS if self.codec in _DECODERS else 0.0
+
+    def _is_absolute(self) -> bool:
+        return bool(_ABSOLUTE & set(self._container.format.name.split(",")))
+
+    def _zero(self, first: float | None) -> float:
+        """The time of the packets at which the recording begins."""
+        if self._is_absolute():
+            return 0.0
+        started = self._container.start_time
+        if started is not None and len(self._container.streams) > 1:
+            return min(started / 1_000_000, first or 0.0)
+        return first or 0.0
 
     def count_seconds(self) -> float:
         """The duration in seconds by the packets' times, without decoding."""
@@ -163,43 +208,39 @@ class MediaReader:
             self.warnings.append(f"{self.name} is damaged after {seconds:.2f} s")
         return seconds
 
-    def _open(self) -> InputContainer:
+    def _open(self, content: Bytes) -> InputContainer:
         try:
-            container = self._try_open({})
-            if container.format.name in _RAW_G711:
-                container.close()
-                self._rewind()
-                container = self._try_open({"sample_rate": "8000"})
+            container: InputContainer = av.open(
+                cast(Any, View(content, self.name)),
+                mode="r",
+                options=_NO_OTHER_FILES,
+                metadata_errors="ignore",
+            )
         except (av.error.FFmpegError, EOFError) as error:
             raise AudioError(
                 f"{self.name} is not audio, or its beginning is damaged", CONVERT_HINT
             ) from error
         return container
 
-    def _try_open(self, options: dict[str, str]) -> InputContainer:
-        container: InputContainer = av.open(
-            cast(Any, _Named(self._file, self.name)),
-            mode="r",
-            options={**_NO_OTHER_FILES, **options},
-            metadata_errors="ignore",
-        )
-        return container
-
-    def _choose_stream(self) -> AvAudioStream:
+    def _choose_stream(self, track: int | None) -> AvAudioStream:
         tracks = self._container.streams.audio
-        best = cast("AvAudioStream | None", self._container.streams.best("audio"))
-        if best is None or best.codec_context is None:
-            if tracks:
-                raise AudioError(
-                    f"{self.name} has an audio track that cannot be decoded", CONVERT_HINT
-                )
+        usable = [stream for stream in tracks if stream.codec_context is not None]
+        self.tracks = [tracks.index(stream) for stream in usable]
+        if not tracks:
             raise AudioError(f"{self.name} has no audio track", CONVERT_HINT)
-        if len(tracks) > 1:
+        if not usable:
+            raise AudioError(f"{self.name} has an audio track that cannot be decoded", CONVERT_HINT)
+        if track is None:
+            best = cast("AvAudioStream | None", self._container.streams.best("audio"))
+            track = tracks.index(best) if best in usable else self.tracks[0]
+        self.track = track
+        if len(usable) < len(tracks) and track == self.tracks[0]:
+            lost = len(tracks) - len(usable)
             self.warnings.append(
-                f"{self.name} has {len(tracks)} audio tracks; "
-                f"only number {tracks.index(best) + 1} was read"
+                f"{self.name} has {len(tracks)} audio tracks, {lost} of which cannot be decoded "
+                "and are left out"
             )
-        return best
+        return tracks[track]
 
     def _report_change(self, foreign: float, total: int) -> None:
         """A damaged frame may state anything; a lasting change is another recording."""
@@ -215,17 +256,28 @@ class MediaReader:
             f"{self.sample_rate} Hz and {self.channels}; they are left out"
         )
 
-    def _report_damage(self, damaged: int, seconds: float) -> None:
+    def _report_damage(self, damaged: int, clock: Clock) -> None:
+        seconds = clock.position / clock.rate
+        absent = sum(gap.end - gap.start for gap in clock.gaps) / clock.rate
         if damaged:
             self.warnings.append(
                 f"{self.name} is damaged: {damaged} packets could not be decoded properly"
             )
+        if round(absent, 2) > 0:
+            where = f"from {clock.gaps[0].start / clock.rate:.2f} s"
+            if len(clock.gaps) > 1:
+                where = f"in {len(clock.gaps)} places, the first {where}"
+            self.warnings.append(
+                f"{self.name} has no sound of its own for {absent:.2f} s, {where}: packets are "
+                "missing or damaged, or it begins late; silence stands in for them"
+            )
+        if clock.jumps:
+            self.warnings.append(
+                f"the packet times of {self.name} leap {len(clock.jumps)} times, first after "
+                f"{clock.jumps[0] / clock.rate:.2f} s; what follows was put right behind it"
+            )
         declared = self.declared
-        if (
-            declared is not None
-            and declared - seconds > DURATION_TOLERANCE
-            and not self._duration_is_a_guess()
-        ):
+        if declared is not None and declared - seconds > DURATION_TOLERANCE:
             self.warnings.append(
                 f"{self.name} is cut short: it states {declared:.2f} s and holds {seconds:.2f} s"
             )
@@ -237,37 +289,34 @@ class MediaReader:
 
     def _duration_is_a_guess(self) -> bool:
         """Whether FFmpeg computed the stated duration from the file size and a bit rate."""
-        if self._container.format.name == "aac":
+        form = self._container.format.name
+        if form in _GUESSED:
             return True
-        if self._container.format.name != "mp3" or not self._seekable:
+        if form != "mp3":
             return False
         first_frame = 0
         if self._head[:3] == b"ID3":
             size = self._head[6:10]
             first_frame = 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
-        frame = self._peek(first_frame, 256)
+        frame = self._file.read_at(first_frame, 256)
         return not any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
     def _lacks_its_end(self) -> bool:
         """Whether the RIFF size is not reached, or the last Ogg page is not marked as last."""
-        if not self._seekable or self._size is None:
-            return False
-        if self._head[:4] in (b"RIFF", b"RIFX"):
-            order = "little" if self._head[:4] == b"RIFF" else "big"
-            stated = int.from_bytes(self._head[4:8], cast(Any, order))
-            # 0 and the largest number are written by programs that do not know the size yet.
-            return stated not in (0, 0xFFFFFFFF) and stated + 8 > self._size + 1
+        if self._head[:4] == b"RIFF" and self._riff.content is None:
+            stated = int.from_bytes(self._head[4:8], "little")
+            # 0 and huge numbers are written by programs that do not know the size yet.
+            known = 0 < stated < UNKNOWN_LENGTH
+            return known and stated + 8 > self._file.size + 1
         if self._head[:4] == b"OggS":
-            tail = self._peek(max(0, self._size - 65536 - 282), 65536 + 282)
+            tail = self._file.read_at(max(0, self._file.size - 65536 - 282), 65536 + 282)
             page = tail.rfind(b"OggS")
             return page < 0 or len(tail) < page + 6 or not tail[page + 5] & 4
         return False
 
     def _is_text(self) -> bool:
-        if not self._seekable:
-            return False
         # More than the 1024 bytes of a NIST SPHERE header, which is text before the samples.
-        head = self._peek(0, 8192)
+        head = self._file.read_at(0, 8192)
         try:
             text = head.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -276,43 +325,26 @@ class MediaReader:
             text = head[: error.start].decode("utf-8")
         return all(char.isprintable() or char in "\t\r\n\f\ufeff" for char in text)
 
-    def _measure(self) -> int | None:
-        if not self._seekable:
-            return None
-        size = self._file.seek(0, os.SEEK_END) - self._start
-        self._rewind()
-        return size
-
-    def _peek(self, offset: int, count: int) -> bytes:
-        position = self._file.tell()
-        self._file.seek(self._start + offset)
-        data = self._file.read(count)
-        self._file.seek(position)
-        return data
-
-    def _rewind(self) -> None:
-        if self._seekable:
-            self._file.seek(self._start)
+    def _refuse_packed_sphere(self) -> None:
+        """LDC packs most of its calls; FFmpeg unpacks shorten of linear samples only."""
+        if self._head[:7] != b"NIST_1A":
+            return
+        for line in self._file.read_at(0, 1024).split(b"\n"):
+            words = line.split()
+            if len(words) == 3 and words[0] == b"sample_coding" and b"," in words[2]:
+                coding = words[2].decode("ascii", "replace")
+                if not coding.startswith("pcm,embedded-shorten"):
+                    raise AudioError(
+                        f"{self.name} is a SPHERE file packed as {coding}, which cannot be read",
+                        SPHERE_HINT,
+                    )
 
 
-def _samples(frame: AudioFrame) -> FloatArray:
-    """One frame as float32 (channels, n), full scale at 1.0."""
-    kind = frame.format.name.rstrip("p")
-    if kind == "s64":  # the one format that PyAV does not turn into an array
-        count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-        data: npt.NDArray[Any] = np.stack(
-            [np.frombuffer(cast(Any, plane), np.int64)[:count] for plane in frame.planes]
-        )
-    else:
-        data = frame.to_ndarray()
-    if not frame.format.is_planar:
-        data = data.reshape(-1, frame.layout.nb_channels).T
-    if kind not in _FULL_SCALE:
-        with np.errstate(over="ignore"):  # infinite samples are found by who reads on
-            return np.ascontiguousarray(data, dtype=np.float32)
-    scale = _FULL_SCALE[kind]
-    # 32-bit integers pass through float64, float32 would round before scaling does.
-    wide: npt.NDArray[np.floating[Any]] = data.astype(np.float64 if kind == "s32" else np.float32)
-    if kind == "u8":
-        wide -= scale
-    return np.ascontiguousarray(wide / scale, dtype=np.float32)
+def _own_decoder(stream: AvAudioStream) -> AudioCodecContext | None:
+    name = _DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is None or name not in av.codec.codecs_available:
+        return None
+    decoder = AudioCodecContext.create(name, "r")
+    decoder.sample_rate = stream.codec_context.sample_rate or 8000
+    decoder.layout = stream.codec_context.layout
+    return decoder

@@ -9,20 +9,21 @@ what to do; faults that leave something to work with end up in `warnings`.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.audio.container import MediaReader
+from speechmeta.audio.clock import Missing
+from speechmeta.audio.rawformats import RawRules
 from speechmeta.audio.resampling import StreamResampler, resample
+from speechmeta.audio.source import MediaFile, open_media
+from speechmeta.audio.tracks import Reader, open_reader
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import AudioError
 from speechmeta.schema import AudioInfo
@@ -114,27 +115,31 @@ class Audio:
         return resample(self.waveform, self.sample_rate, rate)
 
 
-def load_audio(source: AudioSource, sample_rate: int | None = None) -> Audio:
+def load_audio(
+    source: AudioSource, sample_rate: int | None = None, raw: str | None = None
+) -> Audio:
     """Decodes a whole recording at its own rate.
 
     Args:
-        source: a path, a binary file object, the bytes of a file, `(waveform, sample_rate)`,
-            or an `Audio`, which is returned as it is. A waveform is a NumPy array or torch
-            tensor of shape (samples,) or (channels, samples); integers of 8, 16 and 32 bits
-            are scaled to +-1.0, floats are taken as they are.
+        source: a path, `-` for standard input, a binary file object, the bytes of a file,
+            `(waveform, sample_rate)`, or an `Audio`, which is returned as it is. A waveform is
+            a NumPy array or torch tensor of shape (samples,) or (channels, samples); integers
+            of 8, 16 and 32 bits are scaled to +-1.0, floats are taken as they are.
         sample_rate: the rate in Hz of a waveform that is given without one.
+        raw: how headerless recordings are read, see `speechmeta.audio.rawformats.RawRules`.
 
     Raises:
+        UsageError: `raw` is not understood.
         AudioError: nothing there, not audio, nothing to decode, no samples, NaN, or a shape,
             type or rate that makes no sense.
     """
     if isinstance(source, Audio):
         _refuse_rate(sample_rate)
         return source
-    array = _as_array(source, sample_rate)
+    array = as_array(source, sample_rate)
     if array is not None:
         return _from_array(*array)
-    with AudioStream(source, block_seconds=None) as stream:
+    with AudioStream(source, block_seconds=None, raw=raw) as stream:
         waveform = np.concatenate(list(stream), axis=1)
         return Audio(
             waveform, stream.sample_rate, stream.path, stream.codec, tuple(stream.warnings)
@@ -142,7 +147,10 @@ def load_audio(source: AudioSource, sample_rate: int | None = None) -> Audio:
 
 
 def stream_audio(
-    source: AudioSource, block_seconds: float = 30.0, rate: int | None = None
+    source: AudioSource | MediaFile,
+    block_seconds: float = 30.0,
+    rate: int | None = None,
+    raw: str | None = None,
 ) -> AudioStream:
     """Decodes block by block, so that hours of audio need little memory.
 
@@ -150,14 +158,15 @@ def stream_audio(
         source: as for `load_audio`.
         block_seconds: length of every block but the last.
         rate: resample to this rate in Hz; None keeps the recording's own.
+        raw: as for `load_audio`.
 
     Returns:
         an iterator over float32 arrays of shape (channels, n).
     """
-    return AudioStream(source, block_seconds, rate)
+    return AudioStream(source, block_seconds, rate, raw)
 
 
-def probe_audio(source: AudioSource) -> AudioInfo:
+def probe_audio(source: AudioSource, raw: str | None = None) -> AudioInfo:
     """Rate, channels, codec and duration without decoding.
 
     The duration is the one that the file states, or the end of its last packet; what can
@@ -168,11 +177,11 @@ def probe_audio(source: AudioSource) -> AudioInfo:
     """
     if isinstance(source, Audio):
         return source.info
-    array = _as_array(source, None)
+    array = as_array(source, None)
     if array is not None:
         return _from_array(*array).info
     with ExitStack() as stack:
-        reader, path = _open(source, stack)
+        reader, path = _open(source, stack, raw)
         duration = reader.declared
         return AudioInfo(
             path=_printable(path),
@@ -191,20 +200,23 @@ class AudioStream(Iterator[FloatArray]):
     Attributes:
         sample_rate: the recording's own rate in Hz. rate: that of the blocks.
         channels, path, codec: as in `Audio`.
-        warnings: complete when the iterator is exhausted.
+        warnings: complete when the iterator is exhausted, and so is `missing`, the stretches
+            for which silence stands in.
     """
 
     def __init__(
         self,
-        source: AudioSource,
+        source: AudioSource | MediaFile,
         block_seconds: float | None = 30.0,
         rate: int | None = None,
+        raw: str | None = None,
     ) -> None:
         if block_seconds is not None and not block_seconds > 0:
             raise AudioError(f"block_seconds is {block_seconds}", "give a positive number")
         if rate is not None:
             _check_rate(rate)
         self._stack = ExitStack()
+        self._raw = raw
         try:
             self._pieces = self._begin(source)
             first = next(self._pieces)
@@ -236,9 +248,14 @@ class AudioStream(Iterator[FloatArray]):
         """Closes the file; done by itself at the end of the iteration."""
         self._stack.close()
 
-    def _begin(self, source: AudioSource) -> Iterator[FloatArray]:
-        if not isinstance(source, Audio):
-            array = _as_array(source, None)
+    @property
+    def missing(self) -> list[Missing]:
+        return [] if self._reader is None else list(self._reader.missing)
+
+    def _begin(self, source: AudioSource | MediaFile) -> Iterator[FloatArray]:
+        self._reader: Reader | None = None
+        if not isinstance(source, (Audio, MediaFile)):
+            array = as_array(source, None)
             if array is not None:
                 source = _from_array(*array)
         if isinstance(source, Audio):
@@ -246,7 +263,8 @@ class AudioStream(Iterator[FloatArray]):
             self.warnings = list(source.warnings)
             self.sample_rate, self.channels = source.sample_rate, source.channels
             return iter([source.waveform])
-        reader, self.path = _open(source, self._stack)
+        reader, self.path = _open(source, self._stack, self._raw)
+        self._reader = reader
         self.codec, self.warnings = reader.codec, reader.warnings
         pieces = _finite(reader.frames(), reader.name)
         first = next(pieces)
@@ -298,27 +316,19 @@ def _check_finite(waveform: FloatArray, name: str) -> None:
         )
 
 
-def _open(source: AudioSource, stack: ExitStack) -> tuple[MediaReader, str | None]:
+def _open(
+    source: AudioSource | MediaFile, stack: ExitStack, raw: str | None
+) -> tuple[Reader, str | None]:
     """Opens a path, file object or bytes; everything opened is closed with `stack`."""
-    path: str | None = None
-    file: IO[bytes]
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        file, name = io.BytesIO(source), "the given bytes"
-    elif isinstance(source, (str, os.PathLike)):
-        path = name = os.fspath(source)
-        file = stack.enter_context(_open_path(path))
+    rules = RawRules.parse(raw)
+    if isinstance(source, MediaFile):
+        media = source
     else:
-        file = cast(IO[bytes], source)
-        given = getattr(file, "name", None)
-        path = given if isinstance(given, str) else None
-        name = path or "the given file object"
-        if isinstance(file, io.TextIOBase):
-            raise AudioError(f"{name} is opened as text", 'open it in binary mode, "rb"')
-        if hasattr(file, "seekable") and file.seekable():
-            stack.callback(file.seek, file.tell())
-    reader = MediaReader(file, name)
+        media = open_media(cast(Any, source))
+        stack.callback(media.close)
+    reader = open_reader(media, rules)
     stack.callback(reader.close)
-    return reader, path
+    return reader, media.path
 
 
 def _printable(path: str | None) -> str | None:
@@ -326,23 +336,7 @@ def _printable(path: str | None) -> str | None:
     return None if path is None else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _open_path(path: str) -> IO[bytes]:
-    if "://" in path and not Path(path).exists():
-        raise AudioError(f"{path} is an address, not a file", "download it first")
-    try:
-        return open(path, "rb")
-    except FileNotFoundError as error:
-        raise AudioError(f"{path} does not exist", "check the path") from error
-    except IsADirectoryError as error:
-        raise AudioError(
-            f"{path} is a folder", "name the files in it, or run: speechmeta batch"
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{path} cannot be read: {reason}", "check its permissions") from error
-
-
-def _as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, int] | None:
+def as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, int] | None:
     """The waveform and rate if the source is an array, None if it has to be decoded."""
     if isinstance(source, tuple):
         _refuse_rate(sample_rate)

@@ -6,16 +6,16 @@ Short recordings stay in memory in between, long ones are decoded again.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from speechmeta.audio.loading import AudioSource, stream_audio
+from speechmeta.audio.clock import Missing
+from speechmeta.audio.loading import Audio, AudioSource, as_array, stream_audio
+from speechmeta.audio.source import MediaFile, open_media
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import AudioError
 from speechmeta.schema import AudioInfo
@@ -34,26 +34,38 @@ class Recording:
     """Blocks (channels, n) of a recording at the rate at which it is searched for speech.
 
     Args:
-        source: as for `speechmeta.audio.loading.load_audio`. A stream that cannot go back is
-            first written to a temporary file.
+        source: as for `speechmeta.audio.loading.load_audio`. It is opened once.
         rate_for: gives the rate in Hz of the blocks for the recording's own rate.
         window_seconds: every block but the last is a multiple of this.
+        raw: how headerless recordings are read.
+
+    Attributes:
+        warnings: complete after the first run through the blocks, and so is `missing`, the
+            stretches for which silence stands in.
 
     Raises:
         AudioError: the audio cannot be used.
     """
 
-    def __init__(self, source: AudioSource, rate_for: Any, window_seconds: float) -> None:
-        self._given = source
-        self._source = _rewindable(source)
-        if self._source is not source:
-            weakref.finalize(self, cast(IO[bytes], self._source).close)
-        with stream_audio(self._source, block_seconds=1.0) as stream:
+    def __init__(
+        self,
+        source: AudioSource,
+        rate_for: Any,
+        window_seconds: float,
+        raw: str | None = None,
+    ) -> None:
+        self._raw = raw
+        self._source: AudioSource | MediaFile = source
+        if not isinstance(source, Audio) and as_array(source, None) is None:
+            media = open_media(cast(Any, source))
+            weakref.finalize(self, media.close)
+            self._source = media
+        with stream_audio(self._source, block_seconds=1.0, raw=raw) as stream:
             self.sample_rate, self.channels = stream.sample_rate, stream.channels
-            self.path = getattr(source, "name", None) if source is not self._source else stream.path
-            self.codec = stream.codec
+            self.path, self.codec = stream.path, stream.codec
         self.rate: int = rate_for(self.sample_rate)
         self.warnings: list[str] = []
+        self.missing: tuple[Missing, ...] = ()
         self.samples = 0
         windows = BLOCK_WINDOWS * _BLOCK_CHANNELS // max(self.channels, _BLOCK_CHANNELS)
         self._block_seconds = max(_FEWEST_BLOCK_WINDOWS, windows) * window_seconds
@@ -86,24 +98,28 @@ class Recording:
             yield from self._kept
             return
         samples = 0
-        with stream_audio(self._source, self._block_seconds, self.rate) as stream:
+        with stream_audio(self._source, self._block_seconds, self.rate, self._raw) as stream:
             for block in stream:
                 samples += block.shape[1]
-                if self._complete and samples > self.samples:
-                    break  # a file that is still written to: what came later is left out
                 if not self._complete and self._kept is not None:
                     self._kept.append(block)
                     if sum(part.nbytes for part in self._kept) > KEEP_BYTES:
                         self._kept = None
                 yield block
-            warnings = list(stream.warnings)
+            warnings, missing = list(stream.warnings), tuple(stream.missing)
+            if isinstance(self._source, MediaFile) and self._source.has_grown():
+                warnings.append(
+                    f"{self._source.name} is still being written to; what was there at the start "
+                    "was analysed"
+                )
         if self._complete and samples < self.samples:
             raise AudioError(
                 f"{self.path or 'the recording'} became shorter while it was read",
                 "analyse it again when it is no longer being written",
             )
         if not self._complete:
-            self._complete, self.samples, self.warnings = True, samples, warnings
+            self._complete, self.samples = True, samples
+            self.warnings, self.missing = warnings, missing
 
 
 @dataclass(frozen=True)
@@ -142,19 +158,3 @@ def cut_out(blocks: Iterator[FloatArray], cuts: Sequence[Cut]) -> Iterator[Float
         begin = end
         if waiting == len(order) and not running:
             return
-
-
-def _rewindable(source: AudioSource) -> AudioSource:
-    if not hasattr(source, "read"):
-        return source
-    file = cast(IO[bytes], source)
-    try:
-        if file.seekable():
-            return source
-    except AttributeError:
-        if hasattr(file, "seek") and hasattr(file, "tell"):
-            return source
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the recording is used
-    shutil.copyfileobj(file, copy)
-    copy.seek(0)
-    return copy

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
+from speechmeta.audio.rawformats import RawRules
 from speechmeta.errors import UsageError
 from speechmeta.schema import check_fields
 from speechmeta.segmentation.channels import ChannelMode
@@ -74,6 +75,14 @@ class CallOptions(Options):
         metavar="NAME,...",
         panel=AUDIO,
     )
+    raw: str | None = option(
+        None,
+        "Read recordings without a header, such as codec=mulaw,rate=8000,channels=2; for some "
+        "names: '*.rec: codec=alaw; *.bin: codec=s16le' (docs/recordings.md).",
+        unset="by the name's ending",
+        metavar="RULES",
+        panel=AUDIO,
+    )
     vad: bool = option(
         True,
         "Find the turns by voice activity, or take each channel as one turn from start to end.",
@@ -99,6 +108,12 @@ class CallOptions(Options):
     @classmethod
     def _known_fields(cls, value: Any) -> Any:
         return value if value is None else check_fields(value)
+
+    @field_validator("raw")
+    @classmethod
+    def _readable_rules(cls, value: str | None) -> str | None:
+        RawRules.parse(value)
+        return value
 
     @field_validator("roles")
     @classmethod

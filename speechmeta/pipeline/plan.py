@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechmeta.audio.clock import Missing
 from speechmeta.audio.loading import AudioSource, resample
 from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
@@ -86,6 +87,7 @@ class CallPlan:
         skipped: samples of speech left out for being too short, by row.
         dead: number of channels without a signal.
         warnings: for the report.
+        missing: stretches for which the recording has no sound.
     """
 
     audio: AudioInfo
@@ -99,6 +101,7 @@ class CallPlan:
     skipped: tuple[int, ...]
     dead: int
     warnings: tuple[str, ...]
+    missing: tuple[Missing, ...] = ()
 
 
 class PreparedCall:
@@ -139,7 +142,7 @@ def prepare_call(
     """
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
-    recording = Recording(source, vad_rate, WINDOW_SECONDS)
+    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw)
     hearing = hear(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *hearing.plan.warnings]
     shared = _is_shared(options, recording.channels, hearing)
@@ -184,6 +187,7 @@ def prepare_call(
         skipped=tuple(skipped),
         dead=len(hearing.plan.dead),
         warnings=tuple(dict.fromkeys(warnings)),
+        missing=recording.missing,
     )
     return PreparedCall(plan, recording)
 

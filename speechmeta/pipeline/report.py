@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from speechmeta.audio.types import FloatArray
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
@@ -88,14 +90,15 @@ def assemble_call(
     turns: list[Turn] = []
     warnings = list(plan.warnings)
     errors: list[SpeechMetaError] = []
-    speech = [0] * len(plan.signals)
-    skipped = list(plan.skipped)
+    speech = [0.0] * len(plan.signals)
+    skipped = [float(samples) for samples in plan.skipped]
+    absent = [_Absence(plan, signal.channel) for signal in plan.signals]
     for index, planned in enumerate(plan.turns):
         pieces = [by_turn[index][piece] for piece in range(len(planned.pieces))]
         failed = [item for item in pieces if isinstance(item, SpeechMetaError)]
         if failed:
             errors.append(failed[0])
-            skipped[planned.row] += planned.end - planned.start
+            skipped[planned.row] += absent[planned.row].present(planned)
             warnings.append(
                 f"{planned.start / plan.rate:.2f} to {planned.end / plan.rate:.2f} s of channel "
                 f"{plan.signals[planned.row].channel} could not be analysed: {failed[0].message}"
@@ -105,7 +108,7 @@ def assemble_call(
         turn = _turn(plan, planned, good, label_sets, threshold)
         turns.append(turn)
         if turn.meta.speech_activity is not False:
-            speech[planned.row] += planned.end - planned.start
+            speech[planned.row] += absent[planned.row].present(planned)
     if errors and not turns:
         raise errors[0]
     report = CallReport(
@@ -159,17 +162,45 @@ def _turn(
     )
 
 
-def _coverage(plan: CallPlan, speech: Sequence[int], skipped: Sequence[int]) -> Coverage:
+class _Absence:
+    """How much of a channel's turns the recording has no sound for."""
+
+    def __init__(self, plan: CallPlan, channel: int) -> None:
+        parts = sorted(
+            (part.start * plan.rate, part.end * plan.rate)
+            for part in plan.missing
+            if part.first_channel <= channel < part.first_channel + part.channels
+        )
+        self._starts = np.array([start for start, _ in parts])
+        self._sums = np.concatenate([[0.0], np.cumsum([end - start for start, end in parts])])
+        self._ends = np.array([end for _, end in parts])
+
+    def present(self, turn: PlannedTurn) -> float:
+        """Samples of the turn that are there."""
+        if not self._starts.size:
+            return turn.end - turn.start
+        return turn.end - turn.start - (self._until(turn.end) - self._until(turn.start))
+
+    def _until(self, sample: int) -> float:
+        index = int(np.searchsorted(self._starts, sample))
+        beyond = max(0.0, float(self._ends[index - 1]) - sample) if index else 0.0
+        return float(self._sums[index]) - beyond
+
+
+def _coverage(plan: CallPlan, speech: Sequence[float], skipped: Sequence[float]) -> Coverage:
     """Seconds over all channels: a signal counts for every channel it stands for."""
     total = plan.audio.duration * plan.audio.channels
     covers = [len(signal.covers) for signal in plan.signals]
     spoken = sum(n * count for n, count in zip(speech, covers, strict=True)) / plan.rate
     lost = sum(n * count for n, count in zip(skipped, covers, strict=True)) / plan.rate
+    absent = sum((part.end - part.start) * part.channels for part in plan.missing)
     spoken, lost = round(spoken, 6), round(lost, 6)
+    absent = round(min(absent, max(0.0, total - spoken - lost)), 6)
     return Coverage(
         speech_seconds=spoken,
-        non_speech_seconds=round(max(0.0, total - spoken - lost), 6),
+        non_speech_seconds=round(max(0.0, total - spoken - lost - absent), 6),
         skipped_seconds=lost,
+        missing_seconds=absent,
     )
 
 

@@ -189,6 +189,11 @@ def _footer(data: dict[str, Any]) -> Markup:
         f"Model {model['name']} ({model['architecture']}) on {model['device']}, {model['dtype']}. "
         f"Over all channels {coverage['speech_seconds']:.1f} s speech, "
         f"{coverage['non_speech_seconds']:.1f} s without, "
-        f"{coverage['skipped_seconds']:.1f} s skipped. "
+        f"{coverage['skipped_seconds']:.1f} s skipped"
+        + (
+            f", {coverage['missing_seconds']:.1f} s missing. "
+            if coverage["missing_seconds"]
+            else ". "
+        ),
         "Gender, age, accent and emotion are estimates from the voice and can be wrong.",
     )

@@ -144,11 +144,22 @@ def test_video_without_audio(tmp_path: Path, sine: Sine) -> None:
         load_audio(target)
 
 
-def test_two_audio_tracks_are_not_passed_over(tmp_path: Path, sine: Sine) -> None:
-    source = write_wav(tmp_path / "source.wav", sine(0.5, 8000), 8000)
-    target = tmp_path / "tracks.mka"
-    encode_with_ffmpeg(source, target, "-map", "0", "-map", "0", "-c:a", "flac")
-    assert "2 audio tracks" in load_audio(target).warnings[0]
+@pytest.mark.parametrize("ending", ["mka", "mp4"])
+def test_every_audio_track_is_a_channel(tmp_path: Path, sine: Sine, ending: str) -> None:
+    first = write_wav(tmp_path / "first.wav", sine(1, 8000, 300), 8000)
+    second = write_wav(tmp_path / "second.wav", sine(2, 16000, 1000, level=0.5), 16000)
+    target = tmp_path / f"tracks.{ending}"
+    options = ["-i", str(second), "-map", "0", "-map", "1", "-c:a", "alac"]
+    encode_with_ffmpeg(first, target, *options)
+    audio = load_audio(target)
+    assert (audio.sample_rate, audio.channels, audio.warnings) == (16000, 2, ())
+    assert audio.duration == pytest.approx(2, abs=0.01)
+    assert frequency_and_level(audio.waveform[0, :16000], 16000)[0] == pytest.approx(300, abs=3)
+    assert frequency_and_level(audio.waveform[1], 16000)[0] == pytest.approx(1000, abs=3)
+    assert np.abs(audio.waveform[0, 17000:]).max() == 0.0, "the shorter track ends in silence"
+    stream = stream_audio(target, block_seconds=0.3)
+    np.testing.assert_array_equal(np.concatenate(list(stream), 1), audio.waveform)
+    assert probe_audio(target).channels == 2
 
 
 def test_channels_stay_apart(tmp_path: Path, sine: Sine) -> None:

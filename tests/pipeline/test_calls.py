@@ -58,6 +58,7 @@ def analyzer() -> Analyzer:
 def check_coverage(report: CallReport) -> None:
     found = report.coverage
     total = found.speech_seconds + found.non_speech_seconds + found.skipped_seconds
+    total += found.missing_seconds
     assert total == pytest.approx(report.audio.duration * report.audio.channels, abs=1e-5)
     assert min(found.speech_seconds, found.non_speech_seconds, found.skipped_seconds) >= 0
 
