@@ -6,13 +6,13 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speechmeta.errors import UsageError
+from speechmeta.eval.readers.catalogue import READERS
 
 from . import eval_instruction, options
 from .console import out_console, print_note, progress
@@ -27,38 +27,19 @@ DATA_PANEL = "Data"
 SYSTEM_PANEL = "Other systems"
 
 
-class DatasetName(StrEnum):
-    """The readers of the readers by name; spelt here so that the help needs no import."""
-
-    LIBRISPEECH = "librispeech"
-    COMMONVOICE = "commonvoice"
-    IEMOCAP = "iemocap"
-    MSWC = "mswc"
-    MANIFEST = "manifest"
-
-
-HELP = {
-    DatasetName.LIBRISPEECH: "LibriSpeech as it unpacks; splits such as test-clean (the default).",
-    DatasetName.COMMONVOICE: "Common Voice, Corpus 4 to 20 and later; splits are its TSV files.",
-    DatasetName.IEMOCAP: "IEMOCAP; splits session1 to session5 (the folds) or all (the default).",
-    DatasetName.MSWC: "Multilingual Spoken Words, English; splits train, dev, test.",
-    DatasetName.MANIFEST: "A JSONL manifest with audio or audio_filepath and references.",
-}
-
-
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True,
         help="Measure a system on a data set in its official layout, or compare two reports.",
     )
-    for name, text in HELP.items():
-        add_command(group, name.value, _command(name), {"measured": EVAL, "model": MODEL}, text)
+    for name, entry in READERS.items():
+        add_command(group, name, _command(name), {"measured": EVAL, "model": MODEL}, entry.text)
     group.command("compare")(compare)
     group.command("instruction")(eval_instruction.instruction)
     app.add_typer(group, name="eval")
 
 
-def _command(name: DatasetName) -> Callable[..., None]:
+def _command(name: str) -> Callable[..., None]:
     def evaluate_dataset(
         data: Annotated[
             Path,
@@ -132,9 +113,7 @@ def _command(name: DatasetName) -> Callable[..., None]:
     ) -> None:
         from speechmeta.eval import evaluate, read_dataset
 
-        dataset = read_dataset(
-            name.value, data, split, classes=measured.classes, limit=measured.limit
-        )
+        dataset = read_dataset(name, data, split, classes=measured.classes, limit=measured.limit)
         predictor = _other_system(asr, classifier or [], predictions, model)
         with progress(len(dataset.clips), quiet) as advance:
             shown = 0

@@ -48,7 +48,7 @@ def evaluate(
     """Runs a system over a data set and measures it.
 
     Args:
-        dataset: the reader's name (`readers.registry.DATASETS`), or a read `Dataset`.
+        dataset: the reader's name (`readers.catalogue.READERS`), or a read `Dataset`.
         data, split: as for `read_dataset`.
         options: what is measured and how; None for the defaults.
         predictor: a system of another kind, in place of a model.

@@ -98,7 +98,7 @@ def test_compare(run_cli: Any, data: Path, predictions: Path, tmp_path: Path) ->
     [
         (["--predictions", "p.jsonl", "--model", "m"], "name different systems"),
         (["--classifier", "Gender"], "is not FIELD=MODEL"),
-        (["--split", "x"], "no splits"),
+        (["--split", "x"], "has no split 'x'"),
         (["--resume", "--predictions", "PREDICTIONS"], "nothing to resume"),
     ],
 )
