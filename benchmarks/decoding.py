@@ -33,8 +33,8 @@ from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.grammar import Grammar
 from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
 from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.decoding.transcript import TranscriptWriter
 from speechmeta.schema import FIELDS, LABEL_FIELDS
 
@@ -66,14 +66,14 @@ class Bench:
         self.reference, self.processor = self._load(torch.float32)
         self.model = self.reference if self.dtype == torch.float32 else self._load(self.dtype)[0]
         self.waves = clips(args.clips)
-        plain = PlainEngine(self.model, self.processor)
+        plain = ReferenceEngine(self.model, self.processor)
         self.grammar = plain.grammars.get(FIELDS)
         self.driven = driven_tokens(self.grammar, args.tokens)
         self.options = DecodeOptions(
             driven_transcript=self.driven, batch_size=1, tree_nodes=args.tree_nodes
         )
         self.free = PromptBuilder(self.reference, self.processor, self.options)
-        self.plain = PlainEngine(self.model, self.processor, self.options)
+        self.plain = ReferenceEngine(self.model, self.processor, self.options)
         self.single = Engine(self.model, self.processor, self.options)
         self.records: dict[str, list[DecodedRecord]] = {}
         self.grammars = backends(self.model, self.processor.tokenizer, self.grammar)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
-from speechmeta.decoding.structured import Grammar, OutputType, compile_output
+from speechmeta.decoding.structured import Form, OutputType, compile_output
 from speechmeta.decoding.vocabulary import TokenTable
 
 _REMEMBERED = 16
@@ -23,14 +23,14 @@ class Forms:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._grammars: OrderedDict[Hashable, Grammar] = OrderedDict()
+        self._grammars: OrderedDict[Hashable, Form] = OrderedDict()
 
     @cached_property
     def _table(self) -> TokenTable:
         # Reading a vocabulary takes a moment that plain answers need not wait for.
         return TokenTable(self._tokenizer)
 
-    def grammar(self, output_type: OutputType | None) -> Grammar | None:
+    def grammar(self, output_type: OutputType | None) -> Form | None:
         """The compiled form; None for plain text.
 
         Raises:

@@ -24,7 +24,7 @@ from speechmeta.chat.recordings import Ear, HeardWindow
 from speechmeta.chat.reply import ChatReply, ChatStream, ChatUsage, HeardAudio
 from speechmeta.decoding.chat_loop import PrefixStore, SamplingOptions, generate, sampling_options
 from speechmeta.decoding.inputs import out_of_memory
-from speechmeta.decoding.structured import Constraint, Grammar, OutputType
+from speechmeta.decoding.structured import Constraint, Form, OutputType
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import DestaProcessor
@@ -44,7 +44,7 @@ class _Request:
     """
 
     rows: list[ReadyRow]
-    grammar: Grammar | None
+    grammar: Form | None
     constraint: Constraint | None
     reference: bool
     heard: tuple[int, int]

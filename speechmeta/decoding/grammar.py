@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from outlines_core import Guide, Index
-
+from speechmeta.decoding.automaton import Automaton
 from speechmeta.decoding.layout import SPEECH_VALUES, TextLayout
 from speechmeta.decoding.states import TranscriptStates
 from speechmeta.decoding.vocabulary import TokenTable
@@ -160,18 +159,13 @@ class Grammar:
         return pattern
 
     @cached_property
-    def index(self) -> Index:
-        """The expression compiled over the vocabulary by outlines_core."""
-        return Index(self.regex, self.table.outlines_vocabulary)
+    def automaton(self) -> Automaton:
+        """The expression compiled over the vocabulary."""
+        return Automaton.compile(self.regex, self.table)
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether a whole answer's tokens are in the grammar."""
-        guide = Guide(self.index)
-        for token in tokens:
-            if not guide.accepts_tokens([token]):
-                return False
-            guide.advance(token, return_tokens=False)
-        return bool(self.index.is_final_state(guide.get_state()))
+        return self.automaton.accepts(tokens)
 
     # Values of closed sets
 
@@ -299,8 +293,26 @@ class Grammar:
 
     @cached_property
     def transcript(self) -> TranscriptStates:
-        """The states of the index inside the transcript."""
-        return TranscriptStates(self)
+        """The states of the automaton inside the transcript.
+
+        Raises:
+            ModelError: the vocabulary cannot write one.
+        """
+        text = ""
+        for index in range(self.transcript_index):
+            field = self.fields[index]
+            going = (
+                form for label, form in self.written(field) if not self.ends_record(field, label)
+            )
+            text += self.before(index) + next(going)
+        state = self.automaton.walk(
+            self.table.encode_start(text + self.before(self.transcript_index))
+        )
+        if state is None:
+            raise ModelError(
+                "the grammar does not accept its own text", "the layout is inconsistent"
+            )
+        return TranscriptStates.within(self.automaton, state, self.table, self.after_transcript)
 
     @cached_property
     def fixed_tokens(self) -> int:

@@ -1,16 +1,15 @@
-"""The states of a grammar's index inside the transcript, as tables over the vocabulary."""
+"""The states of an automaton inside a transcript, as tables over the vocabulary."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import Self
 
 import numpy as np
-from outlines_core import Index
 
+from speechmeta.decoding.automaton import Automaton, distances
+from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import ModelError
-
-if TYPE_CHECKING:
-    from speechmeta.decoding.grammar import Grammar
 
 CLOSED = -1
 """The state after a token that closed the transcript."""
@@ -20,52 +19,42 @@ BUDGET_LEVELS = 5
 
 
 class TranscriptStates:
-    """The grammar inside the transcript, as tables.
+    """What may be written in a transcript, state by state; the first state is its start.
+
+    Args:
+        moves: by state, the state after each allowed token; `CLOSED` where it closes.
+        closable: the states in which the transcript may be closed.
+        table: the tokenizer's bytes.
+        closing: the text that closes a transcript; empty where an end token does.
+        size: of the vocabulary.
 
     Attributes:
-        start: the state where the transcript begins.
-        moves: by state, the state after each allowed token; `CLOSED` where it closes.
+        moves: without those that lead where the transcript cannot be closed.
         distance: by state, how many tokens it takes until the transcript may be closed.
         masks: bool (states, BUDGET_LEVELS, vocabulary): what may follow in a state when so
             many tokens (level + 1, the last one: or more) are left, the closing not counted.
+
+    Raises:
+        ModelError: the vocabulary cannot close a transcript.
     """
 
-    def __init__(self, grammar: Grammar) -> None:
-        index, table = grammar.index, grammar.table
-        after = grammar.after_transcript
-        quote = after[:1]
-        state = index.get_initial_state()
-        for token in _written_prefix(grammar):
-            state = _next(index, state, token)
-        transitions = index.get_transitions()
-        first_closing = table.encode(after.decode())[0]
-
-        names: dict[int, int] = {state: 0}
-        moves: list[dict[int, int]] = []
-        queue = [state]
-        closable: list[bool] = []
-        while queue:
-            current = queue.pop(0)
-            own: dict[int, int] = {}
-            out = transitions.get(current, {})
-            for token, target in out.items():
-                piece = table.bytes[token] if token < len(table.bytes) else None
-                if not piece:
-                    continue
-                place = piece.find(quote)
-                if place >= 0:
-                    # A token that reaches into the next value would choose it unscored.
-                    if len(piece) - place <= len(after):
-                        own[token] = CLOSED
-                    continue
-                if target not in names:
-                    names[target] = len(names)
-                    queue.append(target)
-                own[token] = names[target]
-            moves.append(own)
-            closable.append(first_closing in out)
+    def __init__(
+        self,
+        moves: Sequence[Mapping[int, int]],
+        closable: Collection[int],
+        table: TokenTable,
+        closing: bytes,
+        size: int,
+    ) -> None:
+        following = {state: set(own.values()) - {CLOSED} for state, own in enumerate(moves)}
+        found = distances(following, closable)
+        if 0 not in found:
+            raise ModelError(
+                "the tokenizer's vocabulary cannot close a transcript",
+                "it needs an entry for the quotation mark",
+            )
         self.start = 0
-        self.distance = _distances(moves, closable)
+        self.distance = [found.get(state) for state in range(len(moves))]
         # States out of which no entry of the vocabulary leads (part of a character) are left out.
         self.moves: list[dict[int, int]] = [
             {
@@ -75,19 +64,93 @@ class TranscriptStates:
             }
             for own in moves
         ]
-        if self.distance[0] is None:
-            raise ModelError(
-                "the tokenizer's vocabulary cannot close a transcript",
-                "it needs an entry for the quotation mark",
-            )
-        self.masks = np.zeros((len(moves), BUDGET_LEVELS, len(table.bytes)), dtype=bool)
+        self.masks = np.zeros((len(moves), BUDGET_LEVELS, size), dtype=bool)
         for number, own in enumerate(self.moves):
-            for token, target in own.items():
-                need = 0 if target == CLOSED else self.distance[target] or 0
-                # One token is this one; a character that it begins has to end in the others.
-                self.masks[number, need:, token] = True
+            tokens = np.fromiter(own, dtype=np.int64, count=len(own))
+            # One token is this one; a character that it begins has to end in the others.
+            needs = np.array([0 if t == CLOSED else self.distance[t] or 0 for t in own.values()])
+            for level in range(BUDGET_LEVELS):
+                self.masks[number, level, tokens[needs <= level]] = True
         self._table = table
-        self._after = after
+        self._closing = closing
+
+    @classmethod
+    def within(cls, automaton: Automaton, state: int, table: TokenTable, closing: bytes) -> Self:
+        """The states from one on, up to a text that closes the transcript.
+
+        Args:
+            automaton: of the whole answer.
+            state: where the transcript begins.
+            table: the tokenizer's bytes.
+            closing: the fixed text after the transcript; its first byte is in no transcript.
+        """
+        first_closing = table.encode(closing.decode())[0]
+        quote = closing[:1]
+        names, queue = {state: 0}, [state]
+        moves: list[dict[int, int]] = []
+        for current in queue:
+            own: dict[int, int] = {}
+            for token, target in automaton.transitions.get(current, {}).items():
+                piece = table.bytes[token] or b""
+                place = piece.find(quote)
+                if place >= 0:
+                    # A token that reaches into the next value would choose it unscored.
+                    if len(piece) - place <= len(closing):
+                        own[token] = CLOSED
+                    continue
+                if target not in names:
+                    names[target] = len(names)
+                    queue.append(target)
+                own[token] = names[target]
+            moves.append(own)
+        closable = [
+            names[state] for state in queue if first_closing in automaton.transitions.get(state, {})
+        ]
+        return cls(moves, closable, table, closing, len(table.bytes))
+
+    @classmethod
+    def text(
+        cls,
+        automaton: Automaton,
+        table: TokenTable,
+        end: int,
+        never: Collection[int] = (),
+        not_first: Collection[int] = (),
+    ) -> Self:
+        """The states of a text that an end token closes.
+
+        Args:
+            automaton: of the text.
+            table: the tokenizer's bytes.
+            end: the end token.
+            never: tokens that are left out everywhere ...
+            not_first: ... and at the start.
+        """
+        names, queue = {automaton.initial: 1}, [automaton.initial]
+        moves: list[dict[int, int]] = [{}]
+        dropped = frozenset(never)
+        for current in queue:
+            own: dict[int, int] = {}
+            for token, target in automaton.transitions.get(current, {}).items():
+                if target not in names:
+                    names[target] = len(names) + 1
+                    queue.append(target)
+                if token not in dropped:
+                    own[token] = names[target]
+            if current in automaton.finals:
+                own[end] = CLOSED
+            moves.append(own)
+        # The start is a state of its own, since less may follow there.
+        left_out = frozenset(not_first)
+        moves[0] = {token: target for token, target in moves[1].items() if token not in left_out}
+        closable = [names[state] for state in queue if state in automaton.finals]
+        # The empty text may be written: where its end token may not be, the budget never asks.
+        closable.append(0)
+        return cls(moves, closable, table, b"", max(end + 1, len(table.bytes)))
+
+    def piece(self, token: int) -> bytes:
+        """The text that a token adds; an end token adds none."""
+        return (self._table.bytes[token] or b"") if token < len(self._table.bytes) else b""
 
     def level(self, tokens_left: int) -> int:
         """The row of `masks` for so many tokens left (at least one)."""
@@ -95,7 +158,7 @@ class TranscriptStates:
 
     def walk(self, piece: bytes) -> int | None:
         """The state after some bytes at the start of the transcript; None if not allowed."""
-        quote = piece.find(self._after[:1])
+        quote = piece.find(self._closing[:1])
         body, closing = (piece, b"") if quote < 0 else (piece[:quote], piece[quote:])
         state = self.start
         try:
@@ -107,46 +170,10 @@ class TranscriptStates:
                 return None
             state = self.moves[state][token]
         if closing:
-            fits = self._after.startswith(closing) and self.distance[state] == 0
+            fits = self._closing.startswith(closing) and self.distance[state] == 0
             return CLOSED if fits else None
         return state
 
     def closing_bytes(self, piece: bytes) -> int:
         """How many bytes from the closing quote on a closing token's text has."""
-        return len(piece) - piece.index(self._after[:1])
-
-
-def _written_prefix(grammar: Grammar) -> list[int]:
-    """Canonical tokens of some answer up to its transcript."""
-    text = ""
-    for index in range(grammar.transcript_index):
-        forms = [
-            form
-            for label, form in grammar.written(grammar.fields[index])
-            if not grammar.ends_record(grammar.fields[index], label)
-        ]
-        text += grammar.before(index) + forms[0]
-    return grammar.table.encode_start(text + grammar.before(grammar.transcript_index))
-
-
-def _next(index: Index, state: int, token: int) -> int:
-    following = index.get_next_state(state, token)
-    if following is None:
-        raise ModelError("the grammar does not accept its own text", "the layout is inconsistent")
-    return int(following)
-
-
-def _distances(moves: list[dict[int, int]], closable: list[bool]) -> list[int | None]:
-    distance: list[int | None] = [0 if free else None for free in closable]
-    targets = [set(own.values()) - {CLOSED} for own in moves]
-    changed = True
-    while changed:
-        changed = False
-        for state, reached in enumerate(targets):
-            known = [distance[target] for target in reached]
-            steps = [value + 1 for value in known if value is not None]
-            best = distance[state]
-            if steps and (best is None or min(steps) < best):
-                distance[state] = min(steps)
-                changed = True
-    return distance
+        return len(piece) - piece.index(self._closing[:1]) if self._closing else 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +19,7 @@ from outlines.processors.tensor_adapters import tensor_adapters
 from outlines_core import Guide, Index
 from pydantic import BaseModel, ValidationError
 
+from speechmeta.decoding.automaton import Automaton
 from speechmeta.decoding.confined import check_size, confined
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, UsageError
@@ -29,52 +29,25 @@ OutputType: TypeAlias = type[BaseModel] | dict[str, Any] | str
 
 
 @dataclass
-class Grammar:
+class Form:
     """A compiled form; holds no state of a request and may be used by many.
 
     Attributes:
-        regex: the whole answer matches it.
-        index: outlines' automaton over the tokenizer's vocabulary.
+        automaton: the whole answer matches it.
         parse: text to value; raises DecodingError where the value breaks a rule that a regular
             expression cannot express (a number's range, a validator).
-        eos: the end token of the vocabulary.
     """
 
-    regex: str
-    index: Index
+    automaton: Automaton
     parse: Callable[[str], Any]
-    eos: int
-
-    @cached_property
-    def transitions(self) -> dict[int, dict[int, int]]:
-        """For every state the token ids that are possible, and the state each leads to."""
-        found: dict[int, dict[int, int]] = self.index.get_transitions()
-        return found
-
-    @cached_property
-    def distances(self) -> dict[int, int]:
-        """For every state the fewest tokens to a complete answer."""
-        before: dict[int, set[int]] = {}
-        for state, edges in self.transitions.items():
-            for target in set(edges.values()):
-                before.setdefault(target, set()).add(state)
-        reached = dict.fromkeys(self.index.get_final_states(), 0)
-        border = list(reached)
-        while border:
-            here = border.pop(0)
-            for state in before.get(here, ()):
-                if state not in reached:
-                    reached[state] = reached[here] + 1
-                    border.append(state)
-        return reached
 
     @property
     def fewest_tokens(self) -> int:
         """The shortest complete answer in tokens."""
-        return self.distances[self.index.get_initial_state()]
+        return self.automaton.distances[self.automaton.initial]
 
 
-def compile_output(output_type: OutputType, table: TokenTable) -> Grammar:
+def compile_output(output_type: OutputType, table: TokenTable) -> Form:
     """Compiles a form against a tokenizer.
 
     Raises:
@@ -83,13 +56,13 @@ def compile_output(output_type: OutputType, table: TokenTable) -> Grammar:
     """
     regex, parse = _regex_and_parser(output_type)
     index: Index = confined("compile_regex", regex, table.outlines_vocabulary)
-    grammar = Grammar(regex, index, parse, table.eos_token_id)
-    if index.get_initial_state() not in grammar.distances:
+    automaton = Automaton(index, table.eos_token_id)
+    if automaton.initial not in automaton.distances:
         raise UsageError(
             "no text fits the output type",
             "the tokenizer cannot write it, or it contradicts itself",
         )
-    return grammar
+    return Form(automaton, parse)
 
 
 def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], Any]]:
@@ -196,10 +169,10 @@ class _Masks(OutlinesCoreLogitsProcessor):
 
 @dataclass
 class Constraint:
-    """A grammar's state over the rows of one request.
+    """A form's state over the rows of one request.
 
     Args:
-        grammar: what every row has to match.
+        form: what every row has to match.
         rows: how many rows there are.
         budget: most tokens of a row.
 
@@ -207,7 +180,7 @@ class Constraint:
         DecodingError: the budget is smaller than the shortest complete answer.
     """
 
-    grammar: Grammar
+    form: Form
     rows: int
     budget: int
     forced: list[bool] = field(init=False)
@@ -216,7 +189,7 @@ class Constraint:
     """Whether a row's text so far is a whole answer."""
 
     def __post_init__(self) -> None:
-        needed = self.grammar.fewest_tokens
+        needed = self.form.fewest_tokens
         if needed > self.budget:
             raise DecodingError(
                 f"the output type needs at least {needed} tokens, the budget is {self.budget}",
@@ -225,10 +198,10 @@ class Constraint:
         self.forced = [False] * self.rows
         self.whole = [False] * self.rows
         self._ended = [False] * self.rows
-        self._finals = set(self.grammar.index.get_final_states())
+        self._automaton = self.form.automaton
         # One processor for each request: outlines' keeps state between calls.
-        self._masks = _Masks(self.grammar.index)
-        self._farthest = max(self.grammar.distances.values())
+        self._masks = _Masks(self._automaton.index)
+        self._farthest = max(self._automaton.distances.values())
         self._used = 0
 
     def mask(self, logits: torch.Tensor, last: Sequence[int]) -> torch.Tensor:
@@ -249,11 +222,11 @@ class Constraint:
 
     def _guard(self, logits: torch.Tensor, state: int, left: int, row: int) -> None:
         """Closes ways that are too long for what is `left`, this token included."""
-        distances = self.grammar.distances
+        distances = self._automaton.distances
         late = [
             token
-            for token, target in self.grammar.transitions.get(state, {}).items()
-            if token != self.grammar.eos and distances.get(target, left) > left - 1
+            for token, target in self._automaton.transitions.get(state, {}).items()
+            if distances.get(target, left) > left - 1
         ]
         if late:
             logits[torch.tensor(late, device=logits.device)] = -torch.inf
@@ -269,18 +242,17 @@ class Constraint:
             if token is None or self._ended[row]:
                 continue
             state = self._masks.guides[row].get_state()
-            if token == self.grammar.eos:
-                self.whole[row] = self._ended[row] = state in self._finals
+            if token == self._automaton.eos:
+                self.whole[row] = self._ended[row] = state in self._automaton.finals
                 continue
-            target = self.grammar.transitions.get(state, {}).get(token)
+            target = self._automaton.walk([token], state)
             if target is None:
                 raise DecodingError(
                     "the model's scores are not numbers", "try dtype=float32 or bfloat16"
                 )
-            edges = self.grammar.transitions.get(target, {})
-            self._ended[row] = all(following == self.grammar.eos for following in edges)
-            self.whole[row] = target in self._finals
+            self._ended[row] = not self._automaton.transitions.get(target)
+            self.whole[row] = target in self._automaton.finals
         return list(self._ended)
 
 
-__all__ = ["Constraint", "Grammar", "OutputType", "compile_output"]
+__all__ = ["Constraint", "Form", "OutputType", "compile_output"]

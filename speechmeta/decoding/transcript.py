@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from speechmeta.decoding.grammar import Grammar
+from copy import copy
+from typing import Self
+
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import LOOP, TRUNCATED
-from speechmeta.decoding.states import BUDGET_LEVELS, CLOSED
+from speechmeta.decoding.states import BUDGET_LEVELS, CLOSED, TranscriptStates
 from speechmeta.errors import DecodingError
 
 
@@ -13,7 +15,7 @@ class TranscriptWriter:
     """Takes a transcript's tokens one by one and says when it is over.
 
     Args:
-        grammar: the record's.
+        states: what may be written.
         options: budget and loop parameters.
         budget: most tokens, the closing not counted.
 
@@ -25,9 +27,8 @@ class TranscriptWriter:
         flags: what happened to it.
     """
 
-    def __init__(self, grammar: Grammar, options: DecodeOptions, budget: int) -> None:
-        self._grammar = grammar
-        self._states = grammar.transcript
+    def __init__(self, states: TranscriptStates, options: DecodeOptions, budget: int) -> None:
+        self._states = states
         self._options = options
         self._budget = budget
         self._driven = options.driven_transcript[:budget]
@@ -42,6 +43,13 @@ class TranscriptWriter:
         self.consumed = 0
         self.flags: tuple[str, ...] = ()
 
+    def fork(self) -> Self:
+        """A copy that goes on by itself."""
+        other = copy(self)
+        other._history, other._pieces = list(self._history), list(self._pieces)
+        other._runs, other.tokens = list(self._runs), list(self.tokens)
+        return other
+
     @property
     def place(self) -> tuple[int, int]:
         """The row of the grammar's masks that holds for the next token: (state, level)."""
@@ -55,7 +63,7 @@ class TranscriptWriter:
 
     def heal(self, token: int, fixed: bytes, state: int) -> None:
         """Takes a first token that also covers `fixed`, the text before the transcript."""
-        piece = (self._grammar.table.bytes[token] or b"")[len(fixed) :]
+        piece = self._states.piece(token)[len(fixed) :]
         self._take(token, piece, state)
 
     def push(self, token: int) -> int:
@@ -71,9 +79,7 @@ class TranscriptWriter:
                 f"token {token} is not allowed in the transcript",
                 "the model's numbers may not be finite in this dtype; try float32",
             )
-        self._take(
-            token, self._grammar.table.bytes[token] or b"", self._states.moves[self._state][token]
-        )
+        self._take(token, self._states.piece(token), self._states.moves[self._state][token])
         return token
 
     def _take(self, token: int, piece: bytes, state: int) -> None:
@@ -117,11 +123,6 @@ class TranscriptWriter:
         while self._states.distance[self._history[kept]] != 0:
             kept += 1
         self.kept = kept
-
-    @property
-    def text(self) -> str:
-        """The transcript's value."""
-        return self._grammar.parse_transcript(self.written)
 
     @property
     def written(self) -> bytes:

@@ -6,8 +6,9 @@ Reads the tokenizer and never changes it. Knows two shapes: Llama's (`▁` for t
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Collection
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -21,23 +22,19 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHORS = ("\n", "\x07", "|", "0")
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes (openai/gpt-2 `encoder.py`)."""
+def _byte_level_alphabet() -> dict[int, str]:
+    """From GPT-2's printable stand-ins to the 256 bytes as Latin-1 (openai/gpt-2 `encoder.py`).
+
+    What stands for no byte is mapped beyond Latin-1.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]
-    table.update({chr(256 + offset): byte for offset, byte in enumerate(others)})
-    return table
+    table = {byte: chr(0x100) for byte in range(256)}
+    table |= {byte: chr(byte) for byte in printable}
+    return table | {256 + offset: chr(byte) for offset, byte in enumerate(others)}
 
 
-def _kinds(part: Any) -> set[str]:
-    """The type names anywhere in a part of a tokenizer's JSON."""
-    if isinstance(part, dict):
-        own = {part["type"]} if isinstance(part.get("type"), str) else set()
-        return own.union(*(_kinds(value) for value in part.values()))
-    if isinstance(part, list):
-        return set().union(*(_kinds(value) for value in part))
-    return set()
+_BYTE_LEVEL = _byte_level_alphabet()
 
 
 class TokenTable:
@@ -45,12 +42,13 @@ class TokenTable:
 
     Args:
         tokenizer: a transformers tokenizer with a `tokenizers` backend.
+        without: ids that stand for no text, beside those that are marked as special.
 
     Raises:
         ModelError: the tokenizer is of another kind.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, without: Collection[int] = ()) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -60,16 +58,16 @@ class TokenTable:
         self._tokenizer = tokenizer
         self._backend = backend
         added = tokenizer.added_tokens_decoder
-        described = json.loads(backend.to_str())
         # The entry for unknown text is no text, even where it is not marked as special.
-        unknown = described["model"].get("unk_token")
+        unknown = getattr(backend.model, "unk_token", None)
+        left_out = {index for index, token in added.items() if token.special}.union(without)
         entries = {
             index: token
             for token, index in tokenizer.get_vocab().items()
-            if token != unknown and not (index in added and added[index].special)
+            if token != unknown and index not in left_out
         }
-        byte_level = "ByteLevel" in _kinds(described.get("decoder"))
-        alphabet = _byte_level_alphabet() if byte_level else {}
+        decoder = b"" if backend.decoder is None else backend.decoder.__getstate__()
+        byte_level = b'"ByteLevel"' in decoder
         size = max(entries, default=-1) + 1
         self.bytes: list[bytes | None] = [None] * size
         for index, token in entries.items():
@@ -77,8 +75,9 @@ class TokenTable:
                 # Added text is matched before anything else, as it stands.
                 self.bytes[index] = added[index].content.encode()
             elif byte_level:
-                if all(char in alphabet for char in token):
-                    self.bytes[index] = bytes(alphabet[char] for char in token)
+                # An entry with other characters stands for no bytes at all.
+                with suppress(UnicodeEncodeError):
+                    self.bytes[index] = token.translate(_BYTE_LEVEL).encode("latin-1")
             elif match := _BYTE_TOKEN.fullmatch(token):
                 self.bytes[index] = bytes([int(match[1], 16)])
             else:

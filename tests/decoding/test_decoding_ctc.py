@@ -17,7 +17,7 @@ from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.grammar import GrammarCache
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT, TextLayout
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, ModelError
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS
@@ -116,12 +116,12 @@ def test_candidates_are_valid(vocab: str, layout: TextLayout) -> None:
 @pytest.mark.parametrize("layout", [COMPACT_LAYOUT, PUBLISHED_LAYOUT])
 @pytest.mark.parametrize("vocab", ["llama", "bytes", "pieces"])
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_same_as_the_plain_engine(vocab: str, layout: TextLayout, weight: float) -> None:
+def test_same_as_the_reference(vocab: str, layout: TextLayout, weight: float) -> None:
     model, processor = talkative(vocab, layout)
     options = DecodeOptions(transcript_search="ctc", ctc_weight=weight, length_bonus=8.0)
     clips = tiny_clips(4, seed=2)
     fast = Engine(model, processor, options).decode(clips, FIELDS[1:])
-    assert_same(fast, PlainEngine(model, processor, options).decode(clips, FIELDS[1:]))
+    assert_same(fast, ReferenceEngine(model, processor, options).decode(clips, FIELDS[1:]))
     single = DecodeOptions(
         transcript_search="ctc", ctc_weight=weight, length_bonus=8.0, batch_size=1
     )

@@ -1,4 +1,4 @@
-"""The engine against the plain reference; batches, failures, memory, loops, budgets."""
+"""The engine against the reference; batches, failures, memory, loops, budgets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from speechmeta.decoding.inputs import Prompt
 from speechmeta.decoding.labels import choose
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT, TextLayout
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
 from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.decoding.session import Session
 from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
 from speechmeta.schema import FIELDS, LABEL_FIELDS
@@ -61,13 +61,11 @@ def assert_same(ours: Sequence[Result], theirs: Sequence[Result], passes: bool =
 @CASES
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("tree_nodes", [0, 64, 400])
-def test_same_as_the_plain_engine(
-    vocab: str, layout: TextLayout, seed: int, tree_nodes: int
-) -> None:
+def test_same_as_the_reference(vocab: str, layout: TextLayout, seed: int, tree_nodes: int) -> None:
     model, processor = tiny_speechllm(seed, vocab, layout, spread=(0.3, 0.1, 0.6)[seed])
     clips = tiny_clips(5, seed)
     fields = [None, ("Transcript", "Age", "Emotion"), ("Gender", "Accent")][seed]
-    plain = PlainEngine(model, processor).decode(clips, fields)
+    plain = ReferenceEngine(model, processor).decode(clips, fields)
     options = DecodeOptions(tree_nodes=tree_nodes)
     assert_same(Engine(model, processor, options).decode(clips, fields), plain)
 
@@ -221,7 +219,7 @@ def test_numbers_that_are_not_finite() -> None:
     model, processor = tiny_speechllm(0)
     with torch.no_grad():
         model.language_model.lm_head.weight.fill_(torch.nan)
-    for kind in (Engine, PlainEngine):
+    for kind in (Engine, ReferenceEngine):
         for fields in (("Gender",), ("Transcript",)):
             [result] = kind(model, processor).decode(tiny_clips(1), fields)
             assert isinstance(result, DecodingError)
@@ -242,7 +240,7 @@ class Scripted(torch.nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("engine", [Engine, PlainEngine])
+@pytest.mark.parametrize("engine", [Engine, ReferenceEngine])
 @pytest.mark.parametrize("layout", [COMPACT_LAYOUT, PUBLISHED_LAYOUT])
 def test_a_loop_is_cut_and_flagged(engine: type[Any], layout: TextLayout) -> None:
     model, processor = tiny_speechllm(0, layout=layout)
@@ -258,7 +256,7 @@ def test_a_loop_is_cut_and_flagged(engine: type[Any], layout: TextLayout) -> Non
     assert grammar.accepts(grammar.table.encode_start(record.text))
 
 
-@pytest.mark.parametrize("engine", [Engine, PlainEngine])
+@pytest.mark.parametrize("engine", [Engine, ReferenceEngine])
 def test_the_budget_closes_the_transcript(engine: type[Any]) -> None:
     model, processor = tiny_speechllm(1, spread=0.6)
     options = DecodeOptions(max_transcript_tokens=3)
@@ -285,7 +283,7 @@ def test_characters_are_whole_at_a_forced_close() -> None:
 def test_driven_transcripts_have_their_length() -> None:
     model, processor = tiny_speechllm(0, layout=PUBLISHED_LAYOUT)
     ids = tuple(processor.tokenizer.convert_tokens_to_ids(["yes", "▁i", "▁got", "▁it"]))
-    for kind in (Engine, PlainEngine):
+    for kind in (Engine, ReferenceEngine):
         engine = kind(model, processor, DecodeOptions(driven_transcript=ids))
         for record in records(engine.decode(tiny_clips(3))):
             assert (record.values["Transcript"], record.transcript_tokens) == ("yes i got it", 4)
@@ -298,7 +296,7 @@ def test_results_without_speech() -> None:
     [yes] = [option for option in options if option.label == "True"]
     only_no = set(no.tokens) - set(yes.tokens)
     model.language_model.lm_head = Scripted(len(processor.tokenizer), *only_no)
-    for kind in (Engine, PlainEngine):
+    for kind in (Engine, ReferenceEngine):
         [record] = records(kind(model, processor).decode(tiny_clips(1)))
         meta = record.to_meta(model.config.label_sets)
         assert record.text == COMPACT_LAYOUT.render({"SpeechActivity": "False"})
@@ -362,7 +360,7 @@ def test_label_prior_in_both_engines() -> None:
     clips = tiny_clips(3)
     fair = records(Engine(model, processor).decode(clips, ("Accent",)))
     options = DecodeOptions(label_prior={"Accent": {"Celtic": 1e-9}})
-    for engine in (Engine, PlainEngine):
+    for engine in (Engine, ReferenceEngine):
         for one, other in zip(
             fair, records(engine(model, processor, options).decode(clips, ("Accent",))), strict=True
         ):

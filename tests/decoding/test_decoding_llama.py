@@ -10,10 +10,11 @@ import torch
 from tiny import tiny_speechllm
 from transformers import LlamaConfig, LlamaModel, MistralConfig, MistralModel
 
-from speechmeta.decoding import llama
+from speechmeta.decoding import products
 from speechmeta.decoding.cache import SlotCache
 from speechmeta.decoding.engine import Engine
-from speechmeta.decoding.llama import LlamaLayers, Product
+from speechmeta.decoding.llama import LlamaLayers
+from speechmeta.decoding.products import Product
 from speechmeta.models.speechllm.quantization import quantize_int8
 from speechmeta.schema import FIELDS
 
@@ -60,7 +61,7 @@ def test_same_as_transformers(
 ) -> None:
     model = decoder(**changes)
     assert LlamaLayers.fits(model)
-    monkeypatch.setattr(llama, "_MOST_COPIED", 2**20 if copied else 0)
+    monkeypatch.setattr(products, "MOST_COPIED", 2**20 if copied else 0)
     layers = LlamaLayers(model)
     rng = torch.Generator().manual_seed(1)
     own, theirs = SlotCache(3, 8), SlotCache(3, 8)

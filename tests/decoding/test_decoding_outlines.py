@@ -19,7 +19,7 @@ from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT, TextLayout
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS
 
 # outlines applies its masks through torch.compile, whose modules are full of old interfaces.
@@ -60,8 +60,8 @@ def generate(model: Any, prompt: Prompt, processor: Any, limit: int) -> list[int
 def test_same_tokens_on_random_weights(vocab: str, layout: TextLayout) -> None:
     """With tokenization left to the model, the grammar's index allows what outlines allows."""
     model, processor = tiny_speechllm(5, vocab, layout)
-    plain = PlainEngine(model, processor)
-    index = plain.grammars.get(FIELDS).index
+    plain = ReferenceEngine(model, processor)
+    index = plain.grammars.get(FIELDS).automaton.index
     theirs = OutlinesCoreLogitsProcessor(index, "torch")
     for clip in tiny_clips(3, seed=2):
         [prompt] = PromptBuilder(model, processor, DecodeOptions()).build([clip], FIELDS, None)
@@ -93,7 +93,7 @@ def test_same_values_as_outlines(vocab: str, layout: TextLayout) -> None:
     )
     prompts = PromptBuilder(model, processor, DecodeOptions()).build(clips, FIELDS, None)
     ours = engine.decode(clips)
-    plain = PlainEngine(model, processor).decode(clips)
+    plain = ReferenceEngine(model, processor).decode(clips)
     learnt = 0
     for number in range(len(TAUGHT)):
         prompt = prompts[number]

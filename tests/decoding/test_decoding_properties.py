@@ -16,8 +16,8 @@ from tiny import tiny_clips, tiny_speechllm
 from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
 from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.schema import FIELDS, LABEL_FIELDS, SpeakerMeta
 
 LAYOUTS = {"compact": COMPACT_LAYOUT, "published": PUBLISHED_LAYOUT}
@@ -114,7 +114,7 @@ def test_any_logits(
 @given(seed=st.integers(0, 2**31), favourites=st.sets(st.sampled_from(sorted(FAVOURITES))))
 def test_any_logits_plain(seed: int, favourites: set[str]) -> None:
     model, processor = small("llama", "published")
-    engine = PlainEngine(model, processor, DecodeOptions(max_transcript_tokens=9))
+    engine = ReferenceEngine(model, processor, DecodeOptions(max_transcript_tokens=9))
     original = model.language_model.lm_head
     model.language_model.lm_head = AnyLogits(
         engine.grammars.table, len(processor.tokenizer), seed, favourites

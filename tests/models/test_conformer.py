@@ -13,8 +13,8 @@ from transformers import AutoModel
 
 from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.plain import PlainEngine
 from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.models.speechllm import (
     SpeechLLMConfig,
     SpeechLLMForConditionalGeneration,
@@ -221,7 +221,7 @@ def test_label_head_and_decoder_decide_together() -> None:
         features = [model.get_audio_features(item["input_values"]) for item in inputs]
     heads = [(item.label_logits or {})["Gender"][0].softmax(-1) for item in features]
     for head, alone, both, plain, decoder in zip(
-        heads, gender(1.0), gender(0.5), gender(0.5, PlainEngine), gender(0.0), strict=True
+        heads, gender(1.0), gender(0.5), gender(0.5, ReferenceEngine), gender(0.0), strict=True
     ):
         assert alone["Female"] == pytest.approx(float(head[0]), abs=1e-4)
         assert decoder["Female"] != pytest.approx(alone["Female"], abs=1e-3)

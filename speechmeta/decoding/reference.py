@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
+from speechmeta.decoding.decoders import CausalDecoder
 from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
@@ -27,7 +28,7 @@ from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import check_fields
 
 
-class PlainEngine:
+class ReferenceEngine:
     """Constrained decoding, token by token.
 
     Args:
@@ -39,6 +40,7 @@ class PlainEngine:
     def __init__(self, model: Any, processor: Any, options: DecodeOptions | None = None) -> None:
         self.model = model
         self.options = options or DecodeOptions()
+        self.decoder = CausalDecoder(model.language_model)
         self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
 
@@ -81,18 +83,19 @@ class PlainEngine:
         forced text is tokenized, and a label by its first token.
         """
         asked = check_fields(fields)
-        index = self.grammars.get(asked).index
+        automaton = self.grammars.get(asked).automaton
         prompt = self.prompts.build([waveform], asked, instruction)[0]
         if isinstance(prompt, SpeechMetaError):
             raise prompt
         decoder = _TokenLoop(self.model, prompt)
-        state, tokens = index.get_initial_state(), list[int]()
-        while len(tokens) < max_new_tokens and not index.is_final_state(state):
-            allowed = index.get_allowed_tokens(state)
-            scores = decoder.logits[torch.tensor(sorted(allowed), device=decoder.logits.device)]
-            tokens.append(sorted(allowed)[int(scores.argmax())])
+        state, tokens = automaton.initial, list[int]()
+        while len(tokens) < max_new_tokens and state not in automaton.finals:
+            following = automaton.transitions[state]
+            allowed = sorted(following)
+            scores = decoder.logits[torch.tensor(allowed, device=decoder.logits.device)]
+            tokens.append(allowed[int(scores.argmax())])
             decoder.feed(tokens[-1])
-            state = index.get_next_state(state, tokens[-1])
+            state = following[tokens[-1]]
         return tokens
 
     def _record(self, prompt: Prompt, grammar: Grammar) -> DecodedRecord:
@@ -108,7 +111,7 @@ class PlainEngine:
                 continue
             if field == "Transcript":
                 writer = self._transcript(decoder, grammar, prompt, consumed, record)
-                record.values[field] = writer.text
+                record.values[field] = grammar.parse_transcript(writer.written)
                 written[field] = writer.written.decode()
                 record.flags = writer.flags
                 consumed = writer.consumed
@@ -165,7 +168,7 @@ class PlainEngine:
             self.model.config.text_config.pad_token_id,
             self.options,
             consumed,
-            free_positions(self.model, grammar, prompt),
+            free_positions(self.decoder, grammar, prompt),
             Fusion.of(self.model, self.options, grammar.table.bytes),
         )
         shared = common_prefix(options)
@@ -187,8 +190,8 @@ class PlainEngine:
         record: DecodedRecord,
     ) -> TranscriptWriter:
         start = grammar.transcript_start(consumed)
-        budget = room(self.model, grammar, prompt, self.options)
-        writer = TranscriptWriter(grammar, self.options, budget)
+        budget = room(self.decoder, grammar, prompt, self.options)
+        writer = TranscriptWriter(grammar.transcript, self.options, budget)
         first_held = len(start.tokens) - start.held
         for place, token in enumerate(start.tokens):
             if place >= first_held:
