@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from speechmeta.decoding.decoders import C, Decoder
 from speechmeta.decoding.grammar import Grammar, Option
 from speechmeta.decoding.inputs import Prompt
 from speechmeta.decoding.options import DecodeOptions
@@ -12,13 +12,13 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import DecodingError
 
 
-def free_positions(model: Any, grammar: Grammar, prompt: Prompt) -> int:
+def free_positions(decoder: Decoder[C], grammar: Grammar, prompt: Prompt) -> int:
     """The transcript tokens for which the decoder's context has room.
 
     Raises:
         DecodingError: the prompt leaves no room.
     """
-    free = int(model.config.text_config.max_position_embeddings) - len(prompt.embeds)
+    free = decoder.max_positions - len(prompt.embeds)
     free -= grammar.fixed_tokens
     if free < 1:
         raise DecodingError(
@@ -28,13 +28,13 @@ def free_positions(model: Any, grammar: Grammar, prompt: Prompt) -> int:
     return free
 
 
-def room(model: Any, grammar: Grammar, prompt: Prompt, options: DecodeOptions) -> int:
+def room(decoder: Decoder[C], grammar: Grammar, prompt: Prompt, options: DecodeOptions) -> int:
     """The transcript's budget, at most what the decoder's context leaves.
 
     Raises:
         DecodingError: the prompt leaves no room.
     """
-    free = free_positions(model, grammar, prompt)
+    free = free_positions(decoder, grammar, prompt)
     if options.driven_transcript:
         return len(options.driven_transcript)
     return min(options.budget(prompt.seconds), free)

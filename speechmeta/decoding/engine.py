@@ -15,13 +15,15 @@ import numpy as np
 import torch
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.cache import SlotCache
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
+from speechmeta.decoding.decoders import CausalDecoder
 from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
 from speechmeta.decoding.labels import choose
 from speechmeta.decoding.layout import SPEECH_VALUES
-from speechmeta.decoding.llama import LlamaLayers
+from speechmeta.decoding.masks import Masks
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.session import Plan, Results, Row, Session
@@ -50,15 +52,9 @@ class Engine:
         self.options = options or DecodeOptions()
         self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
-        self._step = (
-            torch.compile(model.language_model.get_decoder(), dynamic=False)
-            if self.options.compile_step
-            else None
-        )
-        decoder = model.language_model.get_decoder()
-        self._layers = LlamaLayers(decoder) if LlamaLayers.fits(decoder) else None
+        self.decoder = CausalDecoder(model.language_model, self.options.compile_step)
         self._forests: dict[Grammar, Forest] = {}
-        self._masks: dict[Grammar, torch.Tensor] = {}
+        self._masks: dict[Grammar, Masks] = {}
 
     @torch.inference_mode()
     def decode(
@@ -107,8 +103,7 @@ class Engine:
         results: list[DecodedRecord | SpeechMetaError | None] = [None] * len(prompts)
         longest = max(prompt.seconds for prompt in prompts)
         slots = self.options.budget(min(longest, 20.0)) + 4 * self.options.tree_nodes
-        masks = self._masks_of(grammar)
-        session = Session(self.model, prompts, masks, slots, self._step, self._layers)
+        session = Session(self.decoder, prompts, self._masks_of(grammar), slots)
         pending: dict[int, Plan] = {}
         running: dict[int, Decoding] = {}
 
@@ -151,13 +146,14 @@ class Engine:
                 results[number] = item
         return [item for item in results if item is not None]
 
-    def _masks_of(self, grammar: Grammar) -> torch.Tensor | None:
+    def _masks_of(self, grammar: Grammar) -> Masks | None:
         if "Transcript" not in grammar.fields:
             return None
         if grammar not in self._masks:
-            masks = torch.from_numpy(grammar.transcript.masks)
-            device = self.model.get_input_embeddings().weight.device
-            self._masks[grammar] = masks.flatten(0, 1).to(device)
+            allowed = grammar.transcript.masks
+            self._masks[grammar] = Masks(
+                allowed.reshape(-1, allowed.shape[-1]), self.decoder.device
+            )
         return self._masks[grammar]
 
     def _forest(self, grammar: Grammar) -> Forest:
@@ -166,15 +162,17 @@ class Engine:
             self._forests[grammar] = Forest(grammar, self.options.tree_nodes, greedy)
         return self._forests[grammar]
 
-    def _record(self, session: Session, row: Row, prompt: Prompt, grammar: Grammar) -> Decoding:
+    def _record(
+        self, session: Session[SlotCache], row: Row, prompt: Prompt, grammar: Grammar
+    ) -> Decoding:
         """One record; yields a plan for each pass and is sent its results."""
         forest = self._forest(grammar)
         record = DecodedRecord(values={})
         written: dict[str, str] = {}
         writer = None
         if "Transcript" in grammar.fields:
-            budget = room(self.model, grammar, prompt, self.options)
-            writer = TranscriptWriter(grammar, self.options, budget)
+            budget = room(self.decoder, grammar, prompt, self.options)
+            writer = TranscriptWriter(grammar.transcript, self.options, budget)
         chain: list[int] = []
         index, consumed, over = 0, None, False
         while not over:
@@ -209,7 +207,8 @@ class Engine:
                     chain = yield from self._transcript(
                         session, row, step, results, grammar, writer, record
                     )
-                    record.values[field], written[field] = writer.text, writer.written.decode()
+                    record.values[field] = grammar.parse_transcript(writer.written)
+                    written[field] = writer.written.decode()
                     record.flags, consumed, step = writer.flags, writer.consumed, None
                 index += 1
                 over = over or index == len(grammar.fields)
@@ -239,7 +238,7 @@ class Engine:
 
     def _search(
         self,
-        session: Session,
+        session: Session[SlotCache],
         row: Row,
         plan: Plan,
         prompt: Prompt,
@@ -254,7 +253,7 @@ class Engine:
             self.model.config.text_config.pad_token_id,
             self.options,
             consumed,
-            free_positions(self.model, grammar, prompt),
+            free_positions(self.decoder, grammar, prompt),
             Fusion.of(self.model, self.options, grammar.table.bytes),
         )
         plan.tree = Tree()
@@ -269,7 +268,7 @@ class Engine:
 
     def _transcript(
         self,
-        session: Session,
+        session: Session[SlotCache],
         row: Row,
         step: TranscriptStep,
         results: Results,

@@ -27,12 +27,14 @@ class Prompt:
     Attributes:
         embeds: (positions, width).
         seconds: length of the audio.
+        memory: (encoder positions, width), what a cross-attention decoder looks at.
         ctc_logits: (frames, vocabulary) where the checkpoint has a CTC head.
         label_log_probs: by closed field and value, where it has a label head.
     """
 
     embeds: torch.Tensor
     seconds: float
+    memory: torch.Tensor | None = None
     ctc_logits: torch.Tensor | None = None
     label_log_probs: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -128,8 +130,8 @@ class PromptBuilder:
                 results[row] = Prompt(
                     torch.cat([head, audio.to(head.dtype), tail]),
                     len(waveforms[row]) / SAMPLE_RATE,
-                    ctc_logits,
-                    label_log_probs,
+                    ctc_logits=ctc_logits,
+                    label_log_probs=label_log_probs,
                 )
         return [item for item in results if item is not None]
 

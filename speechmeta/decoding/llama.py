@@ -8,18 +8,15 @@ and keys together, and multiply once where modules read the same input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import LlamaModel
 
+from speechmeta.decoding import products
 from speechmeta.decoding.cache import SlotCache
-
-_MOST_COPIED = 64 * 2**20
-"""Bytes of weights up to which joined copies are held; reading larger ones is all that counts."""
+from speechmeta.decoding.products import Product
 
 
 class LlamaLayers:
@@ -40,7 +37,7 @@ class LlamaLayers:
         self._heads = config.num_attention_heads
         self._keys = config.num_key_value_heads
         size = sum(weight.nbytes for weight in decoder.layers.parameters())
-        copied = size <= _MOST_COPIED
+        copied = size <= products.MOST_COPIED
         self._products = []
         for layer in decoder.layers:
             own, mlp = layer.self_attn, layer.mlp
@@ -113,48 +110,3 @@ class LlamaLayers:
             enable_gqa=self._keys != heads,
         )
         return out(attended.transpose(1, 2).flatten(2))
-
-
-class Product:
-    """Linear modules that read the same input, side by side.
-
-    Args:
-        modules: plain ones are joined; quantised and adapted ones are called as they are.
-        copied: whether copies may be held. On a CPU in bfloat16 they are packed as oneDNN wants
-            them, which otherwise happens in every product.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], copied: bool) -> None:
-        self._modules = modules
-        self._weight: torch.Tensor | None = None
-        self._bias: torch.Tensor | None = None
-        self._packed = False
-        linears = [module for module in modules if type(module) is nn.Linear]
-        if not copied or len(linears) < len(modules):
-            return
-        weights = [linear.weight.detach() for linear in linears]
-        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
-        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-        if biases and len(biases) < len(linears):
-            return
-        self._bias = torch.cat(biases) if biases else None
-        self._packed = (
-            weight.device.type == "cpu"
-            and weight.dtype == torch.bfloat16
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        self._weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight, 1) if self._packed else weight
-        )
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., the modules' outs)."""
-        if self._weight is None:
-            results = [module(inputs) for module in self._modules]
-            return results[0] if len(results) == 1 else torch.cat(results, -1)
-        if self._packed:
-            result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                inputs, self._weight, self._bias, "none", [], ""
-            )
-            return result
-        return functional.linear(inputs, self._weight, self._bias)

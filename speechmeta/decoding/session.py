@@ -6,20 +6,19 @@ them. A session runs the plans of all rows as one pass with one transfer of resu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import numpy as np
 import torch
 
-from speechmeta.decoding.cache import SlotCache
+from speechmeta.decoding.decoders import C, Decoder
 from speechmeta.decoding.inputs import Prompt
-from speechmeta.decoding.llama import LlamaLayers
+from speechmeta.decoding.masks import Masks
 from speechmeta.decoding.trees import ROOT, Tree
-from speechmeta.errors import DecodingError, ModelError
-
-_SHAPES = 256
+from speechmeta.errors import DecodingError
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Plan:
     place: int = 0
 
     def __len__(self) -> int:
-        return len(self.chain) + (len(self.tree) if self.tree else 0)
+        return len(self.chain) + (len(self.tree) if self.tree is not None else 0)
 
 
 @dataclass
@@ -48,11 +47,14 @@ class Results:
 
     Attributes:
         edges: log probabilities, in the order of the tree's edges.
-        best: best allowed tokens: after the chain if asked for, then the tree's.
+        best: best allowed tokens: after the chain if asked for, then the tree's; -1 where the
+            model's numbers are not finite.
+        log_probs: theirs, as the model gives them before what is not allowed is left out.
     """
 
     edges: list[float]
     best: list[int]
+    log_probs: list[float]
 
 
 class Row:
@@ -72,58 +74,41 @@ class Row:
         self.passes = 0
         self.tree_at = 0
 
+    def copy(self, number: int) -> Row:
+        """The same place in another row of the batch."""
+        other = Row(number, self.position)
+        other.slots, other.passes = list(self.slots), self.passes
+        return other
 
-class Session:
+
+class Session(Generic[C]):
     """A batch in the decoder.
 
     Args:
-        model: a `SpeechLLMForConditionalGeneration`.
+        decoder: whose passes are run.
         prompts: one per row.
-        masks: bool (places, vocabulary) on the model's device: the tokens allowed in a place.
+        masks: the tokens allowed in each place of the text, where plans ask for best ones.
         room: slots to expect after the prompts.
-        step: the decoder compiled for single tokens and static shapes, if there is one.
-        layers: the decoder's layers without overhead, if they fit; a compiled step goes first.
-
-    Raises:
-        ModelError: the decoder's attention implementation takes no mask of its own.
     """
 
     def __init__(
-        self,
-        model: Any,
-        prompts: Sequence[Prompt],
-        masks: torch.Tensor | None,
-        room: int,
-        step: Any = None,
-        layers: LlamaLayers | None = None,
+        self, decoder: Decoder[C], prompts: Sequence[Prompt], masks: Masks | None, room: int
     ) -> None:
-        self._decoder = model.language_model.get_decoder()
-        self._head = model.language_model.lm_head
-        self._embed = model.get_input_embeddings()
+        self._decoder = decoder
         self._masks = masks
-        implementation = self._decoder.config._attn_implementation
-        if implementation not in ("sdpa", "eager"):
-            raise ModelError(
-                f"the decoder's attention implementation is {implementation!r}",
-                "load the model with attn_implementation='sdpa'",
-            )
-        self._additive = implementation == "eager"
-        self._layers = layers
-        self.device = self._embed.weight.device
+        self.device = decoder.device
         self._width = max(len(prompt.embeds) for prompt in prompts)
         self._prompts = list(prompts)
         self.rows = [Row(number, len(prompt.embeds)) for number, prompt in enumerate(prompts)]
         self._used = 0
         self._valid = np.zeros((len(prompts), self._width + room), dtype=bool)
-        self._step = step
-        slots = self._width + room
-        if step is not None:
-            # Few different capacities, since each is compiled for.
-            slots = -(-slots // _SHAPES) * _SHAPES
-        self._cache = SlotCache(self._decoder.config.num_hidden_layers, slots)
+        self._cache = decoder.start(prompts, self._width + room)
 
-    def run(self, plans: Sequence[tuple[Row, Plan]]) -> list[Results]:
-        """One pass; the first one feeds the prompts too and needs a plan of every row."""
+    def run(self, plans: Sequence[tuple[Row, Plan]], top: int = 1) -> list[Results]:
+        """One pass; the first one feeds the prompts too and needs a plan of every row.
+
+        With `top`, so many best tokens are given for each that was asked for.
+        """
         first = self._used == 0
         width = self._width if first else 0
         size = max(len(plan) for _, plan in plans)
@@ -143,7 +128,7 @@ class Session:
             self._lay_out(row, plan, ids, positions, seen, width, base)
         hidden = self._forward(ids, positions, seen)
         self._used = end
-        return self._read(plans, hidden, width)
+        return self._read(plans, hidden, width, top)
 
     def keep(self, row: Row, nodes: Sequence[int]) -> None:
         """Takes tree nodes of the row's last pass into its text."""
@@ -158,6 +143,13 @@ class Session:
             self._valid[row.number, row.slots[-count:]] = False
             del row.slots[-count:]
             row.position -= count
+
+    def take(self, rows: Sequence[Row]) -> list[Row]:
+        """Makes the batch anew of copies of some rows, a row as often as it is given."""
+        numbers = [row.number for row in rows]
+        self._valid = self._valid[numbers]
+        self._cache.select(torch.tensor(numbers, device=self.device))
+        return [row.copy(number) for number, row in enumerate(rows)]
 
     def leave(self, active: Sequence[Row]) -> None:
         """Gives up the rows that are not active, where it makes the batch much smaller."""
@@ -202,7 +194,7 @@ class Session:
         block[:, :base] = self._valid[number, :base]
         for place in range(chain):
             block[place:, base + place] = True
-        if plan.tree:
+        if plan.tree is not None:
             size = len(plan.tree)
             ids[number, chain : chain + size] = plan.tree.tokens
             positions[number, width + chain : width + chain + size] = (
@@ -215,42 +207,22 @@ class Session:
         row.position += chain
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray, seen: np.ndarray) -> torch.Tensor:
-        embeds = self._embed(torch.from_numpy(ids).to(self.device))
+        embeds = self._decoder.embed(torch.from_numpy(ids).to(self.device))
         if self._used == 0:
             prompts = embeds.new_zeros(len(ids), self._width, embeds.shape[-1])
             for number, prompt in enumerate(self._prompts):
                 prompts[number, self._width - len(prompt.embeds) :] = prompt.embeds
             embeds = torch.cat([prompts, embeds], dim=1)
             self._prompts = []
-        mask = torch.from_numpy(seen[:, None]).to(self.device)
-        if self._additive:
-            lowest = torch.finfo(embeds.dtype).min
-            mask = torch.zeros(mask.shape, dtype=embeds.dtype, device=self.device).masked_fill(
-                ~mask, lowest
-            )
-        where = torch.from_numpy(positions).to(self.device)
-        decoder, fixed = self._decoder, None
-        if self._layers is not None and self._step is None:
-            return self._layers(embeds, mask, where, self._cache)
-        if self._step is not None and embeds.shape[1] == 1 and self._used < self._cache.capacity:
-            decoder, fixed = self._step, torch.tensor([self._used], device=self.device)
-            mask = torch.nn.functional.pad(mask, (0, self._cache.capacity - mask.shape[-1]))
-            if self._additive:
-                mask[..., seen.shape[-1] :] = torch.finfo(embeds.dtype).min
-        self._cache.fix(fixed)
-        output = decoder(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=where,
-            cache=self._cache,
-            use_cache=True,
+        return self._decoder.forward(
+            embeds,
+            torch.from_numpy(seen[:, None]).to(self.device),
+            torch.from_numpy(positions).to(self.device),
+            self._cache,
         )
-        self._cache.fix(None)
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
 
     def _read(
-        self, plans: Sequence[tuple[Row, Plan]], hidden: torch.Tensor, width: int
+        self, plans: Sequence[tuple[Row, Plan]], hidden: torch.Tensor, width: int, top: int
     ) -> list[Results]:
         """The asked numbers of all rows, in one transfer."""
         length = hidden.shape[1]
@@ -266,41 +238,43 @@ class Session:
 
             if plan.after_chain:
                 best.append((place(ROOT), plan.place))
-            if plan.tree:
+            if plan.tree is not None:
                 edges += [(place(node), token) for node, token in plan.tree.edges]
                 best += [(place(node), plan.place) for node in plan.tree.best]
         flat = hidden.reshape(-1, hidden.shape[-1])
-        logits = self._head(flat[torch.tensor(list(places), device=self.device)]).float()
+        logits = self._decoder.head(flat[torch.tensor(list(places), device=self.device)]).float()
+        total = logits.logsumexp(-1)
         parts = []
         if edges:
             nodes, tokens = torch.tensor(edges, device=self.device).T
-            parts.append(logits[nodes, tokens] - logits.logsumexp(-1)[nodes])
+            parts.append(logits[nodes, tokens] - total[nodes])
         if best:
             if self._masks is None:
                 raise DecodingError("a transcript was asked for without its grammar", "")
-            nodes, rows = torch.tensor(best, device=self.device).T
-            allowed = self._masks[rows]
-            scores = logits[nodes, : allowed.shape[1]].masked_fill(~allowed, -torch.inf)
-            top = scores.max(-1)
-            parts += [top.values, top.indices.float()]
+            at = [node for node, _ in best]
+            if at != list(range(len(logits))):
+                nodes = torch.tensor(at, device=self.device)
+                logits, total = logits[nodes], total[nodes]
+            scores, ids = self._masks.best(logits, [place for _, place in best], top)
+            parts += [(scores - total[:, None]).flatten(), ids.flatten().float()]
         numbers: list[float] = torch.cat(parts).tolist()
-        return _share(plans, numbers, len(edges), len(best))
+        return _share(plans, numbers, len(edges), len(best) * top, top)
 
 
 def _share(
-    plans: Sequence[tuple[Row, Plan]], numbers: list[float], edges: int, best: int
+    plans: Sequence[tuple[Row, Plan]], numbers: list[float], edges: int, best: int, top: int
 ) -> list[Results]:
     results = []
     edge, value = 0, edges
     for _, plan in plans:
-        own_edges = len(plan.tree.edges) if plan.tree else 0
-        own_best = int(plan.after_chain) + (len(plan.tree.best) if plan.tree else 0)
-        tokens = []
-        for place in range(value, value + own_best):
-            # Not a number stays one: the writer refuses the token -1.
-            finite = np.isfinite(numbers[place])
-            tokens.append(int(numbers[place + best]) if finite else -1)
-        results.append(Results(numbers[edge : edge + own_edges], tokens))
+        own_edges = len(plan.tree.edges) if plan.tree is not None else 0
+        own_best = int(plan.after_chain) + (len(plan.tree.best) if plan.tree is not None else 0)
+        own = range(value, value + own_best * top)
+        scores = [numbers[place] for place in own]
+        tokens = [
+            int(numbers[place + best]) if math.isfinite(numbers[place]) else -1 for place in own
+        ]
+        results.append(Results(numbers[edge : edge + own_edges], tokens, scores))
         edge += own_edges
-        value += own_best
+        value += own_best * top
     return results
