@@ -48,6 +48,8 @@ class DecodeOptions:
             model; 0, or a checkpoint without one, leaves words to the n-gram.
         ctc_token_bonus: in the CTC search, added for each token.
         length_bonus: added to a candidate's score per token.
+        beams: transcripts of a cross-attention decoder that are followed at the same time; 1 takes
+            the best token at each step.
         compile_step: run the decode step through `torch.compile` with static shapes. The
             first records wait for the compiler.
         driven_transcript: token ids that replace the choices in the transcript, which is
@@ -75,6 +77,7 @@ class DecodeOptions:
     word_weight: float = 0.0
     ctc_token_bonus: float = 0.0
     length_bonus: float = 0.0
+    beams: int = 1
     compile_step: bool = False
     driven_transcript: tuple[int, ...] = ()
 
@@ -103,6 +106,7 @@ class DecodeOptions:
             "max_tokens_per_second",
             "min_budget",
             "loop_max_period",
+            "beams",
             "ctc_beam",
         )
         for name in positive:

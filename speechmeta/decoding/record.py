@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from speechmeta.schema import LABEL_FIELDS, LabelSets, SpeakerMeta
 
 TRUNCATED = "transcript_truncated"
 LOOP = "transcript_loop"
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """One word of a transcript, in the transcript's own spelling.
+
+    Attributes:
+        start, end: seconds from the start of the clip.
+        probability: of its tokens, as the model wrote them.
+    """
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+    def shifted(self, seconds: float) -> TimedWord:
+        """The word so many seconds later."""
+        return replace(self, start=self.start + seconds, end=self.end + seconds)
 
 
 @dataclass
@@ -25,6 +44,9 @@ class DecodedRecord:
         sampled_tokens: tokens that the model chose.
         forward_passes: passes through the decoder that this record took part in.
         transcript_tokens: those of the sampled tokens that are the transcript's.
+        words: of the transcript, with times; None where they were not asked for or not found.
+        transcript_confidence: how sure the model is of the transcript, 0 to 1, where it says.
+        language: of the transcript, as it was given or detected; None where the model has one only.
     """
 
     values: dict[str, bool | str | None]
@@ -35,6 +57,9 @@ class DecodedRecord:
     sampled_tokens: int = 0
     forward_passes: int = 0
     transcript_tokens: int = 0
+    words: list[TimedWord] | None = None
+    transcript_confidence: float | None = None
+    language: str | None = None
 
     def to_meta(self, label_sets: LabelSets, min_confidence: float = 0.0) -> SpeakerMeta:
         """The validated result.

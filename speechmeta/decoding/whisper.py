@@ -1,0 +1,296 @@
+"""Transcripts of Whisper's decoder under the grammar, in batches.
+
+Every row begins with the same prompt; its first pass gives the first token and, beside it, the
+probability that nobody speaks. From then on each pass writes a token of every row that is not
+over, and rows that are over leave the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from speechmeta.decoding.automaton import Automaton
+from speechmeta.decoding.beams import Line, beam_search, greedy
+from speechmeta.decoding.decoders import CrossAttentionDecoder, MemoryCache
+from speechmeta.decoding.inputs import Prompt
+from speechmeta.decoding.masks import Masks
+from speechmeta.decoding.options import DecodeOptions
+from speechmeta.decoding.record import TimedWord
+from speechmeta.decoding.session import Plan, Results, Session
+from speechmeta.decoding.states import BUDGET_LEVELS, TranscriptStates
+from speechmeta.decoding.transcript import TranscriptWriter
+from speechmeta.decoding.trees import ROOT, Tree
+from speechmeta.decoding.vocabulary import TokenTable
+from speechmeta.decoding.whisper_tokens import WhisperTokens
+from speechmeta.decoding.word_times import WrittenRow, word_times
+from speechmeta.errors import DecodingError, SpeechMetaError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, WhisperForConditionalGeneration
+
+# What a JSON string may hold once it is escaped, without the control characters that a
+# transcript has no use for. The class is over Unicode scalar values: bytes that are no UTF-8
+# never match.
+_TEXT = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
+
+
+@dataclass
+class Transcription:
+    """What was said in one clip.
+
+    Attributes:
+        text: without spaces around it.
+        token_ids: of the text.
+        token_logprobs: of these tokens and, where one closed the transcript, of the end token,
+            as the model gives them before what is not allowed is left out.
+        no_speech_probability: of Whisper's own token for it; 0 where the vocabulary has none.
+        words: with times, where they were asked for.
+        flags: `transcript_truncated` where the budget ended the transcript, `transcript_loop`
+            where a repetition did.
+        passes: through the decoder that this clip took part in.
+        language: given or detected; None for English-only checkpoints.
+    """
+
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    token_logprobs: list[float] = field(default_factory=list)
+    no_speech_probability: float = 0.0
+    words: list[TimedWord] | None = None
+    flags: tuple[str, ...] = ()
+    passes: int = 0
+    language: str | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """The geometric mean of the tokens' probabilities; None without a token."""
+        if not self.token_logprobs:
+            return None
+        return math.exp(sum(self.token_logprobs) / len(self.token_logprobs))
+
+
+class TranscriptDecoder:
+    """Writes transcripts from the states of Whisper's encoder.
+
+    Args:
+        whisper: in evaluation mode; it is not changed.
+        tokenizer: its own.
+        options: of which batch and encoder sizes have no effect here.
+
+    Raises:
+        ModelError: the tokenizer is not Whisper's.
+    """
+
+    def __init__(
+        self,
+        whisper: WhisperForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        options: DecodeOptions | None = None,
+    ) -> None:
+        self.options = options or DecodeOptions()
+        self.decoder = CrossAttentionDecoder(whisper)
+        self.tokens = WhisperTokens.of(whisper, tokenizer)
+        self._table = TokenTable(tokenizer, self.tokens.control)
+        self.states = TranscriptStates.text(
+            Automaton.compile(_TEXT, self._table),
+            self._table,
+            self.tokens.end,
+            self.tokens.never,
+            self.tokens.not_first,
+        )
+        allowed = self.states.masks
+        self._masks = Masks(allowed.reshape(-1, allowed.shape[-1]), self.decoder.device)
+        self._tokenizer = tokenizer
+        self._heads = _alignment_heads(whisper)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes that `decode` takes; none for an English-only checkpoint."""
+        return tuple(sorted(self.tokens.languages))
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        encoder_states: torch.Tensor,
+        mask: torch.Tensor | None,
+        seconds: Sequence[float],
+        *,
+        language: str | None = None,
+        hotwords: str | None = None,
+        want_words: bool = False,
+        no_speech_above: Sequence[float | None] | None = None,
+    ) -> list[Transcription | SpeechMetaError]:
+        """Transcripts of one batch.
+
+        Args:
+            encoder_states: (rows, positions, width), of the encoder's last layer.
+            mask: (rows, positions) bool, the positions that a row has, from the first one on;
+                None where every row has all.
+            seconds: of each row's own audio: bounds the transcript, and its words' times.
+            language: a code; None detects it row by row, in one more pass.
+            hotwords: text that the decoder takes for what was written before, so that names
+                in it are written as they are there; of a longer text the end counts.
+            want_words: with times, in one more pass.
+            no_speech_above: by row, the probability of no speech above which the transcript is
+                left empty; None never.
+
+        Returns:
+            By row, a transcription or what kept it from being one.
+
+        Raises:
+            UsageError: the language is not known, or the vocabulary takes no hotwords.
+        """
+        self.tokens.check(language)
+        prompt = self._prompt(hotwords)
+        prompts = self._prompts(prompt, encoder_states, mask, seconds)
+        limits = no_speech_above or [None] * len(prompts)
+        longest = max(self._budget(item, len(prompt)) for item in seconds)
+        session = Session(self.decoder, prompts, self._masks, 3 + min(longest, 64))
+        opened = self._open(session, language)
+        write = greedy if self.options.beams == 1 else beam_search
+        found: list[Transcription | SpeechMetaError] = [item for item, _ in opened]
+        begun: dict[int, tuple[Line, Results]] = {}
+        for number, (item, first) in enumerate(opened):
+            row, limit = session.rows[number], limits[number]
+            item.passes = row.passes
+            if limit is None or item.no_speech_probability <= limit:
+                budget = self._budget(seconds[number], len(prompt))
+                writer = TranscriptWriter(self.states, self.options, budget)
+                begun[number] = Line(row, writer), first
+        for number, line in write(session, begun, self.options.beams).items():
+            if isinstance(line, SpeechMetaError):
+                found[number] = line
+            else:
+                self._close(opened[number][0], line)
+        if want_words:
+            self._time(found, prompts)
+        return found
+
+    def _time(
+        self, found: Sequence[Transcription | SpeechMetaError], prompts: Sequence[Prompt]
+    ) -> None:
+        """Adds words to what was found, in one pass over all of it."""
+        rows: list[tuple[Transcription, WrittenRow]] = []
+        for item, prompt in zip(found, prompts, strict=True):
+            if isinstance(item, SpeechMetaError):
+                continue
+            item.words = []
+            if item.text:
+                pieces = [self.states.piece(token) for token in item.token_ids]
+                row = WrittenRow(
+                    prompt,
+                    self.tokens.task(item.language),
+                    item.token_ids,
+                    pieces,
+                    item.token_logprobs,
+                    prompt.seconds,
+                    item.language,
+                )
+                rows.append((item, row))
+        if rows:
+            timed = word_times(self.decoder, [row for _, row in rows], self._heads, self.tokens.end)
+            for (item, _), words in zip(rows, timed, strict=True):
+                item.words = words
+                item.passes += 1
+
+    def _prompt(self, hotwords: str | None) -> list[int]:
+        """The prompt up to and with the start token."""
+        text = (hotwords or "").strip()
+        if not text:
+            return [self.tokens.start]
+        if self.tokens.previous is None:
+            raise UsageError(
+                "the checkpoint takes no hotwords", "its vocabulary has no <|startofprev|>"
+            )
+        ids: list[int] = self._tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        # As openai/whisper does: half of the context is left to the transcript.
+        kept = ids[-(self.decoder.max_positions // 2 - 1) :]
+        return [self.tokens.previous, *kept, self.tokens.start]
+
+    def _prompts(
+        self,
+        prompt: list[int],
+        encoder_states: torch.Tensor,
+        mask: torch.Tensor | None,
+        seconds: Sequence[float],
+    ) -> list[Prompt]:
+        embeds = self.decoder.embed(torch.tensor([prompt], device=self.decoder.device))[0]
+        lengths = (
+            [encoder_states.shape[1]] * len(encoder_states)
+            if mask is None
+            else mask.sum(-1).tolist()
+        )
+        return [
+            Prompt(embeds, length, memory=states[:size])
+            for states, size, length in zip(encoder_states, lengths, seconds, strict=True)
+        ]
+
+    def _budget(self, seconds: float, prompt: int) -> int:
+        """Most tokens of a transcript, its end token not counted."""
+        return min(self.options.budget(seconds), self.decoder.max_positions - prompt - 3)
+
+    def _open(
+        self, session: Session[MemoryCache], language: str | None
+    ) -> list[tuple[Transcription, Results]]:
+        """Feeds the prompts; by row what is known then, and the first token."""
+        tree = Tree()
+        edges = [] if self.tokens.no_speech is None else [self.tokens.no_speech]
+        detects = language is None and self.tokens.languages
+        if detects:
+            edges += self.tokens.languages.values()
+        else:
+            tree.best.append(tree.path(ROOT, self.tokens.task(language))[-1])
+        for token in edges:
+            tree.edge(ROOT, token)
+        begin = self.states.start * BUDGET_LEVELS + BUDGET_LEVELS - 1
+        top = 2 * self.options.beams if self.options.beams > 1 else 1
+        first = session.run([(row, Plan([], tree, place=begin)) for row in session.rows], top)
+        opened = []
+        for results in first:
+            given = dict(zip(edges, results.edges, strict=True))
+            item = Transcription("", language=language if self.tokens.languages else None)
+            if self.tokens.no_speech is not None:
+                item.no_speech_probability = math.exp(given[self.tokens.no_speech])
+            if detects:
+                known = self.tokens.languages
+                item.language = max(known, key=lambda code: given[known[code]])
+            opened.append((item, results))
+        if not detects:
+            for row in session.rows:
+                session.keep(row, range(len(tree)))
+            return opened
+        plans = [
+            (row, Plan(self.tokens.task(item.language), after_chain=True, place=begin))
+            for row, (item, _) in zip(session.rows, opened, strict=True)
+        ]
+        again = session.run(plans, top)
+        return [(item, results) for (item, _), results in zip(opened, again, strict=True)]
+
+    def _close(self, item: Transcription, line: Line) -> None:
+        writer = line.writer
+        kept = writer.tokens[: writer.kept]
+        item.token_logprobs = line.log_probs[: writer.kept]
+        item.token_ids = [token for token in kept if token != self.tokens.end]
+        item.flags, item.passes = writer.flags, line.row.passes
+        try:
+            item.text = writer.written.decode().strip()
+        except UnicodeDecodeError as error:
+            raise DecodingError("the transcript is not valid text", "") from error
+
+
+def _alignment_heads(whisper: WhisperForConditionalGeneration) -> list[tuple[int, int]]:
+    """The published heads; where a checkpoint has none, all of the upper half of the layers."""
+    heads = getattr(whisper.generation_config, "alignment_heads", None)
+    if heads:
+        return [(int(layer), int(head)) for layer, head in heads]
+    layers = range(whisper.config.decoder_layers // 2, whisper.config.decoder_layers)
+    return [
+        (layer, head) for layer in layers for head in range(whisper.config.decoder_attention_heads)
+    ]
+
+
+__all__ = ["TranscriptDecoder", "Transcription"]
