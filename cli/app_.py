@@ -24,10 +24,15 @@ def app_(
     port: Annotated[
         int | None,
         typer.Option(
-            min=1, max=65535, help="Port on loopback; a free one without it.", show_default=False
+            min=1,
+            max=65535,
+            help="Port on the loopback address. Default: a free one.",
+            show_default=False,
         ),
     ] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page at once.")] = False,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser.")
+    ] = False,
     chat_model: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +44,7 @@ def app_(
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="Of the chat model; see chat.",
+            help="Quantization of the chat model; see speechmeta chat.",
             show_default=False,
             rich_help_panel=options.MODEL_PANEL,
         ),
@@ -48,7 +53,7 @@ def app_(
     call: CallOptions,
     model: ModelOptions,
 ) -> int:
-    """Start a page on this machine: analyze recordings, and chat about them."""
+    """Serve a page on this machine to analyse recordings and chat about them."""
     from speechmeta.app import build_app, launch
 
     def analyzer() -> Analyzer:

@@ -34,7 +34,7 @@ def chat(
     ask: Annotated[
         str | None,
         typer.Option(
-            help="Ask this once and end; without it a conversation begins.",
+            help="Ask this one question and exit; without it, a conversation starts.",
             show_default=False,
             rich_help_panel=ANSWER_PANEL,
         ),
@@ -42,7 +42,7 @@ def chat(
     schema: Annotated[
         Path | None,
         typer.Option(
-            help="A file with a JSON Schema; answers are JSON that it validates.",
+            help="File with a JSON Schema; answers are JSON that is valid under it.",
             show_default=False,
             rich_help_panel=ANSWER_PANEL,
         ),
@@ -58,7 +58,7 @@ def chat(
         float,
         typer.Option(
             min=0.0,
-            help="Above 0 the answer is sampled; 0 takes the most likely token always.",
+            help="0 always takes the most likely token; above 0, answers are sampled.",
             rich_help_panel=ANSWER_PANEL,
         ),
     ] = 0.0,
@@ -67,22 +67,24 @@ def chat(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Sample among the most likely tokens of this probability together.",
+            help="Sample from the most likely tokens that together have this probability.",
             rich_help_panel=ANSWER_PANEL,
         ),
     ] = 1.0,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Makes sampling repeatable.", show_default=False, rich_help_panel=ANSWER_PANEL
+            help="Seed that makes sampling repeatable.",
+            show_default=False,
+            rich_help_panel=ANSWER_PANEL,
         ),
     ] = None,
     reference_behaviour: Annotated[
         bool,
         typer.Option(
             "--reference-behaviour",
-            help="Hear and prompt as the published code does, flaws included: recordings are "
-            "cut at 30 s.",
+            help="Encode and prompt exactly as the published code does, flaws included: "
+            "recordings are cut at 30 s.",
             rich_help_panel=options.AUDIO_PANEL,
         ),
     ] = False,

@@ -23,13 +23,13 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub id, such as skit-ai/speechllm-2B.")],
     target: Annotated[Path, typer.Argument(help="A new folder.")],
     dtype: Annotated[
-        StoredType, typer.Option("--dtype", help="How the weights are stored.")
+        StoredType, typer.Option("--dtype", help="Number format of the stored weights.")
     ] = StoredType.FLOAT32,
     local_files_only: Annotated[
         bool, typer.Option("--local-files-only", help="Fetch nothing from the hub.")
     ] = False,
 ) -> None:
-    """Write a published checkpoint in this project's layout, with equal logits."""
+    """Convert a published checkpoint to this project's layout; its logits stay the same."""
     from speechmeta.models.speechllm import convert_checkpoint
 
     from .console import err_console

@@ -58,8 +58,8 @@ def _command(name: str) -> Callable[..., None]:
                 "--output",
                 "--output-dir",
                 "-o",
-                help="A folder for report.json, report.md, report.html and records.jsonl, or a "
-                ".json file that the others are put beside.",
+                help="Folder for report.json, report.md, report.html and records.jsonl, or a "
+                ".json file; the others are then written next to it.",
                 show_default=False,
                 rich_help_panel=options.OUTPUT_PANEL,
             ),
@@ -68,7 +68,7 @@ def _command(name: str) -> Callable[..., None]:
             bool,
             typer.Option(
                 "--resume",
-                help="Go on with the interrupted run in -o; failed clips are tried again.",
+                help="Continue the interrupted run in -o; failed clips are tried again.",
                 rich_help_panel=options.OUTPUT_PANEL,
             ),
         ] = False,
@@ -76,7 +76,7 @@ def _command(name: str) -> Callable[..., None]:
             bool,
             typer.Option(
                 "--json",
-                help="The report as JSON on stdout and nothing else there.",
+                help="Print the report as JSON, and nothing else, on stdout.",
                 rich_help_panel=options.OUTPUT_PANEL,
             ),
         ] = False,
@@ -150,7 +150,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="A report's JSON.", metavar="A.json")],
     second: Annotated[Path, typer.Argument(help="Another, on the same clips.", metavar="B.json")],
     as_json: Annotated[
-        bool, typer.Option("--json", help="JSON on stdout and nothing else there.")
+        bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")
     ] = False,
     output: Annotated[
         Path | None,

@@ -26,7 +26,7 @@ def instruction(
     ] = None,
     constrained: Annotated[
         bool,
-        typer.Option("--constrained", help="Answers are one of the choices, by a grammar."),
+        typer.Option("--constrained", help="A grammar limits each answer to the choices."),
     ] = False,
     text_if_rate: Annotated[
         float | None,
@@ -36,13 +36,16 @@ def instruction(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many.", show_default=False)
+        int | None, typer.Option(min=1, help="Only the first N questions.", show_default=False)
     ] = None,
     batch_size: options.BatchSize = 4,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     device: options.Device = "auto",
     quantization: Annotated[
-        str | None, typer.Option(help="See speechmeta chat.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Quantization of the language model; see speechmeta chat.", show_default=False
+        ),
     ] = None,
     local_files_only: options.LocalFilesOnly = False,
     quiet: options.Quiet = False,

@@ -47,7 +47,9 @@ Device = Annotated[
 ]
 ComputeTypeOption = Annotated[
     ComputeType,
-    typer.Option("--compute-type", help="Number format.", rich_help_panel=MODEL_PANEL),
+    typer.Option(
+        "--compute-type", help="Number format of the weights.", rich_help_panel=MODEL_PANEL
+    ),
 ]
 BatchSize = Annotated[
     int,
@@ -57,7 +59,7 @@ LocalFilesOnly = Annotated[
     bool,
     typer.Option(
         "--local-files-only",
-        help="Never reach for the network; use only what is on this machine.",
+        help="Never use the network; only what is already on this machine.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -95,7 +97,10 @@ def formats_of(names: str, csv_excel: ExcelCountry | None) -> tuple[str, ...]:
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", help="No progress and no notes; errors stay.", rich_help_panel=OUTPUT_PANEL
+        "--quiet",
+        "-q",
+        help="No progress bar and no notes; errors are still shown.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 

@@ -26,10 +26,11 @@ def train(
         Path, typer.Argument(help="YAML or TOML file, see docs/training.md.", metavar="CONFIG")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run, over the config's.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the run; overrides the config's."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run.")
     ] = False,
     commercial_only: Annotated[
         bool,

@@ -43,7 +43,7 @@ def construct(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The training manifest; a rerun goes on in it.")
+        Path, typer.Option("--output", "-o", help="The training manifest; a rerun continues it.")
     ],
     writer: Annotated[
         str,
@@ -65,20 +65,23 @@ def construct(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Seed prompts, one a line; without it a list that comes along.",
+            help="Seed prompts, one per line. Default: a list in the package.",
             show_default=False,
         ),
     ] = None,
     per_record: Annotated[int, typer.Option(min=1, help="Prompts for each record.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the draw of prompts and of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for choosing prompts and for sampling.")] = 0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest response.", rich_help_panel=WRITER_PANEL)
+        int, typer.Option(min=1, help="Longest response in tokens.", rich_help_panel=WRITER_PANEL)
     ] = 512,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="Above 0 samples.", rich_help_panel=WRITER_PANEL)
+        float,
+        typer.Option(
+            min=0.0, help="0 always takes the most likely token.", rich_help_panel=WRITER_PANEL
+        ),
     ] = 0.0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Responses at a time.", rich_help_panel=WRITER_PANEL)
+        int, typer.Option(min=1, help="Responses generated together.", rich_help_panel=WRITER_PANEL)
     ] = 8,
     device: options.Device = "auto",
     local_files_only: options.LocalFilesOnly = False,
@@ -129,32 +132,40 @@ def construct(
 
 def qformer(
     manifest: Annotated[
-        Path, typer.Argument(help="What speechmeta train construct wrote.", metavar="MANIFEST")
+        Path,
+        typer.Argument(help="Manifest written by speechmeta train construct.", metavar="MANIFEST"),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     model: Annotated[
         str, typer.Option(help="DeSTA checkpoint to start from: a folder or a hub id.")
     ],
     epochs: Annotated[float, typer.Option(min=0.0, help="Passes over the manifest.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 4,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches for one step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 1e-4,
-    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps up to there.")] = 0,
-    max_steps: Annotated[int, typer.Option(min=0, help="End earlier; 0 for no limit.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 4,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Highest learning rate.")] = 1e-4,
+    warmup_steps: Annotated[
+        int, typer.Option(min=0, help="Steps until the highest learning rate.")
+    ] = 0,
+    max_steps: Annotated[
+        int, typer.Option(min=0, help="Stop after this many steps; 0 for no limit.")
+    ] = 0,
     save_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for everything that is random.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start from a random Q-Former.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run.")
     ] = False,
     device: options.Device = "auto",
     compute_type: options.ComputeTypeOption = options.ComputeType.AUTO,
     quantization: Annotated[
         str | None,
-        typer.Option(help="Of the frozen language model; see chat.", show_default=False),
+        typer.Option(
+            help="Quantization of the frozen language model; see speechmeta chat.",
+            show_default=False,
+        ),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory for more time.")
+        bool, typer.Option("--gradient-checkpointing", help="Use less memory and take longer.")
     ] = False,
     local_files_only: options.LocalFilesOnly = False,
     quiet: options.Quiet = False,

@@ -25,7 +25,7 @@ class EvalOptions(Options):
         UsageError: an option is not known, cannot take its value, or contradicts another.
     """
 
-    limit: int | None = option(None, "Only the first so many clips.", unset="all", panel=DATA, ge=1)
+    limit: int | None = option(None, "Only the first N clips.", unset="all", panel=DATA, ge=1)
     classes: int | None = option(
         None,
         "iemocap: the protocol of 4 classes, or of 5 with Frustrated.",
@@ -49,7 +49,7 @@ class EvalOptions(Options):
     )
     normalizer: NormalizerName = option(
         "whisper-english",
-        "What both texts go through before words are compared.",
+        "Normalisation of both texts before words are compared.",
         panel=MEASURE,
     )
     spelling_map: Path | None = option(

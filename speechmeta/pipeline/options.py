@@ -40,7 +40,7 @@ class CallOptions(Options):
 
     fields: tuple[str, ...] | None = option(
         None,
-        "Fields to fill: SpeechActivity, Transcript, Gender, Age, Accent, Emotion.",
+        "Fields to fill in: SpeechActivity, Transcript, Gender, Age, Accent, Emotion.",
         unset="all that the model gives",
         metavar="NAME,...",
         panel=OUTPUT,
@@ -63,8 +63,8 @@ class CallOptions(Options):
     )
     channels: ChannelMode = option(
         "auto",
-        "mono mixes the channels, split takes each for one speaker; auto does the latter, but "
-        "analyses copies of a channel once and dead channels not at all.",
+        "split takes each channel as one speaker, mono mixes them; auto is like split, but "
+        "analyses copies of a channel only once and leaves dead channels out.",
         panel=AUDIO,
     )
     roles: tuple[str, ...] | None = option(
@@ -85,7 +85,7 @@ class CallOptions(Options):
     )
     vad: bool = option(
         True,
-        "Find the turns by voice activity, or take each channel as one turn from start to end.",
+        "Find turns by voice activity; without it, each channel is one turn from start to end.",
         panel=TURNS,
     )
     turns: TurnOptions = TurnOptions()
@@ -167,7 +167,7 @@ class ModelOptions(Options):
         ge=1,
     )
     local_files_only: bool = option(
-        False, "Never reach for the network; use only what is on this machine.", panel=MODEL
+        False, "Never use the network; only what is already on this machine.", panel=MODEL
     )
 
     @field_validator("device")
