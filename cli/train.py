@@ -45,11 +45,13 @@ def train(
     """
     import logging
 
-    from speechmeta.errors import UsageError
+    from speechmeta.errors import UsageError, require_extra
     from speechmeta.training.finetune.config import read_config
 
     from .console import err_console
 
+    for module in ("accelerate", "peft"):
+        require_extra(module, "train", "training")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from speechmeta.training.whisper_meta.recipe import is_recipe, read_recipe, run_recipe
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from speechmeta.errors import UsageError
+from speechmeta.errors import UsageError, require_extra
 
 from . import options
 from .console import print_note, progress
@@ -171,6 +171,7 @@ def qformer(
     quiet: options.Quiet = False,
 ) -> int:
     """Train the Q-Former of a DeSTA checkpoint; Whisper and the language model stay frozen."""
+    require_extra("accelerate", "train", "training")
     from speechmeta.training.qformer import QFormerOptions, train_qformer
 
     loading = options.chat_loading(compute_type, quantization)

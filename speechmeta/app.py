@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmeta.errors import ModelError, SpeechMetaError, UsageError
+from speechmeta.errors import SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import FIELDS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def build_app(
         call: what is asked of each call; the page's own choices come before it.
 
     Raises:
-        ModelError: Gradio is not installed.
+        MissingExtraError: Gradio is not installed.
     """
     from speechmeta.pipeline.options import CallOptions
 
@@ -201,12 +201,9 @@ def _gradio() -> Any:
     # Both are read when Gradio is imported or used; they keep it from calling home.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import gradio
-    except ImportError as error:
-        raise ModelError(
-            "the app needs Gradio, which is not installed", "pip install 'speechmeta[app]'"
-        ) from error
+    require_extra("gradio", "app", "the app")
+    import gradio
+
     return gradio
 
 

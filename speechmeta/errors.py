@@ -6,6 +6,8 @@ prints `message` and `hint` on one line and exits with `exit_code`.
 
 from __future__ import annotations
 
+import importlib.util
+
 
 class SpeechMetaError(Exception):
     """Base of all errors that are the input's or the caller's, not a bug of ours.
@@ -54,3 +56,29 @@ class UsageError(SpeechMetaError):
     """An argument or option is not one that is understood."""
 
     exit_code = 2
+
+
+class MissingExtraError(UsageError):
+    """A part was asked for whose libraries come with an extra that is not installed."""
+
+
+def require_extra(module: str, extra: str, purpose: str) -> None:
+    """Looks for a library before work begins that would fail without it.
+
+    Args:
+        module: its top-level module.
+        extra: the extra of this package that brings it.
+        purpose: what needs it, as the subject of a sentence.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        found = importlib.util.find_spec(module)
+    except ValueError:  # a module that is set to None counts as absent
+        found = None
+    if found is None:
+        raise MissingExtraError(
+            f"{purpose} needs {module}, which is not installed",
+            f"pip install 'speechmeta[{extra}]'",
+        )

@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, RunCli
 
 import speechmeta
 
@@ -76,6 +76,7 @@ COMES_WITH = {
     "huggingface-hub": "transformers",
     "tokenizers": "transformers",
     "outlines-core": "outlines",
+    "pyyaml": "transformers",
     "pydantic-core": "pydantic",
     "scipy": "scikit-learn",
 }
@@ -103,12 +104,58 @@ def test_every_import_is_declared() -> None:
                 )
 
 
+EXTRAS = {"accelerate", "gradio", "peft", "pyarrow", "ray"}
+
+
+def test_what_comes_with_an_extra_is_imported_where_it_is_used() -> None:
+    """Without the extra, everything else works and an error says what to install."""
+    for folder in (ROOT / "speechmeta", *ROOMS.values()):
+        for path in folder.rglob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, (ast.Import, ast.ImportFrom)):
+                    assert not imported_by(node) & EXTRAS, path
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("pyarrow", "parquet", ["analyze", "absent.wav", "-f", "parquet", "-o", "out"]),
+        ("pyarrow", "parquet", ["batch", ".", "-o", "out", "--parquet"]),
+        ("peft", "train", ["train", "config.yaml"]),
+        ("accelerate", "train", ["train", "qformer", "m.jsonl", "--model", "m", "-o", "out"]),
+        ("gradio", "app", ["app"]),
+        ("ray", "ray", ["batch", ".", "-o", "out", "--engine", "ray"]),
+    ],
+)
+def test_a_missing_extra_is_named_before_any_work(
+    module: str,
+    extra: str,
+    arguments: list[str],
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: m\noutput: x\ndata: {manifests: [a.jsonl]}\n")
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run_cli(*arguments)
+    assert result.code == 2
+    assert f"pip install 'speechmeta[{extra}]'" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def imported_by(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Top-level names of one statement's absolute imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {node.module.split(".")[0]} if node.level == 0 and node.module else set()
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of all absolute imports of a file."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.split(".")[0])
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= imported_by(node)
     return names

@@ -24,7 +24,7 @@ from speechmeta.batch.job import Job, ModelSource
 from speechmeta.batch.journal import Entry
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.workers import WorkerCrash
-from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.errors import SpeechMetaError, require_extra
 
 FILES_PER_BLOCK = 16
 """Files that an actor takes at once: enough to fill model batches, few enough to share out."""
@@ -92,7 +92,7 @@ class RayEngine:
         spill_folder: not used, as every node spills to its own disk.
 
     Raises:
-        UsageError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
     """
 
     def __init__(
@@ -175,12 +175,9 @@ class RayEngine:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UsageError(
-            "Ray is not installed", "pip install 'speechmeta[ray]', or use --engine local"
-        ) from None
+    require_extra("ray", "ray", "a run on a cluster")
+    import ray
+
     return ray
 
 

@@ -33,12 +33,12 @@ from speechmeta.batch.journal import (
 )
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.repair import repair_journal
-from speechmeta.errors import OutputError, SpeechMetaError, UsageError
+from speechmeta.errors import OutputError, SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter, get_writer
 from speechmeta.writers.failure import error_record
 from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
-from speechmeta.writers.parquet import write_turns
+from speechmeta.writers.parquet import check_parquet, write_turns
 from speechmeta.writers.peaks import Peaks
 from speechmeta.writers.structured import compact, document
 
@@ -155,6 +155,10 @@ def run_folder(
     options = options or FolderOptions()
     for name in options.formats:
         get_writer(name)
+    if options.parquet:
+        check_parquet()
+    if options.engine == "ray" and make_engine is None:
+        require_extra("ray", "ray", "a run on a cluster")
     if not os.path.isdir(root):
         raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
     out = Path(output)

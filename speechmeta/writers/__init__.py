@@ -40,9 +40,10 @@ def get_writer(name: str) -> Writer:
     """Returns the writer of a format, such as `json`; a leading dot and case do not matter.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or a library that it needs is not installed.
     """
     found = WRITERS.get(name.strip().lower().removeprefix("."))
     if found is None:
         raise UsageError(f"unknown output format {name!r}", f"choose from {', '.join(WRITERS)}")
+    found.check()
     return found

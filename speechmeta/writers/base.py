@@ -20,6 +20,13 @@ class Writer(ABC):
     def extension(self) -> str:
         return f".{self.name}"
 
+    def check(self) -> None:  # noqa: B027 - most writers need nothing
+        """Looks for what the writer needs, before anything is analysed.
+
+        Raises:
+            MissingExtraError: a library is not installed.
+        """
+
     def write(
         self, report: CallReport, path: str | os.PathLike[str], *, overwrite: bool = False
     ) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import IO, Any
 
+from speechmeta.errors import require_extra
 from speechmeta.schema import CallReport
 from speechmeta.writers.base import Writer
 from speechmeta.writers.structured import document
@@ -14,8 +15,22 @@ from speechmeta.writers.tabular import COLUMNS, rows
 ROWS_PER_GROUP = 16_384
 
 
+def check_parquet() -> None:
+    """Looks for pyarrow.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    require_extra("pyarrow", "parquet", "Parquet")
+
+
 def turn_schema() -> Any:
-    """The `pyarrow.Schema` of the table of turns; every column may be null."""
+    """The `pyarrow.Schema` of the table of turns; every column may be null.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    check_parquet()
     import pyarrow as pa
 
     kinds = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
@@ -27,10 +42,10 @@ def write_turns(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
 
     Documents are taken one by one, so memory does not grow with their number.
     """
+    schema = turn_schema()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = turn_schema()
     total = 0
     pending: list[dict[str, Any]] = []
     with pq.ParquetWriter(file, schema, compression="zstd") as table:
@@ -50,12 +65,15 @@ class ParquetWriter(Writer):
 
     name = "parquet"
 
-    def dump(self, report: CallReport, file: IO[bytes]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def check(self) -> None:
+        check_parquet()
 
+    def dump(self, report: CallReport, file: IO[bytes]) -> None:
         data = document(report)
         rest = {name: value for name, value in data.items() if name != "turns"}
         schema = turn_schema().with_metadata({"speechmeta": json.dumps(rest)})
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         table = pa.Table.from_pylist(rows(data), schema=schema)
         pq.write_table(table, file, compression="zstd")

@@ -203,6 +203,6 @@ def test_rows() -> None:
 def test_without_gradio(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = run_cli("app")
-    assert result.code == 1
+    assert result.code == 2
     assert "pip install 'speechmeta[app]'" in result.stderr
     assert run_cli("app", "--help").code == 0

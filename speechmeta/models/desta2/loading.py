@@ -56,6 +56,7 @@ def load_desta(
         # A quantised decoder is built where it stays; it cannot be moved afterwards.
         device_map = device_map or {"": place}
     if device_map is not None:
+        _require("accelerate", "placing a model by quantization or device_map")
         options["device_map"] = device_map
     folder = find_checkpoint(name_or_path, local_files_only)
     with quiet_transformers():
@@ -209,6 +210,13 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     return _DTYPES[dtype]
 
 
+def _require(library: str, purpose: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise ModelError(
+            f"{purpose} needs {library}, which is not installed", f"pip install {library}"
+        )
+
+
 def quantization_config(quantization: Any, device: str) -> Any:
     """A quantization config of transformers for a name; None and configs go through.
 
@@ -223,11 +231,7 @@ def quantization_config(quantization: Any, device: str) -> Any:
             f"quantization {quantization!r} is not known", f"known are {', '.join(QUANTIZATIONS)}"
         )
     library = "torchao" if quantization.startswith("torchao") else "bitsandbytes"
-    if importlib.util.find_spec(library) is None:
-        raise ModelError(
-            f"quantization {quantization!r} needs {library}, which is not installed",
-            f"pip install {library}",
-        )
+    _require(library, f"quantization {quantization!r}")
     if quantization == "torchao-int4" and not device.startswith("cuda"):
         raise ModelError(
             f"quantization {quantization!r} needs CUDA, the device is {device}",

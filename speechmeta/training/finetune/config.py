@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechmeta.errors import UsageError
@@ -71,6 +70,9 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UsageError: the file is missing or not readable, or a key or value is not known.
     """
+    # PyYAML comes with transformers.
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)

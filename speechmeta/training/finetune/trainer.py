@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from speechmeta.errors import UsageError
+from speechmeta.errors import UsageError, require_extra
 from speechmeta.training.finetune.clips import ClipDataset
 from speechmeta.training.finetune.config import TrainConfig
 from speechmeta.training.finetune.speechllm import SAVED, SpeechLLMCollator, adapted_modules
@@ -42,8 +42,11 @@ def training_arguments(config: TrainConfig) -> Any:
     """transformers' `TrainingArguments` of a run.
 
     Raises:
+        MissingExtraError: the extra `train` is not installed.
         UsageError: the config names an argument that there is not, or a value it cannot take.
     """
+    for module in ("accelerate", "peft"):
+        require_extra(module, "train", "training")
     from transformers import TrainingArguments
 
     taken = sorted(set(config.trainer) & set(_OURS))
