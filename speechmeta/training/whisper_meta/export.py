@@ -60,6 +60,8 @@ def export(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(stored(weights), folder / "model.safetensors", metadata={"format": "pt"})
+        # safetensors leaves files that only their owner may read.
+        (folder / "model.safetensors").chmod(0o644)
         whisper_config: dict[str, Any] = model.config.to_dict()
         for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
             whisper_config.pop(name, None)

@@ -9,6 +9,7 @@ run that was stopped goes on where it was.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -185,6 +186,9 @@ def run_recipe(recipe: WordsRecipe, resume: bool = False) -> Path:
     torch.manual_seed(recipe.seed)
     batches, steps = prepare(recipe)
     tuned_folder = tune(recipe.whisper, batches, steps, recipe.work / "tuning", resume)
+    if int(os.environ.get("RANK", "0")):
+        # Of processes that learn together the first finishes.
+        return recipe.output
     original = WhisperForConditionalGeneration.from_pretrained(
         recipe.whisper, trust_remote_code=False
     )

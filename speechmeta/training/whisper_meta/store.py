@@ -53,7 +53,10 @@ def build_store(clips: Sequence[Clip], folder: Path) -> AudioStore:
     index_file = folder / "audio.json"
     index: dict[str, tuple[int, int]] = {}
     if index_file.exists():
-        index = AudioStore(folder).places
+        store = AudioStore(folder)
+        if all(clip in store for clip in clips):
+            return store
+        index = store.places
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audio.int16").touch()
     place = max((start + count for start, count in index.values()), default=0)
