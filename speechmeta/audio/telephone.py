@@ -7,7 +7,7 @@ G.711 (mu-law or A-law), GSM 06.10 full rate, or AMR at 12.2 to 4.75 kbit/s; los
 from __future__ import annotations
 
 import io
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,7 @@ def _through_ffmpeg(narrow: FloatArray, form: str, encoder: str, bit_rate: int) 
 
     file = io.BytesIO()
     with av.open(file, "w", format=form) as container:
-        stream = container.add_stream(encoder, rate=RATE, layout="mono")
+        stream: Any = container.add_stream(encoder, rate=RATE, layout="mono")
         if form == "amr":
             stream.bit_rate = bit_rate
         # An encoder may look ahead (AMR by 5 ms); the tail that this takes is silence.

@@ -42,15 +42,18 @@ def read_vocabulary(tokenizer: Any, language: str = "en") -> Vocabulary:
     from speechmeta.errors import ModelError
 
     ids = tokenizer.get_vocab()
-    names = ("startoftranscript", language, "transcribe", "notimestamps", "nospeech", "endoftext")
+    # Older files of the multilingual vocabulary call <|nospeech|> <|nocaptions|>.
+    silent = "<|nospeech|>" if "<|nospeech|>" in ids else "<|nocaptions|>"
     try:
-        # Older files of the multilingual vocabulary call <|nospeech|> <|nocaptions|>.
-        found = [
-            ids["<|nocaptions|>" if name == "nospeech" and "<|nospeech|>" not in ids
-                else f"<|{name}|>"]
-            for name in names
-        ]  # fmt: skip
-        return Vocabulary(*found, ids["\u0120"])
+        return Vocabulary(
+            start=ids["<|startoftranscript|>"],
+            language=ids[f"<|{language}|>"],
+            transcribe=ids["<|transcribe|>"],
+            no_timestamps=ids["<|notimestamps|>"],
+            no_speech=ids[silent],
+            end=ids["<|endoftext|>"],
+            blank=ids["\u0120"],
+        )
     except KeyError as error:
         raise ModelError(
             f"the tokenizer has no token {error}", "start from a multilingual Whisper"

@@ -63,7 +63,7 @@ class TaughtWhisper(WhisperForConditionalGeneration):
         self.model.encoder.embed_positions.requires_grad_(False)
         self.model.decoder.embed_tokens.requires_grad_(False)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         features: torch.Tensor,
         mask: torch.Tensor,
@@ -128,20 +128,23 @@ class _Tuner(Trainer):
             sampler=SequentialSampler(self.train_dataset),
             collate_fn=_only,
         )
-        return self.accelerator.prepare(loader)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            sides = {self.plan.encoder_rate: [], self.plan.decoder_rate: []}  # type: dict[float, list[Any]]
-            for name, weight in self.model.named_parameters():
-                if weight.requires_grad:
-                    encoder = name.startswith("model.encoder.")
-                    rate = self.plan.encoder_rate if encoder else self.plan.decoder_rate
-                    sides[rate].append(weight)
-            groups = [{"params": weights, "lr": rate} for rate, weights in sides.items()]
-            self.optimizer = torch.optim.AdamW(
-                groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-            )
+        encoder, decoder = [], []
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                (encoder if name.startswith("model.encoder.") else decoder).append(weight)
+        self.optimizer: Any = torch.optim.AdamW(
+            [
+                {"params": encoder, "lr": self.plan.encoder_rate},
+                {"params": decoder, "lr": self.plan.decoder_rate},
+            ],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+            fused=True,
+        )
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
