@@ -12,17 +12,23 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from parity.checkpoints import KINDS, write_checkpoint
 from safetensors.torch import load_file, save_file
 
 from speechmeta.errors import ModelError, OutputError
 from speechmeta.models.speechllm import convert_checkpoint, load_model
 
-KINDS = ("hubert", "wavlm")
 
-
-@pytest.fixture(params=KINDS)
-def fixture_folder(request: pytest.FixtureRequest, shared_dir: Path) -> Path:
-    return shared_dir / "fixtures" / f"speechllm_{request.param}"
+@pytest.fixture(params=[f"{source} {kind}" for kind in KINDS for source in ("own", "shared")])
+def fixture_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint with recorded results: ours (`tests/parity`), or one beside the repository."""
+    source, kind = request.param.split()
+    if source == "own":
+        return write_checkpoint(kind, tmp_path_factory.mktemp("parity") / kind)
+    shared: Path = request.getfixturevalue("shared_dir")
+    return shared / "fixtures" / f"speechllm_{kind}"
 
 
 @pytest.fixture
