@@ -23,7 +23,7 @@ from speechmeta.chat.prompts import Prompter, ReadyRow
 from speechmeta.chat.recordings import Ear, HeardWindow
 from speechmeta.chat.reply import ChatReply, ChatStream, ChatUsage, HeardAudio
 from speechmeta.decoding.chat_loop import PrefixStore, SamplingOptions, generate, sampling_options
-from speechmeta.decoding.inputs import out_of_memory
+from speechmeta.decoding.memory import out_of_memory
 from speechmeta.decoding.structured import Constraint, Form, OutputType
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration

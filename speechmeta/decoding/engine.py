@@ -9,21 +9,22 @@ places of their answers; each is a coroutine that yields plans for the next pass
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
 from speechmeta.decoding.cache import SlotCache
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.decoders import CausalDecoder
 from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
-from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
+from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.labels import choose
 from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.decoding.masks import Masks
+from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.session import Plan, Results, Row, Session
@@ -42,12 +43,14 @@ class Engine:
     """Decodes records from waveforms.
 
     Args:
-        model: a `SpeechLLMForConditionalGeneration`, in evaluation mode.
-        processor: its processor.
+        model, processor: of one checkpoint, such as a `SpeechLLMForConditionalGeneration` and its
+            processor.
         options: see `DecodeOptions`.
     """
 
-    def __init__(self, model: Any, processor: Any, options: DecodeOptions | None = None) -> None:
+    def __init__(
+        self, model: AudioModel, processor: AudioProcessor, options: DecodeOptions | None = None
+    ) -> None:
         self.model = model
         self.options = options or DecodeOptions()
         self.prompts = PromptBuilder(model, processor, self.options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class Fusion:
         self._begins = [(piece or b"").startswith(b" ") for piece in pieces]
 
     @classmethod
-    def of(cls, model: Any, options: DecodeOptions, pieces: Sequence[bytes | None]) -> Fusion:
+    def of(cls, model: object, options: DecodeOptions, pieces: Sequence[bytes | None]) -> Fusion:
         """What a loaded checkpoint's language models add under the options."""
         return cls(
             options.ctc_token_bonus,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
 from speechmeta.decoding.layout import SPEECH_VALUES
+from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.schema import FIELDS
 
 SAMPLE_RATE = 16_000
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass
@@ -39,54 +37,17 @@ class Prompt:
     label_log_probs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
-
-
-def in_parts(
-    rows: Sequence[T], work: Callable[[Sequence[T]], list[R | SpeechMetaError]]
-) -> list[R | SpeechMetaError]:
-    """Runs work on rows together, and in halves where that fails.
-
-    Memory that runs out halves the rows; so does any other failure of a batch, until the row
-    that causes it stands alone and gets an error object. The other rows keep their results.
-    """
-    try:
-        return work(rows)
-    except SpeechMetaError as error:
-        failure: SpeechMetaError = error
-    except (RuntimeError, ValueError, MemoryError) as error:
-        if out_of_memory(error):
-            failure = DecodingError(
-                "memory ran out while one record was decoded",
-                "cut long audio into turns, or choose a smaller dtype",
-            )
-        else:
-            failure = DecodingError(f"decoding failed: {error}", "check the audio and the model")
-    if len(rows) == 1:
-        return [failure]
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    middle = len(rows) // 2
-    return in_parts(rows[:middle], work) + in_parts(rows[middle:], work)
-
-
 class PromptBuilder:
     """Encodes audio and puts the prompt's text around it.
 
     Args:
-        model: a `SpeechLLMForConditionalGeneration`.
-        processor: its processor.
+        model, processor: of one checkpoint.
         options: sizes of the encoder's batches.
     """
 
-    def __init__(self, model: Any, processor: Any, options: DecodeOptions) -> None:
+    def __init__(
+        self, model: AudioModel, processor: AudioProcessor, options: DecodeOptions
+    ) -> None:
         self._model = model
         self._processor = processor
         self._options = options
@@ -109,7 +70,7 @@ class PromptBuilder:
             instruction = self._processor.instruction_for(fields) or None
         before, after = self._processor.prompt_ids(instruction)
         table = self._model.get_input_embeddings()
-        device = table.weight.device
+        device = _device(table)
         head, tail = (table(torch.tensor(ids, device=device).long()) for ids in (before, after))
 
         results: list[Prompt | SpeechMetaError | None] = [None] * len(waveforms)
@@ -158,7 +119,7 @@ class PromptBuilder:
     ) -> list[
         tuple[torch.Tensor, torch.Tensor | None, dict[str, dict[str, float]]] | SpeechMetaError
     ]:
-        device = self._model.get_input_embeddings().weight.device
+        device = _device(self._model.get_input_embeddings())
         lengths = torch.tensor([len(values) for _, values in rows])
         values = torch.nn.utils.rnn.pad_sequence([item for _, item in rows], batch_first=True)
         mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
@@ -183,6 +144,10 @@ class PromptBuilder:
             )
             for row in range(len(rows))
         ]
+
+
+def _device(table: torch.nn.Module) -> torch.device:
+    return next(table.parameters()).device
 
 
 def _as_error(error: Exception) -> SpeechMetaError:

@@ -82,7 +82,7 @@ class DecodeOptions:
     driven_transcript: tuple[int, ...] = ()
 
     @classmethod
-    def for_checkpoint(cls, config: Any, **options: Any) -> DecodeOptions:
+    def for_checkpoint(cls, config: object, **options: Any) -> DecodeOptions:
         """What a checkpoint's config asks for, under what the caller asks for.
 
         Raises:

@@ -14,13 +14,15 @@ import torch
 from transformers import DynamicCache
 
 from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
 from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.decoders import CausalDecoder
 from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
-from speechmeta.decoding.inputs import Prompt, PromptBuilder, in_parts
+from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.labels import choose, common_prefix
 from speechmeta.decoding.layout import SPEECH_VALUES
+from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.transcript import TranscriptWriter
@@ -32,12 +34,13 @@ class ReferenceEngine:
     """Constrained decoding, token by token.
 
     Args:
-        model: a `SpeechLLMForConditionalGeneration`.
-        processor: its processor.
+        model, processor: of one checkpoint.
         options: see `DecodeOptions`; batch sizes have no effect here.
     """
 
-    def __init__(self, model: Any, processor: Any, options: DecodeOptions | None = None) -> None:
+    def __init__(
+        self, model: AudioModel, processor: AudioProcessor, options: DecodeOptions | None = None
+    ) -> None:
         self.model = model
         self.options = options or DecodeOptions()
         self.decoder = CausalDecoder(model.language_model)
@@ -221,7 +224,7 @@ class ReferenceEngine:
 class _TokenLoop:
     """The decoder after a prompt, fed one token a pass."""
 
-    def __init__(self, model: Any, prompt: Prompt) -> None:
+    def __init__(self, model: AudioModel, prompt: Prompt) -> None:
         self._model = model.language_model
         self._cache = DynamicCache()
         self.passes = 0

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from speechmeta.audio.loading import load_audio
-from speechmeta.decoding.inputs import out_of_memory
+from speechmeta.decoding.memory import out_of_memory
 from speechmeta.errors import DatasetError, ModelError, SpeechMetaError, UsageError
 from speechmeta.models.desta2.loading import find_checkpoint, load_desta, quiet_transformers
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration

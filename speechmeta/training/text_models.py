@@ -89,7 +89,7 @@ class TransformersText:
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
         import torch
 
-        from speechmeta.decoding.inputs import out_of_memory
+        from speechmeta.decoding.memory import out_of_memory
         from speechmeta.models.desta2.loading import quiet_transformers
 
         inputs = self._inputs(list(conversations)).to(self.model.device)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from speechmeta.audio.loading import load_audio
+from speechmeta.decoding.audio_models import AudioModel
 from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import ModelError, SpeechMetaError, UsageError
 from speechmeta.models.speechllm.processing_speechllm import SAMPLE_RATE, SpeechLLMProcessor
 from speechmeta.schema import FIELDS, SpeakerMeta
-
-if TYPE_CHECKING:
-    from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 
 _NAMED_FIELDS = re.compile(r"\[([^\]]*)\]")
 
@@ -29,7 +27,7 @@ def fields_of(instruction: str | None) -> tuple[str, ...]:
 
 
 def generate_meta(
-    model: SpeechLLMForConditionalGeneration,
+    model: AudioModel,
     audio_path: str | Path | None,
     audio_tensor: Any,
     instruction: str | None,
