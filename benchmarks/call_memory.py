@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 import wave
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import numpy as np
 from speechmeta.audio.loading import load_audio, resample
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.pipeline.analyzer import Analyzer
-from speechmeta.schema import DEFAULT_LABEL_SETS
+from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS, LabelSets, ModelInfo
 
 TEXTS = (
     "Thank you for calling, how can I help you today?",
@@ -39,13 +40,16 @@ TEXTS = (
 class InstantEngine:
     """Says "words" of every clip."""
 
-    def __init__(self) -> None:
-        config = SimpleNamespace(
-            label_sets=DEFAULT_LABEL_SETS, model_type="none", name_or_path="none"
-        )
-        self.model: Any = SimpleNamespace(config=config, device="cpu", dtype="torch.float32")
+    info = ModelInfo(name="none", architecture="none", device="cpu", dtype="float32")
+    fields = FIELDS
+    label_sets: LabelSets = DEFAULT_LABEL_SETS
+    thresholds: Mapping[str, float] = MappingProxyType({})
+    max_seconds = 30.0
+    batch_size = 8
 
-    def decode(self, waveforms: Any, fields: Any = None, instruction: Any = None) -> Any:
+    def decode(
+        self, waveforms: Any, fields: Any = None, instruction: Any = None, word_times: bool = False
+    ) -> Any:
         table = {"Neutral": 0.6, "Happy": 0.1, "Sad": 0.1, "Anger": 0.1, "Frustrated": 0.1}
         return [
             DecodedRecord(

@@ -109,11 +109,13 @@ def analyze(
         call = call.updated({"redact": True})
     elif beep:
         raise UsageError("--beep needs --redact-audio", "add --redact-audio OUT.wav")
+    from speechmeta.models.base import given_fields
     from speechmeta.pipeline.analyzer import Analyzer
     from speechmeta.pipeline.redaction.audio import Cover, write_redacted
-    from speechmeta.schema import FIELDS
 
     analyzer = Analyzer(**dict(model))
+    # What the model does not give is said before the first file.
+    fields = given_fields(analyzer.engine, call.fields)
     cover: Cover = "beep" if beep else "silence"
 
     def one(path: str) -> CallReport:
@@ -137,7 +139,7 @@ def analyze(
         if as_json:
             _print_json(path, outcome, several=len(files) > 1)
         elif output_dir is None and not isinstance(outcome, SpeechMetaError):
-            _print_table(outcome, call.fields or FIELDS)
+            _print_table(outcome, fields)
     return max(codes, default=0)
 
 

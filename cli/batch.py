@@ -219,9 +219,8 @@ def batch(
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
 
-    size = model.batch_size or EngineOptions().batch_size
     job = CallJob(call)
-    source = AnalyzerSource(model.updated({"batch_size": size}), call)
+    source = AnalyzerSource(model, call)
     run = FolderOptions(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -236,7 +235,7 @@ def batch(
         use=EngineOptions(
             workers=workers or default_workers(),
             timeout=timeout,
-            batch_size=size,
+            batch_size=model.batch_size or EngineOptions().batch_size,
             model_processes=model_processes,
             actors=actors,
         ),

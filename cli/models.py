@@ -15,19 +15,34 @@ class KnownModel:
     """One checkpoint that can be named.
 
     Attributes:
-        name: what `--model` takes; None stands for no `--model` at all.
+        name: what `--model` takes; the first is what it is without one.
         does: one line.
         used_by: the commands that take it.
         location: the folder where it lies, or None if it would have to be downloaded.
     """
 
-    name: str | None
+    name: str
     does: str
     used_by: str
     location: str | None = None
 
 
 PUBLISHED = (
+    KnownModel(
+        "openai/whisper-large-v3-turbo",
+        "speech and words, 99 languages; 0.8 billion weights; any Whisper checkpoint will do",
+        "analyze",
+    ),
+    KnownModel(
+        "distil-whisper/distil-large-v3.5",
+        "speech and words, English; 0.8 billion weights, 2 decoder layers",
+        "analyze",
+    ),
+    KnownModel(
+        "openai/whisper-small.en",
+        "speech and words, English; 0.2 billion weights",
+        "analyze",
+    ),
     KnownModel(
         "skit-ai/speechllm-2B",
         "six fields; HuBERT X-Large and TinyLlama 1.1B, English",
@@ -72,7 +87,7 @@ def models(
     table = Table("--model", "what it does", "command", "on this machine")
     for model in known:
         table.add_row(
-            model.name or "(none given: bundled)",
+            model.name,
             model.does,
             model.used_by,
             model.location or "no",
@@ -82,17 +97,16 @@ def models(
 
 def list_models() -> list[KnownModel]:
     """The bundled checkpoint and the published ones, with where they lie."""
-    import speechmeta
+    from speechmeta.models.loading import BUNDLED, BUNDLED_NAME
 
-    folder = Path(speechmeta.__file__).parent / "checkpoints" / "bundled"
     bundled = KnownModel(
-        None,
-        "six fields; small WavLM and Llama of this project, English, runs offline",
+        BUNDLED_NAME,
+        "six fields, English; runs offline",
         "analyze",
-        str(folder) if (folder / "config.json").is_file() else None,
+        str(BUNDLED) if (BUNDLED / "config.json").is_file() else None,
     )
     located = [
-        KnownModel(model.name, model.does, model.used_by, _in_hub_cache(str(model.name)))
+        KnownModel(model.name, model.does, model.used_by, _in_hub_cache(model.name))
         for model in PUBLISHED
     ]
     return [bundled, *located]

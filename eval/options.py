@@ -35,7 +35,7 @@ class EvalOptions(Options):
     fields: tuple[str, ...] | None = option(
         None,
         "Fields to ask the model for: SpeechActivity, Transcript, Gender, Age, Accent, Emotion.",
-        unset="all six",
+        unset="all that the model gives",
         metavar="NAME,...",
         panel=OUTPUT,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmeta.errors import DatasetError, SpeechMetaError, UsageError
+from speechmeta.models.base import given_fields
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS, LABEL_FIELDS, check_fields
 
 from .readers.label_maps import LabelMapper
@@ -23,7 +24,7 @@ WHISPER_SECONDS = 30.0
 
 
 class AnalyzerPredictor:
-    """A SpeechLLM checkpoint through `Analyzer`, decoding freely; each clip as one turn.
+    """A checkpoint through `Analyzer`, decoding freely; each clip as one turn.
 
     Args:
         analyzer: the analyzer.
@@ -39,7 +40,7 @@ class AnalyzerPredictor:
         min_confidence: float | None = None,
     ) -> None:
         self.analyzer = analyzer
-        self.fields = check_fields(fields)
+        self.fields = given_fields(analyzer.engine, fields)
         # A measurement wants every label, also from a checkpoint that leaves unsure ones out.
         self.min_confidence = min_confidence or 0.0
 

@@ -10,7 +10,7 @@ from speechmeta.version import __version__
 if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel
     from speechmeta.errors import SpeechMetaError
-    from speechmeta.models.speechllm import load_model
+    from speechmeta.models.loading import load_model
     from speechmeta.pipeline.analyzer import Analyzer, analyze_call, generate_meta
     from speechmeta.schema import CallReport, SpeakerMeta
 
@@ -32,7 +32,7 @@ _HOMES = {
     "analyze_call": "speechmeta.pipeline.analyzer",
     "generate_meta": "speechmeta.pipeline.analyzer",
     "SpeechMetaError": "speechmeta.errors",
-    "load_model": "speechmeta.models.speechllm",
+    "load_model": "speechmeta.models.loading",
     "CallReport": "speechmeta.schema",
     "SpeakerMeta": "speechmeta.schema",
 }

@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema
 
 from speechmeta.errors import UsageError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 def _as_unicode(text: str) -> str:
@@ -107,6 +107,11 @@ def check_fields(fields: Sequence[str] | None) -> tuple[str, ...]:
     if not asked:
         raise UsageError("no field was asked for", f"choose from {', '.join(FIELDS)}")
     return tuple(name for name in FIELDS if name in asked)
+
+
+def threshold_of(field: str, threshold: float | Mapping[str, float]) -> float:
+    """The threshold of one field, from one for all or from one by field (0 where it has none)."""
+    return threshold.get(field, 0.0) if isinstance(threshold, Mapping) else threshold
 
 
 def meta_properties(label_sets: LabelSets = DEFAULT_LABEL_SETS) -> dict[str, Any]:
@@ -224,12 +229,12 @@ class SpeakerMeta(BaseModel):
 
 
 class Word(BaseModel):
-    """One word with its time in seconds from the start of the file, by forced alignment."""
+    """One word with its time in seconds from the start of the file, and its probability."""
 
     word: str
     start: float
     end: float
-    score: float
+    probability: float
 
 
 class Turn(BaseModel):
@@ -246,6 +251,10 @@ class Turn(BaseModel):
     speaker: _FileText
     meta: SpeakerMeta
     confidence: dict[str, float] = Field(default_factory=dict)
+    transcript_confidence: float | None = None
+    """How sure the model is of the transcript, from the probabilities of its tokens."""
+    language: str | None = None
+    """Of the transcript, where the model found it out; one that was given is the model's."""
     loudness_db: float | None = None
     """RMS level in dB relative to full scale."""
     words: list[Word] | None = None
@@ -277,7 +286,8 @@ class Turn(BaseModel):
         data = handler(self)
         meta = data.pop("meta", {})
         head = {name: data.pop(name) for name in ("start", "end", "channel", "speaker")}
-        optional = {name: data.pop(name) for name in ("loudness_db", "words", "flags")}
+        names = ("transcript_confidence", "language", "loudness_db", "words", "flags")
+        optional = {name: data.pop(name) for name in names}
         given = {name: value for name, value in optional.items() if value not in (None, [])}
         return {**head, **meta, **data, **given}
 
@@ -293,10 +303,32 @@ class AudioInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
+    """The model that was used; what does not apply to it is absent."""
+
     name: _FileText
     architecture: str
     device: str
     dtype: str
+    revision: str | None = None
+    """The commit of a checkpoint from the hub."""
+    licence: str | None = None
+    """SPDX expression of the weights', heads included."""
+    heads: str | None = None
+    """The set of label heads: `open` or `research`."""
+    language: str | None = None
+    """What was decoded; absent where it was detected turn by turn."""
+    transcriber: str | None = None
+    """The model that wrote the transcripts, where it is another."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
 
 
 class LabelEstimate(BaseModel):

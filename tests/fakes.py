@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,14 @@ import numpy.typing as npt
 
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import DecodingError, SpeechMetaError
-from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS, check_fields
+from speechmeta.schema import (
+    DEFAULT_LABEL_SETS,
+    FIELDS,
+    LABEL_FIELDS,
+    LabelSets,
+    ModelInfo,
+    check_fields,
+)
 
 TOO_SHORT = 160
 
@@ -23,13 +29,12 @@ class FakeEngine:
     """
 
     def __init__(self) -> None:
-        self.model = SimpleNamespace(
-            config=SimpleNamespace(
-                label_sets=DEFAULT_LABEL_SETS, model_type="fake", name_or_path="fake"
-            ),
-            device="cpu",
-            dtype="torch.float32",
-        )
+        self.info = ModelInfo(name="fake", architecture="fake", device="cpu", dtype="float32")
+        self.fields = FIELDS
+        self.label_sets: LabelSets = DEFAULT_LABEL_SETS
+        self.thresholds: dict[str, float] = {}
+        self.max_seconds = 30.0
+        self.batch_size = 8
         self.calls: list[tuple[list[int], tuple[str, ...], str | None]] = []
 
     def decode(
@@ -37,6 +42,7 @@ class FakeEngine:
         waveforms: Sequence[npt.NDArray[np.float32]],
         fields: Sequence[str] | None = None,
         instruction: str | None = None,
+        word_times: bool = False,
     ) -> list[DecodedRecord | SpeechMetaError]:
         asked = check_fields(fields)
         self.calls.append(([len(w) for w in waveforms], asked, instruction))

@@ -95,7 +95,7 @@ def sample_report(path: str | None = "calls/sample call.wav") -> CallReport:
         }
     )
     words = [
-        Word(word=text, start=8.0 + 0.4 * i, end=8.3 + 0.4 * i, score=0.9)
+        Word(word=text, start=8.0 + 0.4 * i, end=8.3 + 0.4 * i, probability=0.9)
         for i, text in enumerate(LONG.split())
     ]
     return CallReport(

@@ -141,7 +141,7 @@ def test_schema_has_only_the_six_fields() -> None:
     [
         {},
         {"flags": ["transcript_loop"], "loudness_db": -21.5},
-        {"words": [Word(word="hi", start=0.5, end=0.7, score=0.9)]},
+        {"words": [Word(word="hi", start=0.5, end=0.7, probability=0.9)]},
     ],
 )
 def test_turn_and_report_round_trip(values: dict[str, Any], more: dict[str, Any]) -> None:

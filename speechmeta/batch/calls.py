@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
+from speechmeta.models.base import given_fields
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.pipeline.plan import CallPlan, prepare_call
-from speechmeta.pipeline.report import assemble_call, hear_clips
+from speechmeta.pipeline.report import assemble_call
 from speechmeta.schema import CallReport
 
 if TYPE_CHECKING:
@@ -92,21 +93,19 @@ class CallModel:
     def __init__(self, analyzer: Analyzer, options: CallOptions) -> None:
         self._analyzer = analyzer
         self._options = options
+        # What the model does not give is said before the first file.
+        self._fields = given_fields(analyzer.engine, options.fields)
         self._embedder: Embedder | None = None
-        self._aligner = analyzer.aligner() if options.word_times else None
 
     @property
     def facts(self) -> ModelFacts:
         analyzer = self._analyzer
-        return ModelFacts(analyzer.info, analyzer.label_sets, analyzer.threshold())
+        return ModelFacts(analyzer.info, analyzer.label_sets, analyzer.thresholds())
 
     def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
-        """A `HeardClip` or an error for each clip (samples,) at 16 kHz."""
-        return hear_clips(
-            waveforms,
-            lambda clips: self._analyzer.decode(clips, self._options.fields),
-            self._aligner,
-        )
+        """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz."""
+        words = self._options.word_times
+        return self._analyzer.decode(waveforms, self._fields, word_times=words)
 
     def answer(self, request: EmbedRequest) -> Any:
         """Embeddings of voices, for calls with several speakers on one channel."""
@@ -134,7 +133,8 @@ class AnalyzerSource:
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, for the journal."""
-        return {"model": self.model.model, "dtype": self.model.dtype}
+        names = ("model", "dtype", "heads", "language", "hotwords")
+        return {name: getattr(self.model, name) for name in names}
 
     def load(self) -> CallModel:
         from speechmeta.pipeline.analyzer import Analyzer

@@ -31,12 +31,13 @@ class ModelFacts:
 
     Attributes:
         label_sets: the values that each label can take.
-        abstain_below: labels less probable than this are left out unless the run says otherwise.
+        abstain_below: labels less probable than this, one number or one by field, are left out
+            unless the run says otherwise.
     """
 
     info: ModelInfo
     label_sets: Mapping[str, Sequence[str]]
-    abstain_below: float = 0.0
+    abstain_below: float | Mapping[str, float] = 0.0
 
 
 class Job(Protocol):

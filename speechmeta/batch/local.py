@@ -68,7 +68,7 @@ class EngineOptions:
 
     workers: int = 1
     timeout: float = 600.0
-    batch_size: int = 16
+    batch_size: int = 32
     model_processes: int = 0
     actors: int = 0
     peaks: bool = False

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.schema import LABEL_FIELDS
 
 
 def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> DecodedRecord:
     """One record for consecutive pieces of one voice.
 
-    It is speech if any piece is; transcripts are put together, and the probabilities of
-    labels are averaged over the pieces with speech, weighted by their length.
+    It is speech if any piece is; transcripts and words are put together, and the probabilities
+    of labels and the confidence in the transcript are averaged over the pieces with speech,
+    weighted by their length.
 
     Args:
         records: of the pieces, in order.
@@ -48,6 +49,9 @@ def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> 
         sampled_tokens=sum(record.sampled_tokens for record in records),
         forward_passes=sum(record.forward_passes for record in records),
         transcript_tokens=sum(record.transcript_tokens for record in records),
+        words=_joined_words(heard, records, seconds),
+        transcript_confidence=_confidence(heard),
+        language=max(heard, key=lambda item: item[1])[0].language,
     )
 
 
@@ -57,3 +61,31 @@ def _average(tables: Sequence[tuple[dict[str, float], float]]) -> dict[str, floa
         value: sum(table[value] * length for table, length in tables) / total
         for value in tables[0][0]
     }
+
+
+def _joined_words(
+    heard: Sequence[tuple[DecodedRecord, float]],
+    records: Sequence[DecodedRecord],
+    seconds: Sequence[float],
+) -> list[TimedWord] | None:
+    """The words of the pieces with speech, from the start of the first; None if one has none."""
+    if any(record.words is None for record, _ in heard):
+        return None
+    chosen = {id(record) for record, _ in heard}
+    words: list[TimedWord] = []
+    start = 0.0
+    for record, length in zip(records, seconds, strict=True):
+        if id(record) in chosen:
+            words += [word.shifted(start) for word in record.words or []]
+        start += length
+    return words
+
+
+def _confidence(heard: Sequence[tuple[DecodedRecord, float]]) -> float | None:
+    known = [
+        (record.transcript_confidence, length)
+        for record, length in heard
+        if record.transcript_confidence is not None
+    ]
+    total = sum(length for _, length in known)
+    return sum(value * length for value, length in known) / total if total else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from speechmeta.schema import LABEL_FIELDS, LabelSets, SpeakerMeta
+from speechmeta.schema import LABEL_FIELDS, LabelSets, SpeakerMeta, threshold_of
 
 TRUNCATED = "transcript_truncated"
 LOOP = "transcript_loop"
@@ -46,6 +47,8 @@ class DecodedRecord:
         transcript_tokens: those of the sampled tokens that are the transcript's.
         words: of the transcript, with times; None where they were not asked for or not found.
         transcript_confidence: how sure the model is of the transcript, 0 to 1, where it says.
+        abstain_below: by label field, the probability below which the checkpoint gives no label
+            of this clip.
         language: of the transcript, as it was given or detected; None where the model has one only.
     """
 
@@ -57,23 +60,26 @@ class DecodedRecord:
     sampled_tokens: int = 0
     forward_passes: int = 0
     transcript_tokens: int = 0
+    abstain_below: dict[str, float] = field(default_factory=dict)
     words: list[TimedWord] | None = None
     transcript_confidence: float | None = None
     language: str | None = None
 
-    def to_meta(self, label_sets: LabelSets, min_confidence: float = 0.0) -> SpeakerMeta:
+    def to_meta(
+        self, label_sets: LabelSets, min_confidence: float | Mapping[str, float] = 0.0
+    ) -> SpeakerMeta:
         """The validated result.
 
         Args:
             label_sets: the checkpoint's, by field name.
-            min_confidence: a label whose probability is below this becomes None.
+            min_confidence: a label whose probability is below this becomes None: one number, or
+                the checkpoint's own ones by field, beside which `abstain_below` counts.
         """
         confidence = {name: max(table.values()) for name, table in self.probabilities.items()}
         values = {
-            name: None
-            if name in LABEL_FIELDS and confidence.get(name, 1.0) < min_confidence
-            else value
+            name: None if name in LABEL_FIELDS and confidence.get(name, 1.0) < limit else value
             for name, value in self.values.items()
+            for limit in [self._limit(name, min_confidence)]
         }
         return SpeakerMeta.model_validate(
             {
@@ -84,3 +90,9 @@ class DecodedRecord:
             },
             context={"label_sets": label_sets},
         )
+
+    def _limit(self, field: str, min_confidence: float | Mapping[str, float]) -> float:
+        limit = threshold_of(field, min_confidence)
+        if isinstance(min_confidence, Mapping):
+            limit = max(limit, self.abstain_below.get(field, 0.0))
+        return limit

@@ -7,9 +7,9 @@ analyze_call("call.wav", roles=["agent", "customer"])       # CallReport
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,38 +18,20 @@ from speechmeta.audio.loading import AudioSource, load_audio, resample
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.models.base import SpeechModel, given_fields
+from speechmeta.models.loading import load_speech_model
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
 from speechmeta.pipeline.plan import EmbedderSource, prepare_call
-from speechmeta.pipeline.report import Heard, assemble_call, hear_clips
-from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, check_fields
+from speechmeta.pipeline.report import Outcome, assemble_call
+from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta
 from speechmeta.segmentation.chunking import cut_quietly
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from speechmeta.diarization.embeddings import Embedder
-    from speechmeta.pipeline.alignment import WordAligner
 
 Waveform = npt.NDArray[np.float32]
-
-BUNDLED_NAME = "bundled"
-"""What the bundled checkpoint is called in results."""
-
-BATCH_SIZE = 8
-"""Turns that are decoded together where `ModelOptions.batch_size` does not say."""
-
-
-class Decoder(Protocol):
-    """What `Analyzer` needs of `speechmeta.decoding.engine.Engine`."""
-
-    model: Any
-
-    def decode(
-        self,
-        waveforms: Sequence[Waveform],
-        fields: Sequence[str] | None = None,
-        instruction: str | None = None,
-    ) -> list[DecodedRecord | SpeechMetaError]: ...
 
 
 class Analyzer:
@@ -57,7 +39,7 @@ class Analyzer:
 
     Args:
         model: a folder or a hub id; None for the bundled checkpoint.
-        options: the others of `ModelOptions`, such as `device`, `dtype` and `batch_size`.
+        options: the others of `ModelOptions`, such as `device`, `dtype` and `heads`.
 
     Raises:
         ModelError: the checkpoint cannot be found, reached or read.
@@ -66,75 +48,45 @@ class Analyzer:
 
     def __init__(self, model: str | Path | None = None, **options: Any) -> None:
         self.options = ModelOptions(model=model, **options)
-        from speechmeta.decoding.engine import Engine
-        from speechmeta.decoding.options import DecodeOptions
-        from speechmeta.models.speechllm import load_model
-
-        loaded, processor = load_model(
-            self.options.model,
-            device=self.options.device,
-            dtype=self.options.dtype,
-            local_files_only=self.options.local_files_only,
-        )
-        decoding = DecodeOptions.for_checkpoint(loaded.config, batch_size=self.batch_size)
-        self.engine: Decoder = Engine(loaded, processor, decoding)
-        self._processor: Any = processor
-        self.name = self.options.model or BUNDLED_NAME
+        self.engine: SpeechModel = load_speech_model(**dict(self.options))
 
     @classmethod
-    def from_engine(cls, engine: Decoder, **options: Any) -> Self:
+    def from_engine(cls, engine: SpeechModel, *, local_files_only: bool = False) -> Self:
         """An analyzer whose model is there already.
 
         Args:
             engine: decodes the clips.
-            options: of `ModelOptions`, but for those that say which model and where it runs.
-
-        Raises:
-            UsageError: an option is not understood, or is the engine's business.
+            local_files_only: never reach for the network, such as for a speaker model.
         """
-        settled = sorted({"model", "device", "dtype"} & set(options))
-        if settled:
-            raise UsageError(
-                f"{', '.join(settled)} was given along with a finished engine",
-                "set it where the engine is made",
-            )
         analyzer = cls.__new__(cls)
-        analyzer.options = ModelOptions(**options)
+        analyzer.options = ModelOptions(local_files_only=local_files_only)
         analyzer.engine = engine
-        analyzer._processor = getattr(engine, "processor", None)
-        analyzer.name = str(getattr(engine.model.config, "name_or_path", "") or BUNDLED_NAME)
         return analyzer
-
-    @property
-    def batch_size(self) -> int:
-        """Turns that are decoded together."""
-        return self.options.batch_size or BATCH_SIZE
 
     @property
     def info(self) -> ModelInfo:
         """The model as it stands in a report."""
-        model = self.engine.model
-        return ModelInfo(
-            name=self.name,
-            architecture=model.config.model_type,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-        )
+        return self.engine.info
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the model gives."""
+        return self.engine.fields
 
     @property
     def label_sets(self) -> LabelSets:
         """The values that each label of this checkpoint can take."""
-        sets: LabelSets = self.engine.model.config.label_sets
-        return sets
+        return self.engine.label_sets
 
-    def threshold(self, min_confidence: float | None = None) -> float:
-        """The probability below which labels are left out: the caller's, or the checkpoint's own.
+    def thresholds(self, min_confidence: float | None = None) -> float | Mapping[str, float]:
+        """The probability below which labels are left out: the caller's, or the checkpoint's own
+        ones by field.
 
         Raises:
             UsageError: it is not between 0 and 1.
         """
         if min_confidence is None:
-            min_confidence = getattr(self.engine.model.config, "abstain_below", 0.0)
+            return self.engine.thresholds
         if not 0.0 <= min_confidence <= 1.0:
             raise UsageError(f"min_confidence is {min_confidence}", "give a number from 0 to 1")
         return float(min_confidence)
@@ -150,9 +102,9 @@ class Analyzer:
 
         Args:
             audio: a path, file object, bytes, or `(waveform, sample_rate)`.
-            fields: the fields to fill; None for all six.
+            fields: the fields to fill; None for all that the model gives.
             min_confidence: labels less probable than this become None; by default the
-                checkpoint's own `abstain_below`.
+                checkpoint's own thresholds, field by field.
             instruction: the prompt's wording for checkpoints that take one.
 
         Raises:
@@ -177,8 +129,8 @@ class Analyzer:
             in the order given, a result or the error of that clip; one bad clip never
             costs the others.
         """
-        asked = check_fields(fields)
-        threshold = self.threshold(min_confidence)
+        asked = given_fields(self.engine, fields)
+        thresholds = self.thresholds(min_confidence)
         waveforms: list[Waveform | SpeechMetaError] = []
         for source in audios:
             try:
@@ -195,7 +147,7 @@ class Analyzer:
             results.append(
                 outcome
                 if isinstance(outcome, SpeechMetaError)
-                else outcome.to_meta(self.label_sets, threshold)
+                else outcome.to_meta(self.label_sets, thresholds)
             )
         return results
 
@@ -217,25 +169,15 @@ class Analyzer:
             ModelError: a model that an option needs is not there.
             UsageError: an option is not understood or does not fit the recording.
         """
-        asked = CallOptions.of(options, overrides)
-        aligner = self.aligner() if asked.word_times else None
+        chosen = CallOptions.of(options, overrides)
+        asked = chosen.updated({"fields": given_fields(self.engine, chosen.fields)})
         call = prepare_call(audio, asked, self.embedder_source(asked.speaker_model))
-        heard: list[Heard] = []
+        heard: list[Outcome] = []
         clips = call.clips()
         # A few batches at a time: enough to sort clips by length, few enough for any memory.
-        while group := list(itertools.islice(clips, 4 * self.batch_size)):
-            heard += hear_clips(group, lambda waves: self.decode(waves, asked.fields), aligner)
-        return assemble_call(call.plan, heard, self.info, self.label_sets, self.threshold())
-
-    def aligner(self) -> WordAligner:
-        """Finds the times of words with this checkpoint.
-
-        Raises:
-            ModelError: the checkpoint has no CTC head.
-        """
-        from speechmeta.pipeline.alignment import WordAligner
-
-        return WordAligner(self.engine.model, self._processor)
+        while group := list(itertools.islice(clips, 4 * self.engine.batch_size)):
+            heard += self.decode(group, asked.fields, word_times=asked.word_times)
+        return assemble_call(call.plan, heard, self.info, self.label_sets, self.thresholds())
 
     def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
         """What makes the embedder that tells speakers apart, when one is needed.
@@ -249,8 +191,8 @@ class Analyzer:
 
             return load_embedder(
                 speaker_model,
-                self.engine.model,
-                self._processor,
+                getattr(self.engine, "model", None),
+                getattr(self.engine, "processor", None),
                 self.options.local_files_only,
             )
 
@@ -261,18 +203,19 @@ class Analyzer:
         waveforms: Sequence[Waveform],
         fields: Sequence[str] | None = None,
         instruction: str | None = None,
+        word_times: bool = False,
     ) -> list[DecodedRecord | SpeechMetaError]:
         """Decodes waveforms (samples,) at 16 kHz of any length, in their order.
 
         Those longer than a model's window are decoded in pieces and joined.
         """
-        pieces = [cut_quietly(waveform) for waveform in waveforms]
+        pieces = [cut_quietly(waveform, self.engine.max_seconds) for waveform in waveforms]
         flat = [
             waveform[start:end]
             for waveform, bounds in zip(waveforms, pieces, strict=True)
             for start, end in bounds
         ]
-        outcomes = iter(self.engine.decode(flat, fields, instruction) if flat else [])
+        outcomes = iter(self.engine.decode(flat, fields, instruction, word_times) if flat else [])
         results: list[DecodedRecord | SpeechMetaError] = []
         for bounds in pieces:
             mine = [next(outcomes) for _ in bounds]

@@ -6,7 +6,7 @@ Knows neither audio nor models.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -18,6 +18,7 @@ from speechmeta.schema import (
     Monologue,
     SpeakerSummary,
     Turn,
+    threshold_of,
 )
 
 JOIN_SECONDS = 0.1
@@ -109,14 +110,15 @@ def summarize(
     duration: float,
     speaker: str,
     channel: int | None,
-    min_confidence: float = 0.0,
+    min_confidence: float | Mapping[str, float] = 0.0,
 ) -> SpeakerSummary:
     """The measures and pooled labels of one speaker.
 
     Args:
         turns: of all speakers of the call.
         channel: the one that the speaker has for itself, or None.
-        min_confidence: a pooled label less probable than this becomes None.
+        min_confidence: a pooled label less probable than this becomes None; one number, or one by
+            field.
     """
     own = [turn for turn in spoken(turns) if turn.speaker == speaker]
     runs = talk_runs(turns)
@@ -131,7 +133,7 @@ def summarize(
     monologue = longest_monologue(runs, speaker)
     pooled = {field: pool(own, field) for field in LABEL_FIELDS}
     labels = {
-        field: _estimate(pooled[field], min_confidence)
+        field: _estimate(pooled[field], threshold_of(field, min_confidence))
         for field in LABEL_FIELDS
         if field != "Emotion" and pooled[field]
     }

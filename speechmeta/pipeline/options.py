@@ -148,23 +148,44 @@ class ModelOptions(Options):
 
     model: Annotated[str | None, BeforeValidator(_path_as_text)] = option(
         None,
-        "Checkpoint: a folder or a hub id such as skit-ai/speechllm-2B.",
+        "Checkpoint: a folder or a hub id, of this project, of Whisper (openai/whisper-small, "
+        "distil-whisper/distil-large-v3) or of SpeechLLM (skit-ai/speechllm-2B).",
         unset="the bundled checkpoint, offline",
         panel=MODEL,
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", panel=MODEL)
     dtype: ComputeType = option(
         "auto",
-        "Number format of the weights; auto is float32 on the CPU, bfloat16 or float16 on GPUs.",
+        "Number format of the weights. auto: half precision on GPUs; on a CPU float32, but "
+        "bfloat16 for Whisper where the CPU multiplies in it.",
         flag="compute-type",
         panel=MODEL,
     )
     batch_size: int | None = option(
         None,
         "Turns that are decoded together.",
-        unset="8, in folder runs 16",
+        unset="32 for Whisper, 8 for SpeechLLM",
         panel=MODEL,
         ge=1,
+    )
+    heads: str | None = option(
+        None,
+        "Which label heads of the bundled checkpoint: open (learnt from recordings that may be "
+        "used in a business) or research (from all).",
+        unset="the checkpoint's own choice: open",
+        panel=MODEL,
+    )
+    language: str | None = option(
+        None,
+        "Language that is spoken, such as en or de.",
+        unset="the checkpoint's own; a multilingual Whisper finds it out turn by turn",
+        panel=MODEL,
+    )
+    hotwords: str | None = option(
+        None,
+        "Names and terms that Whisper is told to expect, separated by commas.",
+        unset="none",
+        panel=MODEL,
     )
     local_files_only: bool = option(
         False, "Never use the network; only what is already on this machine.", panel=MODEL

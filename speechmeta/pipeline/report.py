@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from speechmeta.audio.types import FloatArray
 from speechmeta.decoding.joining import join_records
-from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.plan import CallPlan, PlannedTurn
 from speechmeta.pipeline.redaction import redact_report
 from speechmeta.schema import CallReport, Coverage, LabelSets, ModelInfo, Turn, Word
 
-if TYPE_CHECKING:
-    from speechmeta.pipeline.alignment import WordAligner
+Outcome = DecodedRecord | SpeechMetaError
+"""What decoding gave for one clip."""
 
-Decode = Callable[[Sequence[FloatArray]], Sequence[DecodedRecord | SpeechMetaError]]
-
-
-@dataclass(frozen=True)
-class HeardClip:
-    """What the model heard in one clip.
-
-    Attributes:
-        record: as decoded.
-        words: with times from the start of the clip; None where they do not fit it.
-    """
-
-    record: DecodedRecord
-    words: list[Word] | None = None
-
-
-Heard = HeardClip | SpeechMetaError
-
-
-def hear_clips(
-    clips: Sequence[FloatArray], decode: Decode, aligner: WordAligner | None = None
-) -> list[Heard]:
-    """Decodes clips (samples,) at 16 kHz, and finds their words' times if asked to."""
-    records = decode(clips)
-    good = [
-        index for index, record in enumerate(records) if not isinstance(record, SpeechMetaError)
-    ]
-    words: dict[int, list[Word] | None] = {}
-    if aligner is not None and good:
-        texts = [_transcript(records[index]) for index in good]
-        found = aligner.align([clips[index] for index in good], texts)
-        words = dict(zip(good, found, strict=True))
-    return [
-        record if isinstance(record, SpeechMetaError) else HeardClip(record, words.get(index))
-        for index, record in enumerate(records)
-    ]
+NOT_ALIGNED = "words_not_aligned"
+"""Flag of a turn with a transcript the times of whose words were not found."""
 
 
 def assemble_call(
     plan: CallPlan,
-    heard: Sequence[Heard],
+    heard: Sequence[Outcome],
     model: ModelInfo,
     label_sets: LabelSets,
-    abstain_below: float = 0.0,
+    abstain_below: float | Mapping[str, float] = 0.0,
 ) -> CallReport:
     """Makes the report.
 
@@ -72,7 +35,8 @@ def assemble_call(
     Args:
         heard: one for each of `plan.clips`, in that order.
         label_sets: the checkpoint's.
-        abstain_below: the checkpoint's, for calls that were asked for without a `min_confidence`.
+        abstain_below: the checkpoint's, one number or one by field, for calls that were asked for
+            without a `min_confidence`.
 
     Raises:
         SpeechMetaError: not one turn could be decoded; the first turn's error.
@@ -84,7 +48,7 @@ def assemble_call(
         )
     asked = plan.options.min_confidence
     threshold = abstain_below if asked is None else asked
-    by_turn: dict[int, dict[int, Heard]] = {}
+    by_turn: dict[int, dict[int, Outcome]] = {}
     for (number, piece), item in zip(plan.clips, heard, strict=True):
         by_turn.setdefault(number, {})[piece] = item
     turns: list[Turn] = []
@@ -104,7 +68,7 @@ def assemble_call(
                 f"{plan.signals[planned.row].channel} could not be analysed: {failed[0].message}"
             )
             continue
-        good = [item for item in pieces if isinstance(item, HeardClip)]
+        good = [item for item in pieces if isinstance(item, DecodedRecord)]
         turn = _turn(plan, planned, good, label_sets, threshold)
         turns.append(turn)
         if turn.meta.speech_activity is not False:
@@ -129,26 +93,28 @@ def assemble_call(
 def _turn(
     plan: CallPlan,
     planned: PlannedTurn,
-    heard: Sequence[HeardClip],
+    heard: Sequence[DecodedRecord],
     label_sets: LabelSets,
-    threshold: float,
+    threshold: float | Mapping[str, float],
 ) -> Turn:
     lengths = [(end - start) / plan.rate for start, end in planned.pieces]
-    record = join_records([item.record for item in heard], lengths)
+    record = join_records(heard, lengths)
     meta = record.to_meta(label_sets, threshold)
     flags = list(meta.flags)
     words: list[Word] | None = None
     if plan.options.word_times and meta.transcript:
-        from speechmeta.pipeline.alignment import NOT_ALIGNED, shifted
-
-        if any(item.words is None for item in heard):
+        spoken = [
+            (item, start / plan.rate)
+            for item, (start, _) in zip(heard, planned.pieces, strict=True)
+            if item.values.get("Transcript")
+        ]
+        if any(item.words is None for item, _ in spoken):
             flags.append(NOT_ALIGNED)
         else:
             words = [
-                word
-                for item, (start, _) in zip(heard, planned.pieces, strict=True)
-                for word in shifted(item.words or [], start / plan.rate)
+                _word(word.shifted(start)) for item, start in spoken for word in item.words or []
             ]
+    sure = record.transcript_confidence if meta.transcript else None
     return Turn(
         start=round(planned.start / plan.rate, 3),
         end=round(planned.end / plan.rate, 3),
@@ -156,6 +122,8 @@ def _turn(
         speaker=planned.speaker,
         meta=meta,
         confidence={name: round(value, 4) for name, value in meta.confidence.items()},
+        transcript_confidence=None if sure is None else round(sure, 4),
+        language=record.language if meta.transcript else None,
         loudness_db=planned.loudness_db,
         words=words,
         flags=flags,
@@ -187,6 +155,15 @@ class _Absence:
         return float(self._sums[index]) - beyond
 
 
+def _word(word: TimedWord) -> Word:
+    return Word(
+        word=word.word,
+        start=round(word.start, 3),
+        end=round(word.end, 3),
+        probability=round(word.probability, 4),
+    )
+
+
 def _coverage(plan: CallPlan, speech: Sequence[float], skipped: Sequence[float]) -> Coverage:
     """Seconds over all channels: a signal counts for every channel it stands for."""
     total = plan.audio.duration * plan.audio.channels
@@ -202,9 +179,3 @@ def _coverage(plan: CallPlan, speech: Sequence[float], skipped: Sequence[float])
         skipped_seconds=lost,
         missing_seconds=absent,
     )
-
-
-def _transcript(record: DecodedRecord | SpeechMetaError) -> str:
-    if isinstance(record, SpeechMetaError):
-        return ""
-    return str(record.values.get("Transcript") or "")

@@ -21,6 +21,7 @@ from speechmeta.batch.runner import FolderOptions, run_folder
 from speechmeta.cli import main
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions, ModelOptions
+from speechmeta.schema import LABEL_FIELDS
 from speechmeta.writers.structured import document
 
 
@@ -81,7 +82,7 @@ def test_the_documents_are_those_of_analyze(calls: Path, tmp_path: Path) -> None
 
 def test_labels_are_left_out_as_analyze_leaves_them_out(calls: Path, tmp_path: Path) -> None:
     engine = FakeEngine()
-    engine.model.config.abstain_below = 0.7
+    engine.thresholds = dict.fromkeys(LABEL_FIELDS, 0.7)
     analyzer = Analyzer.from_engine(engine)
     for number, asked in enumerate((None, 0.0)):
         out = tmp_path / str(number)

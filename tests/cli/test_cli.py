@@ -178,7 +178,7 @@ def test_json_of_one_file(run_cli: RunCli, made: list[Any], call: Path) -> None:
     assert (result.code, result.stderr) == (0, "")
     document = json.loads(result.stdout)
     assert document["audio"]["path"] == str(call)
-    assert document["schema_version"] == "1.0"
+    assert document["schema_version"] == "1.1"
     jsonschema.validate(document, CallReport.model_json_schema())
 
 

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from speechmeta.audio.loading import Audio
-from speechmeta.decoding.engine import Engine
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.eval import Dataset, evaluate, read_dataset
 from speechmeta.eval.systems import AnalyzerPredictor, FilePredictor, PipelinePredictor
+from speechmeta.models.speechllm.recognition import SpeechLLMRecognizer
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS
 
@@ -44,7 +44,7 @@ def _audio(seconds: float = 0.5) -> Audio:
 def test_the_engine_of_this_package(dataset: Dataset, layout: str) -> None:
     texts = {"compact": COMPACT_LAYOUT, "published": PUBLISHED_LAYOUT}
     model, processor = tiny_speechllm(seed=3, layout=texts[layout])
-    analyzer = Analyzer.from_engine(Engine(model, processor))
+    analyzer = Analyzer.from_engine(SpeechLLMRecognizer(model, processor, name="tiny"))
     report = evaluate(dataset, predictor=AnalyzerPredictor(analyzer), batch_size=2)
     assert (report["n"], report["errors"]) == (5, 0)
     assert report["valid_json"]["share"] == 1.0
@@ -57,7 +57,8 @@ def test_the_engine_of_this_package(dataset: Dataset, layout: str) -> None:
 
 def test_an_analyzer_that_is_asked_for_less(dataset: Dataset) -> None:
     model, processor = tiny_speechllm(seed=3, spread=0.02)
-    predictor = AnalyzerPredictor(Analyzer.from_engine(Engine(model, processor)), ["Gender"], 1.0)
+    analyzer = Analyzer.from_engine(SpeechLLMRecognizer(model, processor, name="tiny"))
+    predictor = AnalyzerPredictor(analyzer, ["Gender"], 1.0)
     prediction = predictor.predict([_audio()])[0]
     assert prediction.values == {"Gender": None}
     assert sum(prediction.probabilities["Gender"].values()) == pytest.approx(1)
@@ -74,7 +75,8 @@ def test_an_analyzer_that_is_asked_for_less(dataset: Dataset) -> None:
 def test_a_broken_clip_among_the_engines(dataset: Dataset) -> None:
     dataset.clips[1].audio.write_bytes(b"broken")
     model, processor = tiny_speechllm(seed=3)
-    predictor = AnalyzerPredictor(Analyzer.from_engine(Engine(model, processor)))
+    analyzer = Analyzer.from_engine(SpeechLLMRecognizer(model, processor, name="tiny"))
+    predictor = AnalyzerPredictor(analyzer)
     report = evaluate(dataset, predictor=predictor)
     assert [item["id"] for item in report["failures"]] == ["clips/b.opus"]
     assert report["valid_json"]["share"] == 0.8

@@ -151,8 +151,6 @@ def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
         analyzer.analyze_call(tone, channels="both")
     with pytest.raises(UsageError, match="Mood"):
         analyzer.analyze_call(tone, fields=["Mood"])
-    with pytest.raises(UsageError, match="engine"):
-        Analyzer.from_engine(FakeEngine(), model="some/model")
     with pytest.raises(UsageError, match="no option 'rolls'") as caught:
         analyzer.analyze_call(tone, rolls=["a"])
     assert "roles" in caught.value.hint
@@ -162,9 +160,9 @@ def test_around_the_real_engine(tmp_path: Path, sine: Sine) -> None:
     """Random weights say nothing true, but every record validates and adds up."""
     from tiny import tiny_speechllm
 
-    from speechmeta.decoding.engine import Engine
+    from speechmeta.models.speechllm.recognition import SpeechLLMRecognizer
 
-    analyzer = Analyzer.from_engine(Engine(*tiny_speechllm(seed=0)))
+    analyzer = Analyzer.from_engine(SpeechLLMRecognizer(*tiny_speechllm(seed=0), name="tiny"))
     rows = np.stack([sine(1, 8000), np.zeros(8000, np.float32)])
     report = analyzer.analyze_call(write_wav(tmp_path / "a.wav", rows, 8000), vad=False)
     assert report.model.architecture == "speechllm"

@@ -16,13 +16,13 @@ from fakes import FakeEngine
 from voices import SENTENCES, Call, make_call, speak, telephone
 
 from speechmeta.audio.loading import resample
-from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.errors import AudioError, DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import CallPlan, prepare_call
-from speechmeta.pipeline.report import HeardClip, assemble_call, hear_clips
-from speechmeta.schema import CallReport, Word
+from speechmeta.pipeline.report import assemble_call
+from speechmeta.schema import CallReport
 from speechmeta.segmentation.turns import TurnOptions
 from speechmeta.writers import WRITERS, get_writer
 
@@ -36,7 +36,9 @@ class ScriptedEngine(FakeEngine):
         super().__init__()
         self._texts = list(texts)
 
-    def decode(self, waveforms: Any, fields: Any = None, instruction: Any = None) -> Any:
+    def decode(
+        self, waveforms: Any, fields: Any = None, instruction: Any = None, word_times: bool = False
+    ) -> Any:
         records = super().decode(waveforms, fields, instruction)
         results: list[DecodedRecord | SpeechMetaError] = []
         for record in records:
@@ -357,24 +359,20 @@ def test_redaction_reaches_every_output(tmp_path: Path) -> None:
     assert [turn.meta.transcript for turn in plain.turns] == texts
 
 
-def heard(plan: CallPlan, clips: list[np.ndarray], words: list[Word] | None) -> CallReport:
-    class Aligner:
-        def align(self, clips: Any, transcripts: Any) -> list[list[Word] | None]:
-            return [words for _ in clips]
-
+def heard(plan: CallPlan, clips: list[np.ndarray], words: list[TimedWord] | None) -> CallReport:
     engine = FakeEngine()
-    aligner: Any = Aligner()
-    items = hear_clips(clips, lambda waves: engine.decode(waves, plan.options.fields), aligner)
-    assert all(isinstance(item, HeardClip) for item in items)
-    model = Analyzer.from_engine(engine)
-    return assemble_call(plan, items, model.info, model.label_sets)
+    items = engine.decode(clips, plan.options.fields)
+    for item in items:
+        assert isinstance(item, DecodedRecord)
+        item.words = words
+    return assemble_call(plan, items, engine.info, engine.label_sets)
 
 
 def test_words_are_moved_to_the_time_of_the_file() -> None:
     options = CallOptions(word_times=True)
     prepared = prepare_call((make_call(turns=2).waveform, 8000), options)
     clips = list(prepared.clips())
-    found = [Word(word="2.5", start=0.25, end=0.5, score=0.9)]
+    found = [TimedWord("2.5", 0.25, 0.5, 0.9)]
     report = heard(prepared.plan, clips, found)
     for turn, planned in zip(report.turns, prepared.plan.turns, strict=True):
         assert turn.words is not None
@@ -383,11 +381,6 @@ def test_words_are_moved_to_the_time_of_the_file() -> None:
     unaligned = heard(prepared.plan, clips, None)
     assert all(turn.words is None for turn in unaligned.turns)
     assert all("words_not_aligned" in turn.flags for turn in unaligned.turns)
-
-
-def test_word_times_need_a_ctc_head(analyzer: Analyzer) -> None:
-    with pytest.raises(ModelError, match="CTC head"):
-        analyzer.analyze_call((np.zeros(8000), 8000), word_times=True)
 
 
 def test_plans_can_be_sent_to_other_processes() -> None:

@@ -115,7 +115,7 @@ def test_check_digit() -> None:
 
 def words(text: str) -> list[Word]:
     return [
-        Word(word=word, start=float(index), end=index + 0.5, score=0.9 - index / 100)
+        Word(word=word, start=float(index), end=index + 0.5, probability=0.9 - index / 100)
         for index, word in enumerate(text.split())
     ]
 
@@ -124,7 +124,7 @@ def test_words_of_a_find_become_one() -> None:
     found = redact_words(words("my pin is four two four two, okay"))
     assert [word.word for word in found] == ["my", "pin", "is", "[CODE],", "okay"]
     assert (found[3].start, found[3].end) == (3.0, 6.5)
-    assert found[3].score == pytest.approx(0.84)
+    assert found[3].probability == pytest.approx(0.84)
     assert redact_words([]) == []
 
 
@@ -255,7 +255,12 @@ def report_of(*turns: tuple[float, str, str]) -> CallReport:
                 speaker=speaker,
                 meta=SpeakerMeta.model_validate({"Transcript": text}),
                 words=[
-                    Word(word=word, start=start + index / 10, end=start + index / 10 + 0.1, score=1)
+                    Word(
+                        word=word,
+                        start=start + index / 10,
+                        end=start + index / 10 + 0.1,
+                        probability=1,
+                    )
                     for index, word in enumerate(text.split())
                 ],
             )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from speechmeta.decoding.ngram import NgramModel
 from speechmeta.decoding.words import WordModel
-from speechmeta.errors import ModelError, UsageError
-from speechmeta.models.speechllm.hub import Source, find_checkpoint
+from speechmeta.errors import ModelError
+from speechmeta.models.devices import resolve_device, resolve_dtype
+from speechmeta.models.hub import Source, find_checkpoint
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
 from speechmeta.models.speechllm.published import is_published, load_published
@@ -24,12 +25,6 @@ from speechmeta.trust import (
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "bundled"
 """The checkpoint that this project trained and ships."""
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 def load_model(
@@ -52,8 +47,6 @@ def load_model(
         ModelError: the checkpoint cannot be found, reached or read, or does not fit its config.
         UsageError: the device or dtype is not known or not there.
     """
-    place = resolve_device(device)
-    kind = torch.bfloat16 if dtype == "int8" else resolve_dtype(dtype, place)
     if name_or_path is None:
         if not (BUNDLED / "config.json").is_file():
             raise ModelError(
@@ -62,8 +55,19 @@ def load_model(
             )
         name_or_path = BUNDLED
     source = find_checkpoint(name_or_path, local_files_only)
-    config = read_json_object(source.folder / "config.json")
+    return load_speechllm(source, read_json_object(source.folder / "config.json"), device, dtype)
+
+
+def load_speechllm(
+    source: Source,
+    config: dict[str, Any],
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
+    """`load_model` for a checkpoint that was found; `config` is its config.json."""
     check_config(config, str(source.folder / "config.json"))
+    place = resolve_device(device)
+    kind = torch.bfloat16 if dtype == "int8" else resolve_dtype(dtype, place)
     if config.get("model_type") == "speechllm":
         model, processor = _load_own(source, place, kind)
     elif is_published(config):
@@ -72,7 +76,8 @@ def load_model(
     else:
         raise ModelError(
             f"{source.folder} holds a {config.get('model_type', 'unknown')!r} model",
-            "analysis needs a SpeechLLM checkpoint; DeSTA2 checkpoints are for speechmeta chat",
+            "analysis needs a Whisper or SpeechLLM checkpoint; DeSTA2 checkpoints are for "
+            "speechmeta chat",
         )
     if dtype == "int8":
         quantize_int8(model)
@@ -108,44 +113,3 @@ def _load_own(
                 "its weights and its config do not belong together",
             )
     return model.to(device).eval(), processor
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name stands for.
-
-    Raises:
-        UsageError: it is not known, or not there.
-    """
-    if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {device!r}", "choose auto, cpu, cuda or mps") from error
-    there: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    if place.type not in there or not there[place.type]():
-        raise UsageError(f"there is no {place.type} device here", "choose auto or cpu")
-    return place
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The torch dtype that a name stands for on a device.
-
-    Raises:
-        UsageError: it is not known.
-    """
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}", f"choose auto, {', '.join(DTYPES)}, int8")
-    return DTYPES[dtype]

@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Wav2Vec2Fe
 
 from speechmeta.decoding.layout import PUBLISHED_LAYOUT
 from speechmeta.errors import ModelError
+from speechmeta.models.hub import Source
 from speechmeta.models.speechllm.backbones import AUDIO_ENCODERS, DECODERS, FEATURE_EXTRACTORS
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
-from speechmeta.models.speechllm.hub import Source
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
-from speechmeta.models.speechllm.weights import load_weights, safetensors_files, tensor_names
+from speechmeta.models.weights import load_weights, safetensors_files, tensor_names
 from speechmeta.trust import (
     check_config,
     checkpoint_errors,

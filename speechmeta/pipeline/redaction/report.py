@@ -122,7 +122,7 @@ def _replaced_words(words: Sequence[Word], found: Sequence[Find]) -> list[Word]:
                 update={
                     "word": f"{before}{item.mark}{_own(after, found, item)}",
                     "end": words[last].end,
-                    **_least(words[first : last + 1]),
+                    "probability": min(w.probability for w in words[first : last + 1]),
                 }
             )
         )
@@ -134,8 +134,3 @@ def _own(after: str, found: Sequence[Find], item: Find) -> str:
     """What stays of a word behind a find, up to the next find in the same word."""
     nearest = min((other.start for other in found if other.start >= item.end), default=None)
     return after if nearest is None else after[: max(0, nearest - item.end)]
-
-
-def _least(words: Sequence[Word]) -> dict[str, float]:
-    name = "probability" if "probability" in Word.model_fields else "score"
-    return {name: min(getattr(word, name) for word in words)}

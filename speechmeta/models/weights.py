@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 
@@ -81,11 +81,34 @@ def load_weights(
     Raises:
         ModelError: names are missing or unexpected, or shapes do not fit; all are named.
     """
+    pairs = ((rename(name), read) for name, read in _each(files))
+    names = {rename(name) for name in tensor_names(files)}
+    fill(model, names, pairs, files[0].parent, tied, dtype, device)
+
+
+def fill(
+    model: nn.Module,
+    names: Set[str],
+    pairs: Iterable[tuple[str, Callable[[], torch.Tensor]]],
+    folder: Path,
+    tied: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """`load_weights` from any source.
+
+    Args:
+        names: all that there are, by the model's names.
+        pairs: of each the name and what reads it.
+        folder: for messages.
+
+    Raises:
+        ModelError: as `load_weights`.
+    """
     expected: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     expected.update(
         {n: b for n, b in model.named_buffers() if n in model.state_dict(keep_vars=True)}
     )
-    names = {rename(name) for name in tensor_names(files)}
     missing = sorted(set(expected) - names - set(tied))
     unexpected = sorted(names - set(expected))
     if missing or unexpected:
@@ -95,12 +118,11 @@ def load_weights(
         if unexpected:
             parts.append(f"has unexpected {_listed(unexpected)}")
         raise ModelError(
-            f"the checkpoint {files[0].parent} {' and '.join(parts)}",
+            f"the checkpoint {folder} {' and '.join(parts)}",
             "its weights and its configs do not belong together",
         )
     wrong = []
-    for name, read in _each(files):
-        target = rename(name)
+    for target, read in pairs:
         tensor = read()
         if tensor.shape != expected[target].shape:
             wrong.append(f"{target} {list(tensor.shape)} for {list(expected[target].shape)}")
@@ -111,7 +133,7 @@ def load_weights(
         _assign(model, target, value)
     if wrong:
         raise ModelError(
-            f"the checkpoint {files[0].parent} has wrong shapes: {_listed(wrong)}",
+            f"the checkpoint {folder} has wrong shapes: {_listed(wrong)}",
             "its weights and its configs do not belong together",
         )
     for name, source in tied.items():

@@ -22,7 +22,7 @@ from speechmeta.errors import ModelError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-CHECKPOINT_PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
+CHECKPOINT_PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja")
 """What is fetched of a checkpoint: never code, never pickled weights."""
 
 
@@ -92,6 +92,12 @@ def find_checkpoint(name_or_path: str | Path, local_files_only: bool = False) ->
             "give a folder with config.json, or a hub id such as skit-ai/speechllm-2B",
         )
     return Source(_download(name, CHECKPOINT_PATTERNS, local_files_only), local_files_only)
+
+
+def revision_of(folder: str | Path) -> str | None:
+    """The commit of a checkpoint in the hub's cache; None for other folders."""
+    place = Path(folder)
+    return place.name if place.parent.name == "snapshots" else None
 
 
 def _download(name: str, patterns: Sequence[str], local_files_only: bool) -> Path:

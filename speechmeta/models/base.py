@@ -1,0 +1,91 @@
+"""What the pipeline needs of a model, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.errors import SpeechMetaError, UsageError
+from speechmeta.schema import LabelSets, ModelInfo, check_fields
+
+Waveform = npt.NDArray[np.float32]
+
+
+class SpeechModel(Protocol):
+    """A loaded checkpoint that takes waveforms to records.
+
+    Attributes:
+        info: the model as it stands in a report.
+        fields: what it gives, in the schema's order.
+        label_sets: the values that each label can take.
+        thresholds: by label field, the probability below which the checkpoint abstains.
+        max_seconds: the longest waveform that it hears at once.
+        batch_size: waveforms that it decodes together.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def label_sets(self) -> LabelSets: ...
+
+    @property
+    def thresholds(self) -> Mapping[str, float]: ...
+
+    @property
+    def max_seconds(self) -> float: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def decode(
+        self,
+        waveforms: Sequence[Waveform],
+        fields: Sequence[str] | None = None,
+        instruction: str | None = None,
+        word_times: bool = False,
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """Decodes waveforms (samples,) at 16 kHz, each no longer than `max_seconds`.
+
+        Args:
+            fields: of those that the model gives; None for all of them.
+            instruction: the prompt's wording, for models that take one.
+            word_times: give the records the times of their words.
+
+        Returns:
+            In the order of the waveforms, a record or the error that kept it from being one.
+
+        Raises:
+            UsageError: a field is not known or not given, or the model takes no instruction.
+            ModelError: the model cannot tell the times of words.
+        """
+        ...
+
+
+def given_fields(model: SpeechModel, fields: Sequence[str] | None) -> tuple[str, ...]:
+    """The fields that are asked of a model, in the schema's order; None for all that it gives.
+
+    Raises:
+        UsageError: one is not known, or the model does not give it.
+    """
+    if fields is None:
+        return model.fields
+    asked = check_fields(fields)
+    missing = [field for field in asked if field not in model.fields]
+    if missing:
+        raise UsageError(
+            f"the model {model.info.name} does not give {', '.join(missing)}, only "
+            + ", ".join(model.fields),
+            "the bundled model gives all six: leave --model out, or name bundled",
+        )
+    return asked
+
+
+__all__ = ["SpeechModel", "Waveform", "given_fields"]

@@ -1,0 +1,192 @@
+"""From waveforms to the log-mel features of Whisper, as long as the clip or padded to 30 s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from speechmeta.errors import AudioError, UsageError
+from speechmeta.models.whisper_meta.configuration_whisper_meta import WhisperMetaConfig
+
+SAMPLE_RATE = 16_000
+HOP = 160
+"""Samples of one log-mel frame."""
+
+
+class WhisperMetaProcessor(ProcessorMixin):
+    """Makes features, and decodes token ids.
+
+    Args:
+        feature_extractor: a `WhisperFeatureExtractor`.
+        tokenizer: Whisper's tokenizer; it is not changed.
+        variable_length, trailing_silence, min_seconds: as in `WhisperMetaConfig`.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: Any = None,
+        tokenizer: Any = None,
+        variable_length: bool = False,
+        trailing_silence: float = 0.0,
+        min_seconds: float = 0.0,
+    ) -> None:
+        self.variable_length = variable_length
+        self.trailing_silence = trailing_silence
+        self.min_seconds = min_seconds
+        super().__init__(feature_extractor, tokenizer)
+
+    @classmethod
+    def for_config(
+        cls, config: WhisperMetaConfig, feature_extractor: Any, tokenizer: Any
+    ) -> WhisperMetaProcessor:
+        """The processor that fits a model's config."""
+        return cls(
+            feature_extractor,
+            tokenizer,
+            variable_length=config.variable_length,
+            trailing_silence=config.trailing_silence,
+            min_seconds=config.min_seconds,
+        )
+
+    @property
+    def max_seconds(self) -> float:
+        """The longest clip that is heard whole."""
+        longest = float(self.feature_extractor.n_samples) / SAMPLE_RATE
+        return longest - self.trailing_silence if self.variable_length else longest
+
+    def features(self, waveform: np.ndarray) -> tuple[torch.Tensor, int]:
+        """Log-mel features of one clip (samples,), float at 16 kHz.
+
+        The floor 8 below the maximum is the clip's own, over all of its frames.
+
+        Returns:
+            (mel bins, F) float32, F even; and how many of the F frames hold the clip itself.
+
+        Raises:
+            AudioError: the waveform is empty, has several channels, is longer than
+                `max_seconds`, or holds NaN.
+        """
+        wave = np.asarray(waveform, dtype=np.float32)
+        if wave.ndim != 1:
+            raise AudioError(
+                f"the audio has shape {wave.shape}",
+                "give one channel as (samples,); mix or split channels first",
+            )
+        if not wave.size:
+            raise AudioError("the audio has no samples", "give at least one sample")
+        if not np.isfinite(wave).all():
+            raise AudioError("the audio holds NaN or infinite samples", "repair the file")
+        if len(wave) > round(self.max_seconds * SAMPLE_RATE):
+            raise AudioError(
+                f"the audio is {len(wave) / SAMPLE_RATE:.1f} s long, the model hears "
+                f"{self.max_seconds:.1f} s",
+                "cut it first; Analyzer cuts at quiet places",
+            )
+        if self.variable_length:
+            samples = max(len(wave), round(self.min_seconds * SAMPLE_RATE))
+            samples += round(self.trailing_silence * SAMPLE_RATE)
+            samples = -(-samples // (2 * HOP)) * 2 * HOP
+            padded = np.zeros(min(samples, self.feature_extractor.n_samples), dtype=np.float32)
+            padded[: len(wave)] = wave
+            made = self.feature_extractor(
+                padded, sampling_rate=SAMPLE_RATE, padding="longest", truncation=False
+            )
+        else:
+            made = self.feature_extractor(wave, sampling_rate=SAMPLE_RATE)
+        features = torch.as_tensor(np.asarray(made["input_features"][0]))
+        return features, -(-len(wave) // HOP)
+
+    def prepare_audio(self, waveforms: Sequence[np.ndarray]) -> BatchFeature:
+        """Features of several clips, each (samples,) float at 16 kHz.
+
+        Returns:
+            `input_features` (batch, mel bins, F) with 0.0 behind each clip's frames, `frames`
+            (batch,) and `audio_frames` (batch,) long: all frames, and those of the clip itself.
+        """
+        return collate([self.features(waveform) for waveform in waveforms])
+
+    def __call__(
+        self,
+        audio: Any = None,
+        sampling_rate: int | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Inputs for the model.
+
+        Args:
+            audio: one waveform (samples,) or (1, samples), array or tensor, or a list of them.
+            sampling_rate: of the waveforms in Hz; has to be 16,000.
+            text: transcripts, whose token ids become `labels` (batch, tokens), -100 behind them.
+            return_tensors: "pt" is what there is.
+
+        Raises:
+            AudioError: no audio, a wrong rate or shape, NaN.
+            UsageError: an argument is not known.
+        """
+        if kwargs or return_tensors != "pt":
+            unknown = [*kwargs, *([] if return_tensors == "pt" else ["return_tensors"])]
+            raise UsageError(
+                f"the processor does not take {', '.join(unknown)}",
+                "it takes audio, sampling_rate, text and return_tensors='pt'",
+            )
+        if audio is None:
+            raise AudioError("no audio was given", "pass audio=waveform, sampling_rate=16000")
+        if sampling_rate != SAMPLE_RATE:
+            raise AudioError(
+                f"the sampling rate is {sampling_rate}, the model hears {SAMPLE_RATE} Hz",
+                "resample with speechmeta.audio.resample and pass sampling_rate=16000",
+            )
+        inputs = self.prepare_audio([_one_channel(item) for item in _as_list(audio)])
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            rows = [torch.tensor(self.tokenizer(item)["input_ids"]) for item in texts]
+            inputs["labels"] = torch.nn.utils.rnn.pad_sequence(
+                rows, batch_first=True, padding_value=-100
+            )
+        return inputs
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_features", "frames", "audio_frames"]
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tokenizer.decode(*args, **kwargs)
+
+
+def collate(clips: Sequence[tuple[torch.Tensor, int]]) -> BatchFeature:
+    """A batch from what `WhisperMetaProcessor.features` gives for each clip."""
+    frames = [features.shape[-1] for features, _ in clips]
+    batch = clips[0][0].new_zeros(len(clips), len(clips[0][0]), max(frames))
+    for row, (features, _) in enumerate(clips):
+        batch[row, :, : frames[row]] = features
+    return BatchFeature(
+        {
+            "input_features": batch,
+            "frames": torch.tensor(frames),
+            "audio_frames": torch.tensor([count for _, count in clips]),
+        }
+    )
+
+
+def _as_list(audio: Any) -> list[Any]:
+    if isinstance(audio, (list, tuple)) and (not audio or np.ndim(audio[0]) > 0):
+        return list(audio)
+    return [audio]
+
+
+def _one_channel(waveform: Any) -> np.ndarray:
+    wave = np.asarray(waveform.cpu() if hasattr(waveform, "cpu") else waveform, dtype=np.float32)
+    return wave[0] if wave.ndim == 2 and len(wave) == 1 else wave
+
+
+__all__ = ["SAMPLE_RATE", "WhisperMetaProcessor", "collate"]

@@ -1,0 +1,342 @@
+"""From waveforms to records with a Whisper checkpoint: encoder once, heads, then the decoder.
+
+What a head gives costs no pass of the decoder. A clip that the SpeechActivity head calls no
+speech never reaches it; of the others the decoder says too, at its first position, how probable
+it is that nobody speaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from speechmeta.decoding.inputs import in_parts
+from speechmeta.decoding.options import DecodeOptions
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
+from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
+from speechmeta.models.hub import revision_of
+from speechmeta.models.whisper_meta.calibration import calibrated, setting
+from speechmeta.models.whisper_meta.processing_whisper_meta import SAMPLE_RATE, collate
+from speechmeta.schema import FIELDS, LABEL_FIELDS, LabelSets, ModelInfo
+
+if TYPE_CHECKING:
+    from speechmeta.models.whisper_meta.modeling_whisper_meta import (
+        EncoderStates,
+        WhisperMetaForConditionalGeneration,
+    )
+    from speechmeta.models.whisper_meta.processing_whisper_meta import WhisperMetaProcessor
+
+BATCH_SIZE = 32
+ENCODER_SECONDS = 240.0
+"""Most seconds of audio, padding included, in one pass of the encoder."""
+
+BUCKET_RATIO = 0.8
+"""Clips go together while the shortest has at least this share of the longest one's frames."""
+
+FRAMES_PER_SECOND = 100
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One waveform as the encoder takes it.
+
+    Attributes:
+        features: (mel bins, frames). audio_frames: those that hold the clip itself.
+        seconds: its length.
+    """
+
+    features: torch.Tensor
+    audio_frames: int
+    seconds: float
+
+
+class WhisperMetaRecognizer:
+    """A `SpeechModel` (`speechmeta.models.base`) of the family `whisper_meta`.
+
+    Args:
+        model, processor: as loaded.
+        name: of the model in reports.
+        batch_size: waveforms that are decoded together.
+        language: of the speech, such as "de"; None for the checkpoint's own, or to detect it
+            clip by clip where it knows several.
+        hotwords: names and terms to expect, separated by commas.
+
+    Raises:
+        UsageError: the checkpoint does not know the language, or takes no hotwords.
+    """
+
+    def __init__(
+        self,
+        model: WhisperMetaForConditionalGeneration,
+        processor: WhisperMetaProcessor,
+        *,
+        name: str,
+        batch_size: int | None = None,
+        language: str | None = None,
+        hotwords: str | None = None,
+    ) -> None:
+        self.model, self.processor, self.name = model, processor, name
+        self.batch_size = BATCH_SIZE if batch_size is None else batch_size
+        options = DecodeOptions(batch_size=self.batch_size)
+        self.transcripts = TranscriptDecoder(model.whisper, processor.tokenizer, options)
+        self.language = self._checked_language(language)
+        self.hotwords = (hotwords or "").strip() or None
+        heads = (model.config.heads or {}).get(model.heads_name or "", {})
+        self._head_fields: dict[str, dict[str, object]] = heads.get("fields", {})
+        self._labels: dict[str, list[str]] = model.config.head_labels(model.heads_name)
+
+    def _checked_language(self, language: str | None) -> str | None:
+        known = self.transcripts.languages
+        if language is None:
+            return self.model.config.language if known else None
+        code = language.strip().lower()
+        if not known and code == "en":
+            return None
+        if not known:
+            raise UsageError(
+                f"the model {self.name} knows English only, not {language!r}",
+                "leave --language out, or name a multilingual Whisper",
+            )
+        if code not in known:
+            raise UsageError(
+                f"the model {self.name} does not know the language {language!r}",
+                f"choose from {', '.join(sorted(known))}",
+            )
+        return code
+
+    @property
+    def info(self) -> ModelInfo:
+        model = self.model
+        heads = (model.config.heads or {}).get(model.heads_name or "", {})
+        licence = model.config.licence
+        if licence and heads.get("licence") and heads["licence"] != licence:
+            licence = f"{licence} AND {heads['licence']}"
+        return ModelInfo(
+            name=self.name,
+            architecture=model.config.model_type,
+            device=str(model.device),
+            dtype=str(model.get_encoder().conv1.weight.dtype).removeprefix("torch."),
+            revision=revision_of(model.config.name_or_path),
+            heads=model.heads_name,
+            language=self.language or (None if self.transcripts.languages else "en"),
+            licence=licence,
+        )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.model.fields
+
+    @property
+    def label_sets(self) -> LabelSets:
+        sets: LabelSets = self.model.config.label_sets_with(self.model.heads_name)
+        return sets
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        return {
+            field: setting(self._head_fields.get(field, {}), "abstain_below", math.inf, 0.0)
+            for field in LABEL_FIELDS
+        }
+
+    @property
+    def max_seconds(self) -> float:
+        return self.processor.max_seconds
+
+    def decode(
+        self,
+        waveforms: Sequence[npt.NDArray[np.float32]],
+        fields: Sequence[str] | None = None,
+        instruction: str | None = None,
+        word_times: bool = False,
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """See `speechmeta.models.base.SpeechModel.decode`."""
+        from speechmeta.models.base import given_fields
+
+        asked = given_fields(self, fields)
+        if instruction is not None:
+            raise UsageError(
+                f"the model {self.name} takes no instruction",
+                "leave it out, and choose what is written by the fields",
+            )
+        results: list[DecodedRecord | SpeechMetaError | None] = [None] * len(waveforms)
+        clips: list[tuple[int, Clip]] = []
+        for row, waveform in enumerate(waveforms):
+            try:
+                features, frames = self.processor.features(waveform)
+            except SpeechMetaError as error:
+                results[row] = error
+            except (ValueError, TypeError) as error:
+                results[row] = AudioError(
+                    f"the audio cannot be prepared: {error}", "check the waveform"
+                )
+            else:
+                clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
+        for bucket in self._buckets(clips):
+            decoded = in_parts(
+                [clip for _, clip in bucket], lambda part: self._decode(part, asked, word_times)
+            )
+            for (row, _), item in zip(bucket, decoded, strict=True):
+                results[row] = item
+        return [item for item in results if item is not None]
+
+    def _buckets(self, clips: list[tuple[int, Clip]]) -> list[list[tuple[int, Clip]]]:
+        """Clips of similar length, the longest first."""
+        buckets: list[list[tuple[int, Clip]]] = []
+        for row in sorted(clips, key=lambda item: -item[1].features.shape[-1]):
+            if buckets:
+                longest = buckets[-1][0][1].features.shape[-1]
+                count = len(buckets[-1]) + 1
+                fits = count * longest <= ENCODER_SECONDS * FRAMES_PER_SECOND
+                similar = row[1].features.shape[-1] >= BUCKET_RATIO * longest
+                if fits and similar and count <= self.batch_size:
+                    buckets[-1].append(row)
+                    continue
+            buckets.append([row])
+        return buckets
+
+    @torch.inference_mode()
+    def _decode(
+        self, clips: Sequence[Clip], asked: tuple[str, ...], word_times: bool
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        inputs = collate([(clip.features, clip.audio_frames) for clip in clips])
+        device = self.model.device
+        states = self.model.encode(
+            inputs["input_features"].to(device),
+            inputs["frames"].to(device),
+            inputs["audio_frames"].to(device),
+            output_hidden_states=bool(self._labels),
+        )
+        heard = self._heard(states, clips)
+        spoken = [table.get("SpeechActivity", {}).get("True") for table in heard]
+        needed = "Transcript" in asked or ("SpeechActivity" in asked and None in spoken)
+        rows = [row for row, chance in enumerate(spoken) if chance is None or chance >= 0.5]
+        written: dict[int, Transcription | SpeechMetaError] = {}
+        if needed and rows:
+            found = self._transcribe(states, clips, rows, spoken, word_times)
+            written = dict(zip(rows, found, strict=True))
+        results: list[DecodedRecord | SpeechMetaError] = []
+        for row in range(len(clips)):
+            item = written.get(row)
+            results.append(
+                item
+                if isinstance(item, SpeechMetaError)
+                else self._record(heard[row], spoken[row], item, asked, clips[row].seconds)
+            )
+        return results
+
+    def _heard(
+        self, states: EncoderStates, clips: Sequence[Clip]
+    ) -> list[dict[str, dict[str, float]]]:
+        """For each clip, by field, the probabilities that the heads give."""
+        rows: list[dict[str, dict[str, float]]] = [{} for _ in clips]
+        for field, logits in self.model.classify(states).items():
+            given = self._head_fields[field]
+            for row, scores in enumerate(logits.cpu().double().tolist()):
+                if not all(map(math.isfinite, scores)):
+                    raise DecodingError(
+                        f"the scores of {field} are not finite", "decode in float32 or bfloat16"
+                    )
+                seconds = clips[row].seconds
+                rows[row][field] = calibrated(self._labels[field], scores, given, seconds)
+        return rows
+
+    def _transcribe(
+        self,
+        states: EncoderStates,
+        clips: Sequence[Clip],
+        rows: Sequence[int],
+        spoken: Sequence[float | None],
+        word_times: bool,
+    ) -> list[Transcription | SpeechMetaError]:
+        """The transcripts of some of the rows, no longer than these rows need."""
+        places = torch.tensor(rows, device=states.mask.device)
+        mask = states.mask[places]
+        longest = int(mask.sum(-1).max())
+        taught = self.model.config.no_speech_taught
+        # Head and decoder are taken for two witnesses of one odds each: together they say no
+        # speech exactly where P(no speech) of the decoder is above P(speech) of the head.
+        limits = [0.5 if spoken[row] is None else spoken[row] for row in rows]
+        return self.transcripts.decode(
+            states.last_hidden_state[places, :longest],
+            None if bool(mask[:, :longest].all()) else mask[:, :longest],
+            [clips[row].seconds for row in rows],
+            language=self.language,
+            hotwords=self.hotwords,
+            want_words=word_times,
+            no_speech_above=limits if taught else None,
+        )
+
+    def _record(
+        self,
+        heard: Mapping[str, dict[str, float]],
+        head: float | None,
+        written: Transcription | None,
+        asked: tuple[str, ...],
+        seconds: float,
+    ) -> DecodedRecord:
+        speech = self._speech(head, written)
+        spoken = speech >= 0.5
+        values: dict[str, bool | str | None] = {}
+        probabilities: dict[str, dict[str, float]] = {}
+        for field in FIELDS:
+            if field not in asked:
+                continue
+            if field == "SpeechActivity":
+                values[field] = spoken
+                probabilities[field] = {"True": speech, "False": 1.0 - speech}
+            elif field == "Transcript":
+                values[field] = written.text if written is not None and spoken else ""
+            elif spoken:
+                table = probabilities[field] = heard[field]
+                values[field] = max(table, key=table.__getitem__)
+            else:
+                values[field] = None
+        record = DecodedRecord(values, probabilities)
+        record.abstain_below = {
+            field: setting(self._head_fields[field], "abstain_below", seconds, 0.0)
+            for field in probabilities
+            if field in LABEL_FIELDS
+        }
+        if written is not None:
+            record.forward_passes = written.passes
+            record.sampled_tokens = record.transcript_tokens = len(written.token_ids)
+            record.language = written.language
+        if written is not None and spoken and "Transcript" in asked:
+            record.text, record.flags = written.text, written.flags
+            record.words = written.words
+            record.transcript_confidence = written.confidence
+        return record
+
+    def _speech(self, head: float | None, written: Transcription | None) -> float:
+        """The probability of speech, from the head and from what the decoder did."""
+        if written is None:
+            return 1.0 if head is None else head
+        decoder = 1.0 - written.no_speech_probability
+        if not self.model.config.no_speech_taught:
+            # As Whisper itself does: its no-speech token alone is weak evidence, words that the
+            # model is sure of weigh more.
+            sure = written.confidence or 0.0
+            decoder = max(decoder, sure)
+            if head is not None:
+                return min(head, decoder) if decoder < 0.5 else head
+            return decoder if written.text else decoder / 2
+        if head is None:
+            return decoder
+        return joint(head, decoder)
+
+
+def joint(first: float, second: float) -> float:
+    """One probability from two independent witnesses: the mean of their log odds."""
+    edge = 1e-6
+    odds = [math.log(p / (1 - p)) for p in (min(max(p, edge), 1 - edge) for p in (first, second))]
+    return 1 / (1 + math.exp(-sum(odds) / 2))
+
+
+__all__ = ["WhisperMetaRecognizer", "joint"]
