@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_samples import sample_report
 
-from speechmeta.errors import DatasetError
+from speechmeta.errors import DatasetError, UsageError
+from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.settings import Options, entries, option
 
@@ -46,6 +48,19 @@ def test_the_reader_of_the_page_reads(tmp_path: Path) -> None:
     assert [clip.transcript for clip in dataset.clips] == ["hello", "yes"]
     assert dataset.clips[0].audio == folder / "audio" / "a.flac"
     assert dataset.split == "test"
+
+
+def test_the_model_family_of_the_page_analyses_calls() -> None:
+    model = example("add-a-model-family")["LevelModel"]()
+    analyzer = Analyzer.from_engine(model)
+    time = np.arange(16000) / 16000
+    tone = np.sin(2 * np.pi * 300 * time).astype(np.float32)
+    rows = np.stack([0.5 * tone, 0.005 * tone])
+    report = analyzer.analyze_call((rows, 16000), vad=False, channels="split")
+    assert report.model.name == "level"
+    assert [turn.meta.speech_activity for turn in report.turns] == [True, False]
+    with pytest.raises(UsageError, match="does not give Gender"):
+        analyzer.analyze_call((rows, 16000), fields=["Gender"])
 
 
 def test_the_option_of_the_page_is_a_flag_a_variable_and_a_key() -> None:
