@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechmeta.decoding.inputs import in_parts
+from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
