@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmeta.audio.clock import Missing
+from speechmeta.audio.foreign import audio_errors, limit_allocations
+from speechmeta.audio.limits import DEFAULT_LIMITS, Limits
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.audio.resampling import StreamResampler, resample
 from speechmeta.audio.source import MediaFile, open_media
@@ -116,7 +118,10 @@ class Audio:
 
 
 def load_audio(
-    source: AudioSource, sample_rate: int | None = None, raw: str | None = None
+    source: AudioSource,
+    sample_rate: int | None = None,
+    raw: str | None = None,
+    limits: Limits | None = None,
 ) -> Audio:
     """Decodes a whole recording at its own rate.
 
@@ -127,6 +132,7 @@ def load_audio(
             of 8, 16 and 32 bits are scaled to +-1.0, floats are taken as they are.
         sample_rate: the rate in Hz of a waveform that is given without one.
         raw: how headerless recordings are read, see `speechmeta.audio.rawformats.RawRules`.
+        limits: what the recording may have and take; None for the defaults.
 
     Raises:
         UsageError: `raw` is not understood.
@@ -135,12 +141,16 @@ def load_audio(
     """
     if isinstance(source, Audio):
         _refuse_rate(sample_rate)
+        _check_audio(source, limits)
         return source
     array = as_array(source, sample_rate)
     if array is not None:
-        return _from_array(*array)
-    with AudioStream(source, block_seconds=None, raw=raw) as stream:
-        waveform = np.concatenate(list(stream), axis=1)
+        audio = _from_array(*array)
+        _check_audio(audio, limits)
+        return audio
+    with AudioStream(source, block_seconds=None, raw=raw, limits=limits) as stream:
+        with audio_errors(stream.name):
+            waveform = _joined(list(stream))
         return Audio(
             waveform, stream.sample_rate, stream.path, stream.codec, tuple(stream.warnings)
         )
@@ -151,6 +161,7 @@ def stream_audio(
     block_seconds: float = 30.0,
     rate: int | None = None,
     raw: str | None = None,
+    limits: Limits | None = None,
 ) -> AudioStream:
     """Decodes block by block, so that hours of audio need little memory.
 
@@ -158,15 +169,17 @@ def stream_audio(
         source: as for `load_audio`.
         block_seconds: length of every block but the last.
         rate: resample to this rate in Hz; None keeps the recording's own.
-        raw: as for `load_audio`.
+        raw, limits: as for `load_audio`.
 
     Returns:
         an iterator over float32 arrays of shape (channels, n).
     """
-    return AudioStream(source, block_seconds, rate, raw)
+    return AudioStream(source, block_seconds, rate, raw, limits)
 
 
-def probe_audio(source: AudioSource, raw: str | None = None) -> AudioInfo:
+def probe_audio(
+    source: AudioSource, raw: str | None = None, limits: Limits | None = None
+) -> AudioInfo:
     """Rate, channels, codec and duration without decoding.
 
     The duration is the one that the file states, or the end of its last packet; what can
@@ -180,8 +193,8 @@ def probe_audio(source: AudioSource, raw: str | None = None) -> AudioInfo:
     array = as_array(source, None)
     if array is not None:
         return _from_array(*array).info
-    with ExitStack() as stack:
-        reader, path = _open(source, stack, raw)
+    with audio_errors(_name_of(source)), ExitStack() as stack:
+        reader, path, _ = _open(source, stack, raw, limits or DEFAULT_LIMITS)
         duration = reader.declared
         return AudioInfo(
             path=_printable(path),
@@ -210,16 +223,19 @@ class AudioStream(Iterator[FloatArray]):
         block_seconds: float | None = 30.0,
         rate: int | None = None,
         raw: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if block_seconds is not None and not block_seconds > 0:
             raise AudioError(f"block_seconds is {block_seconds}", "give a positive number")
         if rate is not None:
             _check_rate(rate)
         self._stack = ExitStack()
-        self._raw = raw
+        self._raw, self._limits = raw, limits or DEFAULT_LIMITS
+        self.name = _name_of(source)
         try:
-            self._pieces = self._begin(source)
-            first = next(self._pieces)
+            with audio_errors(self.name):
+                self._pieces = self._begin(source)
+                first = next(self._pieces)
         except BaseException:
             self._stack.close()
             raise
@@ -228,7 +244,8 @@ class AudioStream(Iterator[FloatArray]):
 
     def __next__(self) -> FloatArray:
         try:
-            return next(self._blocks)
+            with audio_errors(self.name):
+                return next(self._blocks)
         except BaseException:
             self._stack.close()
             raise
@@ -262,14 +279,17 @@ class AudioStream(Iterator[FloatArray]):
             self.path, self.codec = source.path, source.codec
             self.warnings = list(source.warnings)
             self.sample_rate, self.channels = source.sample_rate, source.channels
+            _check_audio(source, self._limits)
             return iter([source.waveform])
-        reader, self.path = _open(source, self._stack, self._raw)
+        reader, self.path, size = _open(source, self._stack, self._raw, self._limits)
         self._reader = reader
         self.codec, self.warnings = reader.codec, reader.warnings
         pieces = _finite(reader.frames(), reader.name)
         first = next(pieces)
+        # The first frame knows better than the header.
         self.sample_rate, self.channels = reader.sample_rate, reader.channels
-        return _chain(first, pieces)
+        self._limits.check_shape(self.name, self.sample_rate, self.channels)
+        return self._limits.watched(_chain(first, pieces), self.name, self.sample_rate, size)
 
     def _rechunk(self, first: FloatArray, block_seconds: float | None) -> Iterator[FloatArray]:
         resampler = StreamResampler(self.sample_rate, self.rate, self.channels)
@@ -298,6 +318,32 @@ class AudioStream(Iterator[FloatArray]):
             yield ready[:, start : start + step]
 
 
+def _joined(blocks: list[FloatArray]) -> FloatArray:
+    """The blocks side by side, each let go of as soon as it is copied."""
+    length = sum(block.shape[1] for block in blocks)
+    whole = np.empty((blocks[0].shape[0], length), np.float32)
+    end = length
+    while blocks:
+        block = blocks.pop()
+        whole[:, end - block.shape[1] : end] = block
+        end -= block.shape[1]
+    return whole
+
+
+def _check_audio(audio: Audio, limits: Limits | None) -> None:
+    chosen = limits or DEFAULT_LIMITS
+    name = audio.path or "the waveform"
+    chosen.check_shape(name, audio.sample_rate, audio.channels)
+    chosen.check_length(name, audio.duration)
+
+
+def _name_of(source: Any) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    name = getattr(source, "name", None) or getattr(source, "path", None)
+    return name if isinstance(name, str) else "the given recording"
+
+
 def _chain(first: FloatArray, others: Iterator[FloatArray]) -> Iterator[FloatArray]:
     yield first
     yield from others
@@ -317,18 +363,24 @@ def _check_finite(waveform: FloatArray, name: str) -> None:
 
 
 def _open(
-    source: AudioSource | MediaFile, stack: ExitStack, raw: str | None
-) -> tuple[Reader, str | None]:
-    """Opens a path, file object or bytes; everything opened is closed with `stack`."""
+    source: AudioSource | MediaFile, stack: ExitStack, raw: str | None, limits: Limits
+) -> tuple[Reader, str | None, int]:
+    """Opens a path, file object or bytes; everything opened is closed with `stack`.
+
+    Returns:
+        the reader, the path, and the bytes of the file.
+    """
     rules = RawRules.parse(raw)
     if isinstance(source, MediaFile):
         media = source
     else:
         media = open_media(cast(Any, source))
         stack.callback(media.close)
+    limit_allocations(limits.max_header_mb)
     reader = open_reader(media, rules)
     stack.callback(reader.close)
-    return reader, media.path
+    limits.check_shape(media.name, reader.sample_rate or limits.min_rate, reader.channels)
+    return reader, media.path, media.size
 
 
 def _printable(path: str | None) -> str | None:

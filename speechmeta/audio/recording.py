@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from speechmeta.audio.clock import Missing
+from speechmeta.audio.limits import Limits
 from speechmeta.audio.loading import Audio, AudioSource, as_array, stream_audio
 from speechmeta.audio.source import MediaFile, open_media
 from speechmeta.audio.types import FloatArray
@@ -38,6 +39,7 @@ class Recording:
         rate_for: gives the rate in Hz of the blocks for the recording's own rate.
         window_seconds: every block but the last is a multiple of this.
         raw: how headerless recordings are read.
+        limits: what it may have and take; None for the defaults.
 
     Attributes:
         warnings: complete after the first run through the blocks, and so is `missing`, the
@@ -53,14 +55,15 @@ class Recording:
         rate_for: Any,
         window_seconds: float,
         raw: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self._raw = raw
+        self._raw, self._limits = raw, limits
         self._source: AudioSource | MediaFile = source
         if not isinstance(source, Audio) and as_array(source, None) is None:
             media = open_media(cast(Any, source))
             weakref.finalize(self, media.close)
             self._source = media
-        with stream_audio(self._source, block_seconds=1.0, raw=raw) as stream:
+        with stream_audio(self._source, block_seconds=1.0, raw=raw, limits=limits) as stream:
             self.sample_rate, self.channels = stream.sample_rate, stream.channels
             self.path, self.codec = stream.path, stream.codec
         self.rate: int = rate_for(self.sample_rate)
@@ -98,7 +101,9 @@ class Recording:
             yield from self._kept
             return
         samples = 0
-        with stream_audio(self._source, self._block_seconds, self.rate, self._raw) as stream:
+        with stream_audio(
+            self._source, self._block_seconds, self.rate, self._raw, self._limits
+        ) as stream:
             for block in stream:
                 samples += block.shape[1]
                 if not self._complete and self._kept is not None:

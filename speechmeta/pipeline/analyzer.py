@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from speechmeta.audio.foreign import audio_errors
 from speechmeta.audio.loading import AudioSource, load_audio, resample
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
@@ -135,7 +136,8 @@ class Analyzer:
         for source in audios:
             try:
                 clip = load_audio(source)
-                waveforms.append(resample(clip.mono(), clip.sample_rate, 16000))
+                with audio_errors(clip.path or "the clip"):
+                    waveforms.append(resample(clip.mono(), clip.sample_rate, 16000))
             except SpeechMetaError as error:
                 waveforms.append(error)
         records = iter(

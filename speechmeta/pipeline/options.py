@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
+from speechmeta.audio.limits import Limits
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.errors import UsageError
 from speechmeta.schema import check_fields
@@ -89,6 +90,7 @@ class CallOptions(Options):
         panel=TURNS,
     )
     turns: TurnOptions = TurnOptions()
+    limits: Limits = Limits()
     speakers: int | None = option(
         None,
         "How many speakers share one channel.",

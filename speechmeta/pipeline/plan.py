@@ -142,7 +142,7 @@ def prepare_call(
     """
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
-    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw)
+    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits)
     hearing = hear(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *hearing.plan.warnings]
     shared = _is_shared(options, recording.channels, hearing)
