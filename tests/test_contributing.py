@@ -64,8 +64,7 @@ def test_the_model_family_of_the_page_analyses_calls() -> None:
 
 
 def test_the_option_of_the_page_is_a_flag_a_variable_and_a_key() -> None:
-    names = {"option": option, "AUDIO": "Audio"}
-    default = example("add-an-option", **names)["tempo"]
+    default = example("add-an-option", option=option, AUDIO="Audio")["tempo"]
     made = type("Longer", (CallOptions,), {"__annotations__": {"tempo": float}, "tempo": default})
     assert issubclass(made, Options)
     entry = next(item for item in entries(made) if item.key == "tempo")

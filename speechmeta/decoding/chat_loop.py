@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import (
     LogitsProcessorList,
+    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -160,7 +161,7 @@ class LoopRow:
 
 
 def generate(
-    language_model: Any,
+    language_model: PreTrainedModel,
     rows: Sequence[LoopRow],
     options: SamplingOptions,
     stop_ids: Sequence[int],
@@ -227,7 +228,7 @@ def generate(
 
 
 def _start(
-    language_model: Any, rows: Sequence[LoopRow]
+    language_model: PreTrainedModel, rows: Sequence[LoopRow]
 ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cache, mask (rows, all positions), position ids and embeddings of the new positions.
 

@@ -7,7 +7,7 @@ and looks at the encoder's states, its memory, in every layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from speechmeta.decoding.whisper_layers import WhisperLayers
 from speechmeta.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, WhisperForConditionalGeneration
+    from transformers import PreTrainedConfig, PreTrainedModel, WhisperForConditionalGeneration
 
     from speechmeta.decoding.inputs import Prompt
 
@@ -75,7 +75,7 @@ class Decoder(Protocol[C]):
         """Logits (places, vocabulary) of hidden states (places, width)."""
 
 
-def _takes_masks(config: Any) -> bool:
+def _takes_masks(config: PreTrainedConfig) -> bool:
     """Whether masks have to be added rather than given as bool.
 
     Raises:

@@ -192,7 +192,7 @@ def test_out_of_memory_halves_the_batch(error: Exception, monkeypatch: pytest.Mo
     whole = Engine(model, processor).decode(clips)
     sizes: list[int] = []
 
-    class SmallSession(Session):
+    class SmallSession(Session[Any]):
         def __init__(self, model: Any, prompts: Sequence[Prompt], *args: Any) -> None:
             sizes.append(len(prompts))
             if len(prompts) > 2:

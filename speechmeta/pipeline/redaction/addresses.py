@@ -45,12 +45,12 @@ def find_addresses(utterances: Sequence[Utterance], tokens: Sequence[Token]) -> 
         if token.text != "at" and not token.before.rstrip().endswith("@"):
             continue
         first_of_domain = place + 1 if token.text == "at" else place
-        end = _domain_end(tokens, first_of_domain)
-        if end is None:
+        last = _domain_end(tokens, first_of_domain)
+        if last is None:
             continue
         first = _local_start(tokens, place)
         if first < place:
-            yield from _spans(tokens, first, end)
+            yield from _spans(tokens, first, last)
 
 
 def _domain_end(tokens: Sequence[Token], place: int) -> int | None:
