@@ -23,6 +23,7 @@ from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import UsageError
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.pipeline.sides import Sides, find_sides
 from speechmeta.schema import AudioInfo
 from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.chunking import divide
@@ -137,36 +138,34 @@ def prepare_call(
 
     Raises:
         AudioError: the audio cannot be used.
-        UsageError: there are not as many roles as channels, or speakers are to be told
-            apart without an embedder.
+        UsageError: speakers are to be told apart without an embedder.
     """
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
     recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits)
     hearing = hear(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *hearing.plan.warnings]
-    shared = _is_shared(options, recording.channels, hearing)
-    if options.roles and not shared and len(options.roles) != recording.channels:
-        raise UsageError(
-            f"{len(options.roles)} roles were given for {recording.channels} channels",
-            "give one role a channel",
-        )
-    if not shared and options.speakers not in (None, len(hearing.plan.signals)):
+    sides = find_sides(options, recording.channels, hearing)
+    shared = sides.shared
+    warnings += sides.warnings
+    if not shared and options.speakers not in (None, len(sides.names)):
         warnings.append(
             f"{options.speakers} speakers were asked for, but the call has "
-            f"{len(hearing.plan.signals)} channels with a speaker each; --channels mono mixes them"
+            f"{len(sides.names)} channels with a speaker each; --channels mono mixes them"
         )
     turns: list[PlannedTurn] = []
     skipped = [0] * len(hearing.plan.signals)
     for row, signal in enumerate(hearing.plan.signals):
         if not options.vad:
-            turns.append(_whole(hearing, row, _channel_name(options, signal, shared)))
+            turns.append(_whole(hearing, row, sides.name(row, signal)))
+        elif shared and row not in sides.names:
+            continue
         elif shared:
             found, skipped[row], notes = _shared_turns(recording, hearing, row, options, embedder)
             turns += found
             warnings += notes
         else:
-            name = _channel_name(options, signal, shared)
+            name = sides.name(row, signal)
             speech = hearing.speech(row, options.turns)
             found, skipped[row] = _turns_of(hearing, row, [name], speech, options.turns)
             turns += found
@@ -183,7 +182,7 @@ def prepare_call(
         signals=hearing.plan.signals,
         turns=tuple(turns),
         clips=tuple(order),
-        speakers=_speakers(options, hearing, turns, shared),
+        speakers=_speakers(sides, hearing, turns),
         skipped=tuple(skipped),
         dead=len(hearing.plan.dead),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -192,32 +191,18 @@ def prepare_call(
     return PreparedCall(plan, recording)
 
 
-def _is_shared(options: CallOptions, channels: int, hearing: Hearing) -> bool:
-    """Whether the only signal may hold several speakers."""
-    if len(hearing.plan.signals) != 1 or options.channels == "split":
-        return False
-    if options.channels == "mono" or channels == 1 or hearing.plan.copies:
-        return True
-    # One live channel of several: named channels say whose it is; otherwise it may as well
-    # be a mono call recorded on one side.
-    return not options.roles
-
-
-def _channel_name(options: CallOptions, signal: Signal, shared: bool) -> str:
-    if options.roles and shared:
-        return options.roles[0]
-    return options.roles[signal.channel] if options.roles else f"speaker_{signal.channel}"
-
-
 def _speakers(
-    options: CallOptions, hearing: Hearing, turns: Sequence[PlannedTurn], shared: bool
+    sides: Sides, hearing: Hearing, turns: Sequence[PlannedTurn]
 ) -> tuple[tuple[str, int | None], ...]:
-    if not shared:
+    signals = hearing.plan.signals
+    if not sides.shared:
+        spoken = {turn.row for turn in turns}
         return tuple(
-            (_channel_name(options, signal, shared), signal.channel)
-            for signal in hearing.plan.signals
+            (sides.name(row, signal), signal.channel)
+            for row, signal in enumerate(signals)
+            if row in sides.names or row in spoken
         )
-    signal = hearing.plan.signals[0]
+    signal = signals[min(sides.names, default=0)]
     channel = signal.channel if len(signal.sources) == 1 else None
     return tuple((name, channel) for name in dict.fromkeys(turn.speaker for turn in turns))
 

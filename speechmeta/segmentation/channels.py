@@ -96,6 +96,7 @@ class ChannelSurvey:
         self.loudest_db = np.full(channels, -np.inf)
         self.polarity = np.ones((channels, channels))
         self._rate = rate
+        self._means: list[npt.NDArray[np.float32]] = []
         self._moment = round(_MOMENT_SECONDS * rate)
         self._held = np.zeros((channels, 0), np.float32)
         self._same = np.zeros((channels, channels), np.int64)
@@ -117,6 +118,13 @@ class ChannelSurvey:
             self._look(self._held)
         self._held = self._held[:, :0]
 
+    def offsets(self) -> FloatArray:
+        """The constant offset of each channel (channels,): the median over its moments."""
+        if not self._means:
+            return np.zeros(len(self.loudest_db), np.float32)
+        middle: FloatArray = np.median(np.stack(self._means), axis=0).astype(np.float32)
+        return middle
+
     def copy_of(self) -> dict[int, int]:
         """Copies and the first channel that carries the same signal."""
         found: dict[int, int] = {}
@@ -129,7 +137,10 @@ class ChannelSurvey:
 
     def _look(self, moment: FloatArray) -> None:
         # A constant offset is no signal, and would make all channels alike.
-        centred = moment - moment.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        mean = moment.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        if moment.any():
+            self._means.append(mean[:, 0])
+        centred = moment - mean
         power = np.square(centred, dtype=np.float64).mean(axis=1)
         level = 10 * np.log10(np.maximum(power, 1e-20))
         self.loudest_db = np.maximum(self.loudest_db, level)

@@ -21,17 +21,30 @@ LOUDER_DB = 6.0
 EXPLAINED = 0.5
 """Share of a stretch's energy from which it is a leak."""
 
-MAX_DELAY_SECONDS = 0.25
+MAX_DELAY_SECONDS = 0.45
 """Longest delay of a leak; the echo of a long-distance or mobile call."""
 
+ALIKE = 0.6
+"""Share of a stretch's energy that another channel of like level has to explain for the two
+to carry the same voice: what a speech codec or a noise of its own leaves of a copy."""
+
+LOUDER_RATIO = 10 ** (LOUDER_DB / 10)
 FILTER_SECONDS = 0.004
+_SOURCE_DELAYS = (0.0, 0.1, 0.2, 0.3, 0.4)
 SEGMENT_WINDOWS = 16
 _HOP_WINDOWS = SEGMENT_WINDOWS // 2
 _MAX_SOURCES = 3
 
 
 def leaked_windows(block: FloatArray, speech: BoolArray, window: int, rate: int) -> BoolArray:
-    """Which windows of speech are leaked in from another row.
+    """Which windows of speech are leaked in from another row; see `shared_windows`."""
+    return shared_windows(block, speech, window, rate)[0]
+
+
+def shared_windows(
+    block: FloatArray, speech: BoolArray, window: int, rate: int
+) -> tuple[BoolArray, BoolArray]:
+    """Which windows of speech another row carries too.
 
     Args:
         block: (rows, samples), the signals of a call at `rate` Hz.
@@ -39,17 +52,21 @@ def leaked_windows(block: FloatArray, speech: BoolArray, window: int, rate: int)
         window: samples of a window; `windows * window` may exceed the samples.
 
     Returns:
-        (rows, windows), a subset of `speech`.
+        what is leaked in from a louder row: (rows, windows), a subset of `speech`; and what
+        a row of like level carries too: (rows, other rows, windows).
     """
     rows, windows = speech.shape
     leaked = np.zeros((rows, windows), np.bool_)
+    alike = np.zeros((rows, rows, windows), np.bool_)
     if rows < 2 or not speech.any():
-        return leaked
+        return leaked, alike
     power = np.square(block, dtype=np.float64)
     cumulated = np.concatenate([np.zeros((rows, 1)), np.cumsum(power, axis=1)], axis=1)
     samples = block.shape[1]
     votes = np.zeros((rows, windows))
     counted = np.zeros((rows, windows))
+    shares = np.zeros((rows, rows, windows))
+    late = [round(delay * rate) for delay in _SOURCE_DELAYS]
     last_start = max(0, windows - SEGMENT_WINDOWS)
     starts = sorted({*range(0, last_start + 1, _HOP_WINDOWS), last_start})
     for first in starts:
@@ -61,16 +78,31 @@ def leaked_windows(block: FloatArray, speech: BoolArray, window: int, rate: int)
         if end - begin < 4 * window:
             continue
         energy = cumulated[:, end] - cumulated[:, begin]
+        # What is heard late was played earlier: its source may be silent by now.
+        played = np.max(
+            [
+                cumulated[:, max(0, end - shift)] - cumulated[:, max(0, begin - shift)]
+                for shift in late
+            ],
+            axis=0,
+        )
         for row in np.flatnonzero(heard):
-            louder = np.flatnonzero(energy > energy[row] * 10 ** (LOUDER_DB / 10))
-            louder = louder[np.argsort(-energy[louder])][:_MAX_SOURCES]
-            share = max(
-                (explained_share(block[row], block[source], begin, end, rate) for source in louder),
-                default=0.0,
-            )
-            votes[row, first:last] += share
+            others = np.arange(rows) != row
+            ratio = LOUDER_RATIO * energy[row]
+            louder = np.flatnonzero(others & (played > ratio))
+            louder = louder[np.argsort(-played[louder])][:_MAX_SOURCES]
+            near = others & (played <= ratio) & (played * LOUDER_RATIO >= energy[row])
+            found = {
+                int(source): explained_share(block[row], block[source], begin, end, rate)
+                for source in (*louder, *np.flatnonzero(near)[:_MAX_SOURCES])
+            }
+            for source, share in found.items():
+                shares[row, source, first:last] += share
+            votes[row, first:last] += max((found[int(source)] for source in louder), default=0.0)
             counted[row, first:last] += 1
-    return speech & (votes >= EXPLAINED * np.maximum(counted, 1))
+    leaked = speech & (votes >= EXPLAINED * np.maximum(counted, 1))
+    alike = speech[:, None, :] & (shares >= ALIKE * np.maximum(counted, 1)[:, None, :])
+    return leaked, alike
 
 
 def explained_share(
@@ -78,7 +110,7 @@ def explained_share(
 ) -> float:
     """Share (0 to 1) of the energy of `target[begin:end]` that a short filter of `source` gives.
 
-    The filter has 4 ms, around the delay of up to 250 ms at which the two agree best.
+    The filter has 4 ms, around the delay of up to 450 ms at which the two agree best.
     """
     reach = round(MAX_DELAY_SECONDS * rate)
     taps = round(FILTER_SECONDS * rate)

@@ -10,25 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from speechmeta.audio.recording import Recording
 from speechmeta.audio.types import FloatArray
 from speechmeta.segmentation.channels import ChannelPlan, ChannelSurvey, Signal, plan_channels
-from speechmeta.segmentation.crosstalk import leaked_windows
+from speechmeta.segmentation.levels import LevelSpread
+from speechmeta.segmentation.sharing import Sharing
 from speechmeta.segmentation.turns import (
     LEVELS_PER_WINDOW,
     Speech,
     TurnOptions,
     in_samples,
-    runs,
     speech_regions,
 )
-
-BoolArray = npt.NDArray[np.bool_]
-
-LEAK_SHARE = 0.5
-"""A run of speech of which this share is leaked in is a leak as a whole."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,8 @@ class Hearing:
         probabilities: (signals, windows) of speech; zero where it is leaked in.
         levels: (signals, 4 * windows) mean power of 8 ms each.
         leaked_windows: how many windows of speech were leaked in from another side.
+        repeats: (signal, other signal, seconds) of speech that both carried and that counts
+            for the other alone.
     """
 
     plan: ChannelPlan
@@ -50,6 +46,7 @@ class Hearing:
     probabilities: FloatArray
     levels: FloatArray
     leaked_windows: int = 0
+    repeats: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def duration(self) -> float:
@@ -89,37 +86,52 @@ def hear(
     """
     options = options or TurnOptions()
     survey = ChannelSurvey(recording.channels, recording.rate)
+    spread = LevelSpread(recording.channels, round(recording.rate * 0.032))
     for block in recording.blocks():
         survey.push(block)
+        spread.push(block)
     survey.finish()
     plan = plan_channels(survey, mode, keep_dead=not vad)
     window = round(recording.rate * 0.032)
     detector = _detector(recording.rate, len(plan.signals)) if vad and plan.signals else None
     threshold = options.threshold_at(recording.rate)
+    offsets = survey.offsets()[:, None]
+    boost = _boost(spread.gains(), plan.signals)
+    sharing = Sharing(len(plan.signals), window, recording.rate, threshold)
     probabilities: list[FloatArray] = [np.zeros((len(plan.signals), 0), np.float32)]
     levels: list[FloatArray] = [np.zeros((len(plan.signals), 0), np.float32)]
-    leaked = 0
     for block in recording.blocks() if plan.signals else ():
-        signals = signal_rows(block, plan.signals)
+        signals = signal_rows(block - offsets, plan.signals)
         levels.append(_powers(signals, window // LEVELS_PER_WINDOW, window))
         if detector is None:
             probabilities.append(np.ones((len(signals), -(-signals.shape[1] // window)), "f4"))
             continue
         # Every block but the last has whole windows, so the detector keeps nothing back.
-        heard = detector.push(signals)
+        heard = detector.push(signals * boost)
         if heard.shape[1] * window < signals.shape[1]:
             heard = np.concatenate([heard, detector.finish()], axis=1)
-        leak = leaked_runs(signals, heard, threshold, window, recording.rate)
-        leaked += int(leak.sum())
-        probabilities.append(np.where(leak, np.float32(0), heard))
+        sharing.push(signals, heard)
+        probabilities.append(heard)
+    found = np.concatenate(probabilities, axis=1)
+    repeats: dict[tuple[int, int], int] = {}
+    leaked = 0
+    if detector is not None:
+        # Who asks for one signal a channel gets what each channel carries, but leaks.
+        foreign, repeats = sharing.foreign(found, copies=mode != "split")
+        leaked = sharing.leaked_windows
+        found = np.where(foreign, np.float32(0), found)
     return Hearing(
         plan=plan,
         rate=recording.rate,
         samples=recording.samples,
         window=window,
-        probabilities=np.concatenate(probabilities, axis=1),
+        probabilities=found,
         levels=np.concatenate(levels, axis=1),
         leaked_windows=leaked,
+        repeats=tuple(
+            (row, other, count * window / recording.rate)
+            for (row, other), count in sorted(repeats.items())
+        ),
     )
 
 
@@ -128,17 +140,10 @@ def signal_rows(block: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
     return np.stack([signal.of(block) for signal in signals])
 
 
-def leaked_runs(
-    signals: FloatArray, probabilities: FloatArray, threshold: float, window: int, rate: int
-) -> BoolArray:
-    """Windows of speech that are another side's voice, in whole runs where most of it is."""
-    speech = probabilities >= max(threshold - 0.15, threshold / 4)
-    leaked = leaked_windows(signals, speech, window, rate)
-    for row in np.flatnonzero(leaked.any(axis=1)):
-        for first, last in runs(speech[row]):
-            if leaked[row, first:last].mean() >= LEAK_SHARE:
-                leaked[row, first:last] = True
-    return leaked
+def _boost(gains: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
+    """The factor (signals, 1) at which the detector hears each signal."""
+    factors = [max(gains[channel] for channel, _ in signal.sources) for signal in signals]
+    return np.array(factors, np.float32).reshape(-1, 1)
 
 
 def _detector(rate: int, rows: int) -> Any:
