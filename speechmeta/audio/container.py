@@ -172,14 +172,14 @@ class MediaReader:
         yield from silence(self.channels, self._clock.finish())
         self._report_damage(damaged, self._clock)
 
-    def _decode(self, packet: Packet) -> list[Any]:
+    def _decode(self, packet: Packet[Any]) -> list[Any]:
         if self._decoder is None:
             return list(packet.decode())
         if packet.size == 0:  # the demuxer's last; these decoders hold nothing back
             return []
         return list(self._decoder.decode(packet))
 
-    def _seconds_of(self, packet: Packet) -> float:
+    def _seconds_of(self, packet: Packet[Any]) -> float:
         if packet.duration and packet.time_base is not None:
             return float(packet.duration * packet.time_base)
         return _AMR_PACKET_SECONDS if self.codec in _DECODERS else 0.0
@@ -344,7 +344,7 @@ def _own_decoder(stream: AvAudioStream) -> AudioCodecContext | None:
     name = _DECODERS.get(stream.codec_context.codec.canonical_name)
     if name is None or name not in av.codec.codecs_available:
         return None
-    decoder = AudioCodecContext.create(name, "r")
+    decoder = cast(AudioCodecContext, AudioCodecContext.create(name, "r"))
     decoder.sample_rate = stream.codec_context.sample_rate or 8000
     decoder.layout = stream.codec_context.layout
     return decoder

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.audio.codeccontext import AudioCodecContext
 
 from speechmeta.audio.clock import Missing
 from speechmeta.audio.frames import samples_of
@@ -115,7 +117,7 @@ class RawReader:
         if self._kind.code_size:
             yield from self._decoded_g726()
             return
-        context = av.AudioCodecContext.create(self._kind.decoder, "r")
+        context = cast(AudioCodecContext, AudioCodecContext.create(self._kind.decoder, "r"))
         context.sample_rate = self.form.rate
         context.layout = "mono"
         step = self._kind.unit
@@ -138,7 +140,8 @@ class RawReader:
     def _decoded_g726(self) -> Iterator[tuple[FloatArray, bool]]:
         # PyAV sets the size of a code only through FFmpeg's demuxer.
         with av.open(
-            View(self._content, self.name),
+            cast(Any, View(self._content, self.name)),
+            mode="r",
             format=self._kind.decoder,
             options={
                 "sample_rate": str(self.form.rate),

@@ -76,8 +76,8 @@ class Sharing:
         if not self._leaked:
             return foreign, repeats
         leaked = np.concatenate(self._leaked, axis=1)
-        for row in np.flatnonzero(leaked.any(axis=1)):
-            foreign[row] = _whole_runs(speech[row], leaked[row])
+        for index in np.flatnonzero(leaked.any(axis=1)):
+            foreign[index] = _whole_runs(speech[index], leaked[index])
         if not self._alike or not copies:
             return foreign, repeats
         alike = np.concatenate(self._alike, axis=2)
