@@ -29,9 +29,9 @@ PEAK = 0.6
 
 TURNS = (
     (0, "Thank you for calling. How can I help you?"),
-    (1, "Hi, I would like to book a table for two people."),
-    (0, "Sure. What kind of food would you like?"),
-    (1, "Something Italian in the city, please."),
+    (1, "Hello, I would like to book a table for two people."),
+    (0, "Of course. What kind of food would you like?"),
+    (1, "Italian food in the city, please."),
     (0, "And what time should I book it for?"),
     (1, "Seven in the evening would be great."),
     (0, "Your table is booked. Can I help with anything else?"),
