@@ -135,5 +135,5 @@ def mixed(
     result = {}
     for name, weight in tuned.items():
         share = encoder if name.startswith("model.encoder.") else decoder
-        result[name] = original[name] + share * (weight - original[name])
+        result[name] = (1.0 - share) * original[name] + share * weight
     return result

@@ -48,7 +48,9 @@ def sentence(text: str, question: bool | None = None) -> str:
         question: whether it ends with a question mark where it has no mark; None: by its
             first word.
     """
-    text = re.sub(r'^"+|"+$', "", text.strip()).replace('""', '"').strip()
+    text = text.strip()
+    if text[:1] == text[-1:] == '"' and '""' in text[1:-1]:
+        text = text[1:-1].replace('""', '"').strip()
     text = re.sub(r"\bi(?=\b|')", "I", text)
     if not text:
         return text

@@ -204,7 +204,7 @@ def tune(whisper: str, batches: Batches, steps: Steps, folder: Path, resume: boo
         save_total_limit=2,
         seed=steps.seed,
         use_cpu=True,
-        ddp_backend="gloo",
+        ddp_backend="gloo" if _processes() > 1 else None,
         ddp_find_unused_parameters=False,
         report_to=[],
         remove_unused_columns=False,
