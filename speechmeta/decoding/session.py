@@ -20,6 +20,9 @@ from speechmeta.decoding.masks import Masks
 from speechmeta.decoding.trees import ROOT, Tree
 from speechmeta.errors import DecodingError
 
+_CACHED = 2
+"""Rows of logits that are read together where there are many."""
+
 
 @dataclass
 class Plan:
@@ -242,7 +245,33 @@ class Session(Generic[C]):
                 edges += [(place(node), token) for node, token in plan.tree.edges]
                 best += [(place(node), plan.place) for node in plan.tree.best]
         flat = hidden.reshape(-1, hidden.shape[-1])
-        logits = self._decoder.head(flat[torch.tensor(list(places), device=self.device)]).float()
+        logits = self._decoder.head(flat[torch.tensor(list(places), device=self.device)])
+        if edges or [node for node, _ in best] != list(range(len(logits))):
+            parts = self._scores(logits.float(), edges, best, top)
+        else:
+            # A few rows of a large vocabulary at a time stay in a CPU's cache.
+            step = _CACHED if logits.device.type == "cpu" else len(logits)
+            pieces = [
+                self._scores(
+                    part.float(),
+                    [],
+                    [(row, at) for row, (_, at) in enumerate(best[start:][:step])],
+                    top,
+                )
+                for start, part in zip(range(0, len(logits), step), logits.split(step), strict=True)
+            ]
+            parts = [torch.cat(part) for part in zip(*pieces, strict=True)]
+        numbers: list[float] = torch.cat(parts).tolist()
+        return _share(plans, numbers, len(edges), len(best) * top, top)
+
+    def _scores(
+        self,
+        logits: torch.Tensor,
+        edges: Sequence[tuple[int, int]],
+        best: Sequence[tuple[int, int]],
+        top: int,
+    ) -> list[torch.Tensor]:
+        """Log probabilities of edges, then of the best tokens, then these tokens."""
         total = logits.logsumexp(-1)
         parts = []
         if edges:
@@ -257,8 +286,7 @@ class Session(Generic[C]):
                 logits, total = logits[nodes], total[nodes]
             scores, ids = self._masks.best(logits, [place for _, place in best], top)
             parts += [(scores - total[:, None]).flatten(), ids.flatten().float()]
-        numbers: list[float] = torch.cat(parts).tolist()
-        return _share(plans, numbers, len(edges), len(best) * top, top)
+        return parts
 
 
 def _share(
