@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-TEMPERATURES = np.geomspace(0.25, 8.0, 161)
+TEMPERATURES = np.geomspace(0.1, 10.0, 231)
 """What is tried; neighbours differ by about 2 %."""
 
 

@@ -16,8 +16,10 @@ from speechmeta.training.whisper_meta.heads_calibrate import (
     Cases,
     balanced,
     calibrate,
+    fitted_prior,
     ordinary_prior,
     threshold,
+    with_neutral,
 )
 from speechmeta.training.whisper_meta.heads_crops import CropOptions, crop_wave, plan_crops
 from speechmeta.training.whisper_meta.heads_recipe import (
@@ -137,6 +139,24 @@ def test_labels_are_left_out_where_they_are_seldom_right() -> None:
     truth = (sure < 0.7).astype(int)
     assert threshold(log_probs, truth, 0.5) == pytest.approx(0.7, abs=0.03)
     assert threshold(log_probs, np.zeros(200, int), 0.5) == 0.0
+
+
+def test_a_class_that_is_said_too_seldom_gets_a_small_prior() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=900)
+    logits = 2 * np.eye(3)[truth] + rng.gumbel(size=(900, 3)) - np.array([0.0, 2.0, 0.0])
+    prior = fitted_prior(Cases(logits, truth, np.ones(900)), 1.0, 1e-6)
+    assert prior.sum() == pytest.approx(1)
+    assert np.log(prior[0] / prior[1]) == pytest.approx(2, abs=0.4)
+    recall = np.mean((logits - np.log(prior)).argmax(1)[truth == 1] == 1)
+    assert recall > 1.3 * np.mean(logits.argmax(1)[truth == 1] == 1)
+
+
+def test_ordinary_talk_counts_as_much_as_what_was_acted() -> None:
+    cases = Cases(np.zeros((4, 4)), np.array([0, 1, 2, 0]), np.ones(4))
+    both = with_neutral(cases, np.ones((8, 4)), 3)
+    assert both.weights[4:].sum() == pytest.approx(both.weights[:4].sum())
+    assert (both.truth[4:] == 3).all()
 
 
 def test_ordinary_talk_is_neutral_and_feelings_are_found_as_far_as_that_allows() -> None:

@@ -28,7 +28,6 @@ from speechmeta.training.whisper_meta.heads_calibrate import (
     SHORT_SECONDS,
     CalibrationOptions,
     Cases,
-    balanced,
     calibrate,
 )
 from speechmeta.training.whisper_meta.heads_crops import CropOptions, crop_wave, plan_crops
@@ -69,6 +68,7 @@ class HeadsRecipe:
         work: folder for decoded audio and pooled hidden states.
         stores: folders of decoded audio that are there already.
         seed: of the crops.
+        research_targets: what the research heads learn, where it differs from `targets`.
         strengths: by field, scikit-learn's `C`.
     """
 
@@ -83,6 +83,7 @@ class HeadsRecipe:
     seed: int = 0
     crops: CropOptions = field(default_factory=CropOptions)
     targets: TargetOptions = field(default_factory=TargetOptions)
+    research_targets: TargetOptions | None = None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     strengths: Mapping[str, float] = field(default_factory=dict)
 
@@ -212,25 +213,32 @@ def logits(heads: Any, heard: Heard) -> dict[str, np.ndarray]:
 
 
 def known_cases(name: str, values: np.ndarray, clips: Sequence[Clip | None]) -> Cases:
-    """The clips whose label of a field is known; no label is blurred here."""
+    """The clips whose label of a field is known; no label is blurred here.
+
+    Where there is no speech no other field is answered, so a burst's emotion doesn't count.
+    """
     plain = TargetOptions(age_blur=0.0, child_gender=1.0)
     wanted = np.stack([clip_target(clip, name, plain) for clip in clips])
-    keep = wanted.sum(1) > 0
+    answered = [name == SPEECH or (clip is not None and clip.speech) for clip in clips]
+    keep = (wanted.sum(1) > 0) & np.array(answered)
     truth = wanted[keep].argmax(1)
-    return Cases(values[keep], truth, balanced(truth))
+    return Cases(values[keep], truth, np.ones(len(truth)))
 
 
 def make_set(recipe: HeadsRecipe, name: str, train: Heard, tune: Heard, short: Heard) -> Any:
     """One set of heads, written into the checkpoint folder; what its config says of it."""
     from safetensors.torch import save_file
 
+    targets = recipe.targets
     if name == OPEN:
         train = train.part([clip is None or clip.commercial for clip in train.clips])
-    heads = fit_heads(train.rows, train.clips, recipe.targets, recipe.strengths)
+    elif recipe.research_targets is not None:
+        targets = recipe.research_targets
+    heads = fit_heads(train.rows, train.clips, targets, recipe.strengths)
     state = {key: value.contiguous() for key, value in heads.state_dict().items()}
     save_file(state, recipe.checkpoint / FILES[name], metadata={"format": "pt"})
     whole, brief = logits(heads, tune), logits(heads, short)
-    ordinary = np.array([is_ordinary(clip, recipe.targets) for clip in tune.clips])
+    ordinary = np.array([is_ordinary(clip, targets) for clip in tune.clips])
     fields = {}
     for field_name in heads.linear:
         labels = TAUGHT[field_name]

@@ -39,6 +39,7 @@ class TargetOptions:
         neutral_share: of the Neutral class's weight, what unlabelled ordinary talk has.
         speaker_share: the most of a class that one speaker may have, where there are enough.
         not_ordinary: sources whose unlabelled speech is not ordinary talk (acted, single words).
+        no_emotion: sources whose emotions are not taught.
         speech_weights: by source, how much a crop counts for SpeechActivity; 1 where not named.
     """
 
@@ -51,6 +52,7 @@ class TargetOptions:
     not_ordinary: Sequence[str] = (
         "ravdess", "savee", "emodb-german", "emogator-bursts", "fsdd", "alphanumeric-duke",
     )  # fmt: skip
+    no_emotion: Sequence[str] = ()
     speech_weights: Mapping[str, float] = field(default_factory=lambda: {"emogator-bursts": 0.5})
 
 
@@ -85,6 +87,8 @@ def clip_target(clip: Clip | None, name: str, options: TargetOptions) -> np.ndar
         return target
     label = None if clip is None else clip.labels.get(name)
     if clip is None or label not in labels:
+        return target
+    if name == "Emotion" and clip.dataset in options.no_emotion:
         return target
     target[labels.index(label)] = 1.0
     if name == "Gender" and is_child(clip):
