@@ -208,7 +208,7 @@ def test_the_committed_recipe_is_read(tmp_path: Path) -> None:
     assert is_heads_recipe(path)
     recipe = read_heads_recipe(path)
     assert recipe.crops.per_clip["emodb-german"] == 2
-    assert recipe.targets == TargetOptions()
+    assert recipe.targets.neutral_share == 0.1
     whole = path.read_text()
     for text, message in (
         (whole + "\nnonsense: 1\n", "nonsense"),
