@@ -26,6 +26,7 @@ class CalibrationOptions:
     """
     Attributes:
         least_right: by field, how often answers just above `abstain_below` are right at least.
+        least_temperature: where nearly all is right, few mistakes say how sure to be.
         fitted_prior: fields whose prior is fitted to balanced log loss.
         prior_penalty: on the squares of that prior's logs, against few speakers.
         ordinary_anger: the most of ordinary talk that may be called Anger.
@@ -34,8 +35,11 @@ class CalibrationOptions:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    least_right: Mapping[str, float] = field(default_factory=lambda: {"Gender": 0.75})
+    least_right: Mapping[str, float] = field(
+        default_factory=lambda: {"Gender": 0.75, "Age": 0.4, "Accent": 0.4}
+    )
     least_right_short: float = 0.8
+    least_temperature: float = 0.5
     fitted_prior: Sequence[str] = ("Age",)
     prior_penalty: float = 0.05
     ordinary_anger: float = 0.02
@@ -90,6 +94,7 @@ def calibrate(
         cases = with_neutral(cases, ordinary, labels.index("Neutral"))
         temperature = fit_temperature(cases.logits, cases.truth, cases.weights, np.log(prior))
         prior = ordinary_prior(ordinary / temperature, labels, options)
+    temperature = max(temperature, options.least_temperature)
     result: dict[str, Any] = {
         "labels": list(labels),
         "temperature": round(temperature, 3),
