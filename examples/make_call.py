@@ -33,7 +33,7 @@ TURNS = (
     (0, "Of course. What kind of food would you like?"),
     (1, "Italian food in the city, please."),
     (0, "And what time should I book it for?"),
-    (1, "Seven in the evening would be great."),
+    (1, "Seven o'clock in the evening, please."),
     (0, "Your table is booked. Can I help with anything else?"),
     (1, "No, that is all. Thank you very much."),
 )
