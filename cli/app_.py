@@ -33,6 +33,10 @@ def app_(
     open_browser: Annotated[
         bool, typer.Option("--open", help="Open the page in a browser.")
     ] = False,
+    max_upload_mb: Annotated[
+        int,
+        typer.Option(min=1, help="Largest recording in MB that may be uploaded."),
+    ] = 200,
     chat_model: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +76,7 @@ def app_(
         )
 
     page = build_app(analyzer, chat if chat_model else None, call=call)
-    address = launch(page, port, open_browser, block=False)
+    address = launch(page, port, open_browser, block=False, max_upload_mb=max_upload_mb)
     print_note(f"{address} (Ctrl-C ends it)")
     page.block_thread()
     return 0

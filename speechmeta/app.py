@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import html
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechmeta.app_safety import LoopbackOnly, PrivateFiles, without_places
 from speechmeta.errors import SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import FIELDS
 
@@ -27,6 +27,7 @@ DOWNLOADS = ("json", "csv", "srt", "vtt", "html")
 """Formats offered after an analysis."""
 
 HOST = "127.0.0.1"
+MAX_UPLOAD_MB = 200
 TURN_COLUMNS = ("Time", "Speaker", *FIELDS)
 _TIMELINE_HEIGHT = 720
 _NO_CHAT = (
@@ -60,12 +61,22 @@ def build_app(
     get_analyzer = cache(analyzer)
     get_chat = cache(chat) if chat is not None else None
 
-    def analyze(path: str | None, channels: str, min_confidence: float | None) -> Any:
+    # A private place for what visitors bring and get; it goes with the page.
+    place = PrivateFiles()
+    os.environ["GRADIO_TEMP_DIR"] = str(place.uploads)
+
+    def analyze(
+        path: str | None, channels: str, min_confidence: float | None, redact: bool
+    ) -> Iterator[Any]:
         try:
-            asked = asked_of_calls.updated({"channels": channels, "min_confidence": min_confidence})
-            return _analyze(get_analyzer(), path, asked)
-        except SpeechMetaError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            asked = asked_of_calls.updated(
+                {"channels": channels, "min_confidence": min_confidence, "redact": redact}
+            )
+            # Gradio closes a generator whose visitor has gone, which ends the work.
+            for result in _analyze(get_analyzer(), path, asked, place):
+                yield gr.skip() if result is None else result
+        except Exception as error:
+            raise _told(gr, error, path) from error
 
     def ask(
         path: str | None, question: str, history: list[dict[str, Any]]
@@ -85,8 +96,8 @@ def build_app(
                     text += piece
                     # The box is left alone: the next question may be in it already.
                     yield gr.skip(), [*asked, {"role": "assistant", "content": text}]
-        except SpeechMetaError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            raise _told(gr, error, path) from error
 
     with gr.Blocks(title="speechmeta", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# speechmeta")
@@ -116,6 +127,9 @@ def build_app(
                     scale=2,
                     elem_id="min-confidence",
                 )
+                redact = gr.Checkbox(
+                    asked_of_calls.redact, label="Redact", scale=1, elem_id="redact"
+                )
                 start = gr.Button("Analyze", variant="primary", elem_id="analyze-button")
             timeline = gr.HTML(elem_id="timeline")
             turns = gr.HTML(elem_id="turns")
@@ -141,9 +155,10 @@ def build_app(
                 clear = gr.Button("Begin anew")
         start.click(
             analyze,
-            [audio, channels, confidence],
+            [audio, channels, confidence, redact],
             [timeline, turns, document, files],
-            concurrency_limit=1,
+            # They take turns at the model, so that a short call need not wait for a long one.
+            concurrency_limit=8,
             api_visibility="private",
         )
         for event in (question.submit, send.click):
@@ -161,18 +176,27 @@ def build_app(
 
 
 def launch(
-    page: Any, port: int | None = None, open_browser: bool = False, block: bool = True
+    page: Any,
+    port: int | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+    max_upload_mb: int = MAX_UPLOAD_MB,
 ) -> str:
     """Serves a page on loopback; returns its address.
 
     Args:
         port: None takes a free one from 7860 on.
         block: return only when the server is stopped.
+        max_upload_mb: largest recording that may be uploaded.
 
     Raises:
         UsageError: the port is taken.
     """
     gr = _gradio()
+    from starlette.middleware import Middleware
+
+    # Uploads are written by Gradio; nobody else on this machine may read them.
+    os.umask(0o077)
     system_fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         _, address, _ = page.queue().launch(
@@ -180,6 +204,8 @@ def launch(
             server_port=port,
             inbrowser=open_browser,
             share=False,
+            max_file_size=max_upload_mb * 2**20,
+            app_kwargs={"middleware": [Middleware(LoopbackOnly)]},
             quiet=True,
             show_error=True,
             ssr_mode=False,
@@ -208,23 +234,40 @@ def _gradio() -> Any:
 
 
 def _analyze(
-    analyzer: Analyzer, path: str | None, asked: CallOptions
-) -> tuple[str, str, dict[str, Any], list[str]]:
+    analyzer: Analyzer, path: str | None, asked: CallOptions, place: PrivateFiles
+) -> Iterator[tuple[str, str, dict[str, Any], list[str]] | None]:
+    """None while the analysis goes on, then what the page shows."""
     if not path:
         raise UsageError("there is no recording yet", "upload or record one")
-    report = analyzer.analyze_call(path, asked)
+    steps = analyzer.analysis(path, asked)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            report: CallReport = end.value
+            break
+        yield None
     from speechmeta.writers import HtmlWriter, get_writer
 
     # The report is drawn from the file; what is shown is its name, not where Gradio keeps it.
     page = HtmlWriter().text(report).replace(html.escape(path), html.escape(Path(path).name))
     report.audio.path = Path(path).name
-    folder = Path(tempfile.mkdtemp(prefix="speechmeta-"))
+    report.warnings = [without_places(text, path) for text in report.warnings]
+    folder = place.new_folder()
     files = []
     for name in DOWNLOADS:
         target = folder / f"{Path(path).stem}.{name}"
         get_writer(name).write(report, target)
         files.append(str(target))
-    return _framed(page), _table(report), report.model_dump(mode="json"), files
+    yield _framed(page), _table(report), report.model_dump(mode="json"), files
+
+
+def _told(gr: Any, error: Exception, path: str | None) -> Any:
+    """An error as the visitor sees it: what is wrong, and not where the server keeps files."""
+    if not isinstance(error, SpeechMetaError):
+        return gr.Error(f"the analysis failed ({type(error).__name__})", print_exception=True)
+    text = without_places(str(error), path) if path else str(error)
+    return gr.Error(text, print_exception=False)
 
 
 def _framed(page: str) -> str:

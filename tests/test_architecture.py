@@ -35,6 +35,7 @@ ROOMS = (
     ("pipeline",),
     ("writers",),
     ("batch", "server", "chat", "training"),
+    ("app_safety",),
     ("app",),
     ("eval",),
     ("cli",),

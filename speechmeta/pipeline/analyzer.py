@@ -7,9 +7,11 @@ analyze_call("call.wav", roles=["agent", "customer"])       # CallReport
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -171,13 +173,30 @@ class Analyzer:
             ModelError: a model that an option needs is not there.
             UsageError: an option is not understood or does not fit the recording.
         """
-        chosen = CallOptions.of(options, overrides)
+        steps = self.analysis(audio, CallOptions.of(options, overrides))
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                report: CallReport = end.value
+                return report
+
+    def analysis(
+        self, audio: AudioSource, chosen: CallOptions
+    ) -> Generator[float, None, CallReport]:
+        """`analyze_call` step by step: yields the share of the turns that is heard, returns the
+        report. Who stops asking stops the work; several analyses may take turns at the model.
+
+        Raises:
+            SpeechMetaError: see `analyze_call`.
+        """
         asked = chosen.updated({"fields": given_fields(self.engine, chosen.fields)})
         call = prepare_call(audio, asked, self.embedder_source(asked.speaker_model))
         heard: list[Outcome] = []
         clips = call.clips()
         # A few batches at a time: enough to sort clips by length, few enough for any memory.
         while group := list(itertools.islice(clips, 4 * self.engine.batch_size)):
+            yield len(heard) / len(call.plan.clips)
             heard += self.decode(group, asked.fields, word_times=asked.word_times)
         return assemble_call(call.plan, heard, self.info, self.label_sets, self.thresholds())
 
@@ -217,7 +236,9 @@ class Analyzer:
             for waveform, bounds in zip(waveforms, pieces, strict=True)
             for start, end in bounds
         ]
-        outcomes = iter(self.engine.decode(flat, fields, instruction, word_times) if flat else [])
+        with _turn_at(self.engine):
+            decoded = self.engine.decode(flat, fields, instruction, word_times) if flat else []
+        outcomes = iter(decoded)
         results: list[DecodedRecord | SpeechMetaError] = []
         for bounds in pieces:
             mine = [next(outcomes) for _ in bounds]
@@ -226,6 +247,16 @@ class Analyzer:
             lengths = [(end - start) / 16000 for start, end in bounds]
             results.append(errors[0] if errors else join_records(good, lengths))
         return results
+
+
+_TURNS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+_TURNS_LOCK = threading.Lock()
+
+
+def _turn_at(engine: Any) -> threading.Lock:
+    """The lock of an engine: its cache is for one thread at a time."""
+    with _TURNS_LOCK:
+        return _TURNS.setdefault(engine, threading.Lock())
 
 
 @lru_cache(maxsize=1)
