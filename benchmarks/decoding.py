@@ -4,13 +4,14 @@ Same weights, same prompts, one process, alternating order, warm-up; medians and
 transcript is driven to a fixed length in every contender, because random weights do not stop
 by themselves. The last line is one JSON object.
 
-    python benchmarks/decoding.py                 # the bundled checkpoint, under two minutes
-    python benchmarks/decoding.py --size full     # HuBERT-XL + TinyLlama, random weights
+    python benchmarks/decoding.py                 # HuBERT-XL + TinyLlama, random weights
+    python benchmarks/decoding.py --size tiny     # seconds: whether it runs at all
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import resource
@@ -27,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from contenders import Scripted, backends, generate
+from driven import DrivenEngine, DrivenReference
 from sizes import SENTENCES, clips, random_model
 
 from speechmeta.decoding.engine import Engine
@@ -70,29 +72,21 @@ class Bench:
         self.grammar = plain.grammars.get(FIELDS)
         self.driven = driven_tokens(self.grammar, args.tokens)
         self.options = DecodeOptions(
-            driven_transcript=self.driven, batch_size=1, tree_nodes=args.tree_nodes
+            batch_size=1, tree_nodes=args.tree_nodes, max_transcript_tokens=args.tokens
         )
         self.free = PromptBuilder(self.reference, self.processor, self.options)
-        self.plain = ReferenceEngine(self.model, self.processor, self.options)
-        self.single = Engine(self.model, self.processor, self.options)
+        self.plain = DrivenReference(self.model, self.processor, self.options, self.driven)
+        self.single = DrivenEngine(self.model, self.processor, self.options, self.driven)
         self.records: dict[str, list[DecodedRecord]] = {}
         self.grammars = backends(self.model, self.processor.tokenizer, self.grammar)
         self.passes: dict[str, float] = {}
 
     def _load(self, dtype: torch.dtype) -> tuple[Any, Any]:
-        if self.args.size == "bundled":
-            from speechmeta.models.speechllm import load_model
-
-            return load_model(None, device=self.device, dtype=dtype)
         return random_model(self.args.size, dtype, self.device)
 
     def batched(self, batch_size: int) -> Engine:
-        options = DecodeOptions(
-            driven_transcript=self.driven,
-            batch_size=batch_size,
-            tree_nodes=self.args.tree_nodes,
-        )
-        return Engine(self.model, self.processor, options)
+        options = dataclasses.replace(self.options, batch_size=batch_size)
+        return DrivenEngine(self.model, self.processor, options, self.driven)
 
     def now(self) -> float:
         if self.device == "cuda":
@@ -213,7 +207,7 @@ def grammar_ms(grammar: Grammar, vocabulary: int, device: str, steps: int = 400)
     masks = torch.from_numpy(grammar.transcript.masks).flatten(0, 1).to(device)
     logits = torch.randn(1, vocabulary, device=device)
     options = DecodeOptions(min_budget=steps + 1, loop_repeats=steps + 1)
-    writer = TranscriptWriter(grammar, options, steps + 1)
+    writer = TranscriptWriter(grammar.transcript, options, steps + 1)
     masked, free = [], []
     for _ in range(steps):
         going_on = (t for t, state in grammar.transcript.moves[writer.place[0]].items())
@@ -332,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", choices=["bundled", "full", "tiny"], default="bundled")
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-size", type=int, default=8)

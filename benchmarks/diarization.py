@@ -24,7 +24,7 @@ from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.audio.telephone import over_the_line
 from speechmeta.diarization.selection import ENCODER, load_embedder
 from speechmeta.eval.metrics.der import DiarizationError, diarization_error
-from speechmeta.models.speechllm import load_model
+from speechmeta.models.loading import load_model
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import prepare_call
 from speechmeta.training.manifest import Clip, read_manifest

@@ -1,4 +1,4 @@
-"""The models that benchmarks/decoding.py runs on: the bundled one, full size, tiny."""
+"""The models that benchmarks/decoding.py runs on: full size and tiny."""
 
 from __future__ import annotations
 

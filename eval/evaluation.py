@@ -214,13 +214,18 @@ def _load(model: ModelOptions, options: EvalOptions) -> AnyPredictor:
 
         from .metrics.teacher_forced import TeacherForcedPredictor
 
+        if model.model is None:
+            raise UsageError(
+                "teacher forcing needs a checkpoint that writes the whole record",
+                "name a SpeechLLM checkpoint with --model",
+            )
         loaded, processor = load_model(
             model.model,
             device=model.device,
             dtype=model.dtype,
             local_files_only=model.local_files_only,
         )
-        return TeacherForcedPredictor(loaded, processor, model.model or "bundled")
+        return TeacherForcedPredictor(loaded, processor, model.model)
     from speechmeta.pipeline.analyzer import Analyzer
 
     from .systems import AnalyzerPredictor

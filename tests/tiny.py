@@ -18,7 +18,6 @@ from speechmeta.models.speechllm import (
     SpeechLLMProcessor,
 )
 from speechmeta.schema import DEFAULT_LABEL_SETS
-from speechmeta.training.text import train_tokenizer
 
 SENTENCES = [
     "yes i got it thank you for calling how can i help you today",
@@ -46,12 +45,9 @@ def tiny_tokenizer(kind: str = "llama", size: int = 600) -> PreTrainedTokenizerF
     """A byte-pair tokenizer trained on a few records.
 
     Args:
-        kind: `llama` (spaces as ▁, byte fallback), `bytes` (GPT-2's byte level), or `pieces`
-            (as our own training makes it: fixed text and labels are single tokens).
+        kind: `llama` (spaces as ▁, byte fallback) or `bytes` (GPT-2's byte level).
         size: of the vocabulary.
     """
-    if kind == "pieces":
-        return train_tokenizer(SENTENCES * 4, size, COMPACT_LAYOUT, DEFAULT_LABEL_SETS)
     if kind == "bytes":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -118,11 +114,9 @@ def tiny_speechllm(
     layout: TextLayout = COMPACT_LAYOUT,
     *,
     norm: str = "layer",
-    ctc_head: bool = False,
     spread: float = 0.3,
     label_sets: dict[str, list[str]] | None = None,
     audio_config: dict[str, Any] | None = None,
-    label_conditioning: bool = False,
 ) -> tuple[SpeechLLMForConditionalGeneration, SpeechLLMProcessor]:
     """A random model of a few thousand weights, and its processor.
 
@@ -131,10 +125,8 @@ def tiny_speechllm(
         vocab: the kind of tokenizer, see `tiny_tokenizer`.
         layout: the text that the checkpoint writes.
         norm: `layer` or `group`, the encoder front-end's normalisation.
-        ctc_head: whether there is one.
         spread: standard deviation of the decoder's weights; large values make it opinionated.
-        label_sets, audio_config, label_conditioning: as in the config; the encoder is a HuBERT
-            by default.
+        label_sets, audio_config: as in the config; the encoder is a HuBERT by default.
     """
     tokenizer = tiny_tokenizer(vocab)
     config = SpeechLLMConfig(
@@ -169,8 +161,6 @@ def tiny_speechllm(
         },
         label_sets=label_sets,
         layout=layout.to_dict(),
-        ctc_head=ctc_head,
-        label_conditioning=label_conditioning,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

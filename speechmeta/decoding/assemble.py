@@ -12,42 +12,19 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import DecodingError
 
 
-def free_positions(decoder: Decoder[C], grammar: Grammar, prompt: Prompt) -> int:
-    """The transcript tokens for which the decoder's context has room.
-
-    Raises:
-        DecodingError: the prompt leaves no room.
-    """
-    free = decoder.max_positions - len(prompt.embeds)
-    free -= grammar.fixed_tokens
-    if free < 1:
-        raise DecodingError(
-            f"{prompt.seconds:.0f} s of audio do not fit into the decoder's context",
-            "cut the audio into turns",
-        )
-    return free
-
-
 def room(decoder: Decoder[C], grammar: Grammar, prompt: Prompt, options: DecodeOptions) -> int:
     """The transcript's budget, at most what the decoder's context leaves.
 
     Raises:
         DecodingError: the prompt leaves no room.
     """
-    free = free_positions(decoder, grammar, prompt)
-    if options.driven_transcript:
-        return len(options.driven_transcript)
+    free = decoder.max_positions - len(prompt.embeds) - grammar.fixed_tokens
+    if free < 1:
+        raise DecodingError(
+            f"{prompt.seconds:.0f} s of audio do not fit into the decoder's context",
+            "cut the audio into turns",
+        )
     return min(options.budget(prompt.seconds), free)
-
-
-def count_transcript(
-    record: DecodedRecord, grammar: Grammar, option: Option, consumed: int | None
-) -> None:
-    """Counts the tokens of a transcript that was chosen as a whole."""
-    fixed = min(len(grammar.transcript_start(consumed).tokens), len(option.tokens) - 1)
-    record.forced_tokens += fixed
-    record.transcript_tokens = len(option.tokens) - fixed
-    record.sampled_tokens += record.transcript_tokens
 
 
 def choices(options: Sequence[Option], chosen: Option) -> int:

@@ -28,9 +28,6 @@ class AudioFeatures(Protocol):
 
     Attributes:
         embeds: (batch, n, decoder width). lengths: (batch,), how many of the n rows are real.
-        encoder_lengths: (batch,), how many frames of the encoder are real.
-        ctc_logits: (batch, frames, vocabulary), where the checkpoint has a CTC head.
-        label_logits: by closed field (batch, values), where it has a label head.
     """
 
     @property
@@ -39,24 +36,12 @@ class AudioFeatures(Protocol):
     @property
     def lengths(self) -> torch.Tensor: ...
 
-    @property
-    def encoder_lengths(self) -> torch.Tensor: ...
-
-    @property
-    def ctc_logits(self) -> torch.Tensor | None: ...
-
-    @property
-    def label_logits(self) -> dict[str, torch.Tensor] | None: ...
-
 
 class AudioModelConfig(Protocol):
     """A model's config: its parts', and the values that each label can take."""
 
     @property
     def audio_config(self) -> PreTrainedConfig: ...
-
-    @property
-    def text_config(self) -> PreTrainedConfig: ...
 
     @property
     def label_sets(self) -> LabelSets: ...

@@ -23,7 +23,6 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.capacity = capacity
         self.used = 0
-        self.place: torch.Tensor | None = None
         self._stored: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -33,16 +32,7 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes new slots behind the used ones and returns views of all used slots.
-
-        With a `place` (a long tensor with one slot), it writes there and returns all slots:
-        the shapes then stay the same from step to step.
-        """
-        if self.place is not None:
-            keys, values = self._buffers()
-            keys.index_copy_(2, self.place, key_states)
-            values.index_copy_(2, self.place, value_states)
-            return keys, values
+        """Writes new slots behind the used ones and returns views of all used slots."""
         count = key_states.shape[-2]
         end = self.used + count
         if self._stored is None:
@@ -97,20 +87,6 @@ class SlotCache(Cache):
     def __init__(self, layers: int, capacity: int) -> None:
         self._slot_layers = [SlotLayer(capacity + _GROWTH) for _ in range(layers)]
         super().__init__(layers=list(self._slot_layers))
-
-    @property
-    def capacity(self) -> int:
-        """Slots of every layer."""
-        return self._slot_layers[0].capacity
-
-    def fix(self, place: torch.Tensor | None) -> None:
-        """Makes the next single-token pass write to a slot with shapes that never change.
-
-        Afterwards, None counts the slot as used and goes back to growing views.
-        """
-        for layer in self._slot_layers:
-            layer.used += layer.place is not None
-            layer.place = place
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps some rows, in the given order."""

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from speechmeta.decoding.cache import SlotCache
-from speechmeta.decoding.llama import LlamaLayers
 from speechmeta.decoding.products import Product
 from speechmeta.decoding.whisper_layers import WhisperLayers
 from speechmeta.errors import ModelError
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, WhisperForConditionalGeneration
 
     from speechmeta.decoding.inputs import Prompt
-
-# Compiled steps come in few different shapes.
-_SHAPES = 256
 
 
 class DecoderCache(Protocol):
@@ -100,19 +96,14 @@ class CausalDecoder:
 
     Args:
         language_model: with full attention.
-        compiled: run single tokens through `torch.compile` with static shapes.
     """
 
-    def __init__(self, language_model: PreTrainedModel, compiled: bool = False) -> None:
+    def __init__(self, language_model: PreTrainedModel) -> None:
         config = language_model.config
         self._decoder = language_model.get_decoder()
         self._embed = language_model.get_input_embeddings()
         self._head = language_model.get_output_embeddings()
         self._add = _takes_masks(self._decoder.config)
-        self._fast = (
-            LlamaLayers(self._decoder) if LlamaLayers.fits(self._decoder) and not compiled else None
-        )
-        self._step = torch.compile(self._decoder, dynamic=False) if compiled else None
         self.layers = int(config.num_hidden_layers)
         self.max_positions = int(config.max_position_embeddings)
 
@@ -126,28 +117,18 @@ class CausalDecoder:
         return embeds
 
     def start(self, prompts: Sequence[Prompt], slots: int) -> SlotCache:
-        if self._step is not None:
-            slots = -(-slots // _SHAPES) * _SHAPES
         return SlotCache(self.layers, slots)
 
     def forward(
         self, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: SlotCache
     ) -> torch.Tensor:
-        if self._fast is not None:
-            return self._fast(embeds, mask, positions, cache)
-        decoder, fixed, seen = self._decoder, None, mask.shape[-1]
-        if self._step is not None and embeds.shape[1] == 1 and seen <= cache.capacity:
-            decoder, fixed = self._step, torch.tensor([seen - 1], device=self.device)
-            mask = torch.nn.functional.pad(mask, (0, cache.capacity - seen))
-        cache.fix(fixed)
-        output = decoder(
+        output = self._decoder(
             inputs_embeds=embeds,
             attention_mask=_additive(mask, embeds.dtype) if self._add else mask,
             position_ids=positions,
             cache=cache,
             use_cache=True,
         )
-        cache.fix(None)
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 

@@ -8,17 +8,15 @@ places of their answers; each is a coroutine that yields plans for the next pass
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
 
-from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.assemble import choices, finish, room
 from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
 from speechmeta.decoding.cache import SlotCache
-from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.decoders import CausalDecoder
-from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.labels import choose
@@ -29,7 +27,7 @@ from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.session import Plan, Results, Row, Session
 from speechmeta.decoding.transcript import TranscriptWriter
-from speechmeta.decoding.trees import ROOT, Forest, LabelStep, TranscriptStep, Tree, option_step
+from speechmeta.decoding.trees import Forest, LabelStep, TranscriptStep
 from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import check_fields
 
@@ -55,7 +53,7 @@ class Engine:
         self.options = options or DecodeOptions()
         self.prompts = PromptBuilder(model, processor, self.options)
         self.grammars = GrammarCache(processor.tokenizer, processor.layout, model.config.label_sets)
-        self.decoder = CausalDecoder(model.language_model, self.options.compile_step)
+        self.decoder = CausalDecoder(model.language_model)
         self._forests: dict[Grammar, Forest] = {}
         self._masks: dict[Grammar, Masks] = {}
 
@@ -161,8 +159,7 @@ class Engine:
 
     def _forest(self, grammar: Grammar) -> Forest:
         if grammar not in self._forests:
-            greedy = not self.options.searches_ctc
-            self._forests[grammar] = Forest(grammar, self.options.tree_nodes, greedy)
+            self._forests[grammar] = Forest(grammar, self.options.tree_nodes)
         return self._forests[grammar]
 
     def _record(
@@ -179,15 +176,6 @@ class Engine:
         chain: list[int] = []
         index, consumed, over = 0, None, False
         while not over:
-            if grammar.fields[index] == "Transcript" and self.options.searches_ctc:
-                option = yield from self._search(
-                    session, row, Plan(chain), prompt, grammar, consumed, record
-                )
-                record.values["Transcript"], written["Transcript"] = option.label, option.form
-                chain, consumed = [option.tokens[-1]], option.consumed
-                index += 1
-                over = index == len(grammar.fields)
-                continue
             tree = forest.tree(index, consumed)
             place = writer.place_index if writer and not writer.tokens else 0
             results = yield Plan(chain, tree, place=place)
@@ -195,9 +183,7 @@ class Engine:
             while step is not None:
                 field = grammar.fields[index]
                 if isinstance(step, LabelStep):
-                    option, number = self._label(
-                        step, results, grammar, record, prompt.label_log_probs
-                    )
+                    option, number = self._label(step, results, grammar, record)
                     written[field], consumed = option.form, option.consumed
                     session.keep(row, step.paths[number])
                     chain, following = [option.tokens[-1]], step.following[number]
@@ -223,14 +209,10 @@ class Engine:
         results: Results,
         grammar: Grammar,
         record: DecodedRecord,
-        heard: Mapping[str, Mapping[str, float]],
     ) -> tuple[Option, int]:
         field = grammar.fields[step.index]
         scores = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
-        record.probabilities[field], chosen = choose(
-            step.options, scores, heard=heard.get(field), **self.options.label_options(field)
-        )
-        chosen = self.options.drive(field, step.options, chosen)
+        record.probabilities[field], chosen = choose(step.options, scores)
         record.values[field] = (
             SPEECH_VALUES[chosen.label] if field == "SpeechActivity" else chosen.label
         )
@@ -238,36 +220,6 @@ class Engine:
         record.sampled_tokens += sampled
         record.forced_tokens += len(chosen.tokens) - sampled
         return chosen, step.options.index(chosen)
-
-    def _search(
-        self,
-        session: Session[SlotCache],
-        row: Row,
-        plan: Plan,
-        prompt: Prompt,
-        grammar: Grammar,
-        consumed: int | None,
-        record: DecodedRecord,
-    ) -> Generator[Plan, Results, Option]:
-        """The transcript from the CTC head's candidates, all scored in one pass."""
-        options, heard = candidates(
-            grammar,
-            log_posteriors(prompt.ctc_logits),
-            self.model.config.text_config.pad_token_id,
-            self.options,
-            consumed,
-            free_positions(self.decoder, grammar, prompt),
-            Fusion.of(self.model, self.options, grammar.table.bytes),
-        )
-        plan.tree = Tree()
-        step = option_step(plan.tree, ROOT, grammar.transcript_index, tuple(options))
-        plan.tree.entry = step
-        results = yield plan
-        said = [sum(results.edges[edge] for edge in edges) for edges in step.edges]
-        option = best_candidate(options, heard, said, self.options)
-        session.keep(row, step.paths[options.index(option)])
-        count_transcript(record, grammar, option, consumed)
-        return option
 
     def _transcript(
         self,
@@ -284,16 +236,15 @@ class Engine:
         fed = len(start.tokens)
         token = results.best[step.best]
         healed = False
-        if not self.options.driven_transcript:
-            for place, rivals in enumerate(step.rivals, start=fed - start.held):
-                scores = [results.edges[edge] for _, edge in rivals]
-                best = rivals[scores.index(max(scores))][0]
-                if best != start.tokens[place]:
-                    healing = start.healing[place - (fed - start.held)]
-                    fixed = grammar.table.text_of(list(start.tokens[place:]))
-                    writer.heal(best, fixed, healing[best])
-                    fed, token, healed = place, best, True
-                    break
+        for place, rivals in enumerate(step.rivals, start=fed - start.held):
+            scores = [results.edges[edge] for _, edge in rivals]
+            best = rivals[scores.index(max(scores))][0]
+            if best != start.tokens[place]:
+                healing = start.healing[place - (fed - start.held)]
+                fixed = grammar.table.text_of(list(start.tokens[place:]))
+                writer.heal(best, fixed, healing[best])
+                fed, token, healed = place, best, True
+                break
         session.keep(row, step.path[:fed])
         record.forced_tokens += fed
         if not healed:

@@ -8,7 +8,6 @@ and bytes; models and tensors on devices are the engine's.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,6 @@ from speechmeta.schema import LabelSets
 # backslashes and control characters the text is a valid JSON string as it stands. The class
 # is over Unicode scalar values, so bytes that are no UTF-8 never match.
 _FORBIDDEN = r'"\\\x00-\x1f\x7f-\x9f\u2028\u2029'
-_FORBIDDEN_BYTES = re.compile(rb'["\\\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]')
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
 
 
@@ -275,21 +273,6 @@ class Grammar:
             if len(written) > place and written[place] == token:
                 return True
         return False
-
-    def transcript_option(self, text: str, consumed: int | None) -> Option | None:
-        """A whole transcript as a way to write the field; None if the grammar has no place
-        for it. Arguments as for `options`."""
-        if not self.plain(text.encode()):
-            return None
-        form = self.layout.transcript_lead + text if text else ""
-        after = self.after_transcript.decode()
-        return self._option(self.transcript_index, consumed, text, form, after)
-
-    def plain(self, piece: bytes) -> bool:
-        """Whether bytes, whole characters or not, may stand in a transcript."""
-        if self.layout.value_close.encode()[:1] in piece:
-            return False
-        return not _FORBIDDEN_BYTES.search(piece)
 
     @cached_property
     def transcript(self) -> TranscriptStates:

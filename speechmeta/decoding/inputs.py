@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
-from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, SpeechMetaError
@@ -26,15 +25,11 @@ class Prompt:
         embeds: (positions, width).
         seconds: length of the audio.
         memory: (encoder positions, width), what a cross-attention decoder looks at.
-        ctc_logits: (frames, vocabulary) where the checkpoint has a CTC head.
-        label_log_probs: by closed field and value, where it has a label head.
     """
 
     embeds: torch.Tensor
     seconds: float
     memory: torch.Tensor | None = None
-    ctc_logits: torch.Tensor | None = None
-    label_log_probs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class PromptBuilder:
@@ -87,12 +82,9 @@ class PromptBuilder:
                 if isinstance(item, SpeechMetaError):
                     results[row] = item
                     continue
-                audio, ctc_logits, label_log_probs = item
                 results[row] = Prompt(
-                    torch.cat([head, audio.to(head.dtype), tail]),
+                    torch.cat([head, item.to(head.dtype), tail]),
                     len(waveforms[row]) / SAMPLE_RATE,
-                    ctc_logits=ctc_logits,
-                    label_log_probs=label_log_probs,
                 )
         return [item for item in results if item is not None]
 
@@ -116,9 +108,7 @@ class PromptBuilder:
 
     def _encode(
         self, rows: Sequence[tuple[int, torch.Tensor]]
-    ) -> list[
-        tuple[torch.Tensor, torch.Tensor | None, dict[str, dict[str, float]]] | SpeechMetaError
-    ]:
+    ) -> list[torch.Tensor | SpeechMetaError]:
         device = _device(self._model.get_input_embeddings())
         lengths = torch.tensor([len(values) for _, values in rows])
         values = torch.nn.utils.rnn.pad_sequence([item for _, item in rows], batch_first=True)
@@ -127,23 +117,7 @@ class PromptBuilder:
             values.to(device), mask.to(device) if int(lengths.min()) < values.shape[1] else None
         )
         counts = features.lengths.tolist()
-        frames = features.encoder_lengths.tolist()
-        sets = {"SpeechActivity": list(SPEECH_VALUES), **(self._model.config.label_sets or {})}
-        heard = {
-            name: logits.float().log_softmax(-1).tolist()
-            for name, logits in (features.label_logits or {}).items()
-        }
-        return [
-            (
-                features.embeds[row, : counts[row]],
-                None if features.ctc_logits is None else features.ctc_logits[row, : frames[row]],
-                {
-                    name: dict(zip(sets[name], values[row], strict=True))
-                    for name, values in heard.items()
-                },
-            )
-            for row in range(len(rows))
-        ]
+        return [features.embeds[row, : counts[row]] for row in range(len(rows))]
 
 
 def _device(table: torch.nn.Module) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from speechmeta.decoding.grammar import Option
 from speechmeta.errors import DecodingError
@@ -22,21 +22,12 @@ def common_prefix(options: Sequence[Option]) -> int:
 def choose(
     options: Sequence[Option],
     scores: Sequence[float],
-    temperature: float = 1.0,
-    heard: Mapping[str, float] | None = None,
-    weight: float = 0.0,
-    prior: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, float], Option]:
     """The distribution over the labels and the option to write.
 
     Args:
         options: the ways to write each label.
         scores: each option's log probability, up to a constant.
-        temperature: what the model says of the labels is raised to 1 / temperature first.
-        heard, weight: by label the log probability of the encoder's label head, and its weight
-            against the options' scores, 0 to 1.
-        prior: by label how common it was in training, which its probability is divided by (logit
-            adjustment, Menon et al., arXiv 2007.07314); a label that is not named stays.
 
     Returns:
         Probabilities by label, which sum to one, the ways to write a label added up; and the
@@ -56,15 +47,6 @@ def choose(
         if option.label not in best or score > best[option.label][0]:
             best[option.label] = (score, option)
     totals = {label: _log_sum(values) for label, values in parts.items()}
-    if heard is not None and weight:
-        totals = {
-            label: (1 - weight) * total + weight * heard[label] for label, total in totals.items()
-        }
-    totals = {label: total / temperature for label, total in totals.items()}
-    # After the temperature: only of calibrated probabilities can the prior be taken out.
-    for label, share in (prior or {}).items():
-        if label in totals:
-            totals[label] -= math.log(share)
     norm = _log_sum(list(totals.values()))
     winner = max(totals, key=lambda label: totals[label])
     return {label: math.exp(value - norm) for label, value in totals.items()}, best[winner][1]

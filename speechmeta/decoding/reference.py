@@ -6,18 +6,16 @@ itself. Nothing here is fast; the engine is tested against it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from speechmeta.decoding.assemble import choices, count_transcript, finish, free_positions, room
+from speechmeta.decoding.assemble import choices, finish, room
 from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
-from speechmeta.decoding.ctc_search import best_candidate, candidates, log_posteriors
 from speechmeta.decoding.decoders import CausalDecoder
-from speechmeta.decoding.fusion import Fusion
 from speechmeta.decoding.grammar import Grammar, GrammarCache, Option
 from speechmeta.decoding.inputs import Prompt, PromptBuilder
 from speechmeta.decoding.labels import choose, common_prefix
@@ -107,11 +105,6 @@ class ReferenceEngine:
         written: dict[str, str] = {}
         consumed: int | None = None
         for index, field in enumerate(grammar.fields):
-            if field == "Transcript" and self.options.searches_ctc:
-                option = self._search(decoder, grammar, prompt, consumed, record)
-                record.values[field], written[field] = option.label, option.form
-                consumed = option.consumed
-                continue
             if field == "Transcript":
                 writer = self._transcript(decoder, grammar, prompt, consumed, record)
                 record.values[field] = grammar.parse_transcript(writer.written)
@@ -119,8 +112,7 @@ class ReferenceEngine:
                 record.flags = writer.flags
                 consumed = writer.consumed
                 continue
-            heard = prompt.label_log_probs.get(field)
-            option = self._label(decoder, grammar, index, consumed, record, heard)
+            option = self._label(decoder, grammar, index, consumed, record)
             written[field] = option.form
             consumed = option.consumed
             if field == "SpeechActivity":
@@ -138,50 +130,18 @@ class ReferenceEngine:
         index: int,
         consumed: int | None,
         record: DecodedRecord,
-        heard: Mapping[str, float] | None,
     ) -> Option:
         options = grammar.options(index, consumed)
         shared = common_prefix(options)
         for token in options[0].tokens[:shared]:
             decoder.feed(token)
         scores = [decoder.score(option.tokens[shared:]) for option in options]
-        field = grammar.fields[index]
-        record.probabilities[field], chosen = choose(
-            options, scores, heard=heard, **self.options.label_options(field)
-        )
-        chosen = self.options.drive(field, options, chosen)
+        record.probabilities[grammar.fields[index]], chosen = choose(options, scores)
         for token in chosen.tokens[shared:]:
             decoder.feed(token)
         sampled = choices(options, chosen)
         record.sampled_tokens += sampled
         record.forced_tokens += len(chosen.tokens) - sampled
-        return chosen
-
-    def _search(
-        self,
-        decoder: _TokenLoop,
-        grammar: Grammar,
-        prompt: Prompt,
-        consumed: int | None,
-        record: DecodedRecord,
-    ) -> Option:
-        options, heard = candidates(
-            grammar,
-            log_posteriors(prompt.ctc_logits),
-            self.model.config.text_config.pad_token_id,
-            self.options,
-            consumed,
-            free_positions(self.decoder, grammar, prompt),
-            Fusion.of(self.model, self.options, grammar.table.bytes),
-        )
-        shared = common_prefix(options)
-        for token in options[0].tokens[:shared]:
-            decoder.feed(token)
-        said = [decoder.score(option.tokens[shared:]) for option in options]
-        chosen = best_candidate(options, heard, said, self.options)
-        for token in chosen.tokens[shared:]:
-            decoder.feed(token)
-        count_transcript(record, grammar, chosen, consumed)
         return chosen
 
     def _transcript(
@@ -201,7 +161,7 @@ class ReferenceEngine:
                 healing = start.healing[place - first_held]
                 rivals = [token, *healing]
                 best = rivals[int(decoder.logits[rivals].argmax())]
-                if best != token and not self.options.driven_transcript:
+                if best != token:
                     fixed = grammar.table.text_of(list(start.tokens[place:]))
                     decoder.feed(best)
                     writer.heal(best, fixed, healing[best])

@@ -31,7 +31,6 @@ class TranscriptWriter:
         self._states = states
         self._options = options
         self._budget = budget
-        self._driven = options.driven_transcript[:budget]
         self._state = self._states.start
         self._history = [self._state]
         self._pieces: list[bytes] = []
@@ -67,13 +66,11 @@ class TranscriptWriter:
         self._take(token, piece, state)
 
     def push(self, token: int) -> int:
-        """Takes the next token, and returns the one taken: another where the options say so.
+        """Takes the next token, and returns it.
 
         Raises:
             DecodingError: the grammar does not allow it.
         """
-        if self._driven:
-            token = self._driven[len(self.tokens)]
         if token not in self._states.moves[self._state]:
             raise DecodingError(
                 f"token {token} is not allowed in the transcript",
@@ -93,9 +90,6 @@ class TranscriptWriter:
         self._pieces.append(piece)
         self._history.append(state)
         self._state = state
-        if self._driven:
-            self.done = len(self.tokens) == len(self._driven)
-            return
         period = self._loop()
         if period:
             self._cut(period)

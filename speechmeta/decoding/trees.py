@@ -130,13 +130,11 @@ class Forest:
     Args:
         grammar: the grammar.
         limit: most nodes of a tree that goes beyond one field.
-        into_transcript: whether trees hold the way into the transcript.
     """
 
-    def __init__(self, grammar: Grammar, limit: int, into_transcript: bool = True) -> None:
+    def __init__(self, grammar: Grammar, limit: int) -> None:
         self._grammar = grammar
         self._limit = limit
-        self._into_transcript = into_transcript
         self._trees: dict[tuple[int, int | None], Tree] = {}
 
     def tree(self, index: int, consumed: int | None) -> Tree:
@@ -167,8 +165,6 @@ class Forest:
             over = index + 1 == len(grammar.fields) or grammar.ends_record(
                 grammar.fields[index], option.label
             )
-            if not over and grammar.fields[index + 1] == "Transcript":
-                over = not self._into_transcript
             if over or depth == 1:
                 step.following.append(None)
                 continue

@@ -115,7 +115,7 @@ def test_a_run_is_labelled_as_what_it_is(
 
     loaded = tiny_speechllm(layout=PUBLISHED_LAYOUT)
     monkeypatch.setattr(package, "load_model", lambda *a, **k: loaded, raising=False)
-    report = evaluate(dataset, teacher_forced=True, output=tmp_path / "out")
+    report = evaluate(dataset, model="tiny", teacher_forced=True, output=tmp_path / "out")
     assert report["decoding"] == "teacher-forced"
     assert "wer" not in report
     assert report["mean_utterance_wer"] >= 0

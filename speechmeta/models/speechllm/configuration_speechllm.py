@@ -9,10 +9,9 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from speechmeta.decoding.layout import TextLayout
-from speechmeta.models.speechllm.conformer import LogMelConformerConfig
 from speechmeta.schema import DEFAULT_LABEL_SETS
 
-AUDIO_ENCODERS = ("hubert", "wavlm", LogMelConformerConfig.model_type)
+AUDIO_ENCODERS = ("hubert", "wavlm")
 
 
 @strict
@@ -20,7 +19,7 @@ class SpeechLLMConfig(PreTrainedConfig):
     """Configuration of `SpeechLLMForConditionalGeneration`.
 
     Attributes:
-        audio_config: the encoder's config, `hubert`, `wavlm` or our own `logmel_conformer`.
+        audio_config: the encoder's config, `hubert` or `wavlm`.
         text_config: the decoder's config, `llama`.
         audio_token_id: the id that stands for one audio position in `input_ids`. It is never
             embedded; by default the first id past the embedding table, so that no
@@ -29,15 +28,6 @@ class SpeechLLMConfig(PreTrainedConfig):
         connector_stride: stride of the second of them.
         label_sets: the values of each label field, in the order in which they are shown.
         layout: the text layout (`speechmeta.decoding.layout.TextLayout`) as a dict.
-        ctc_head: whether the encoder has a CTC head over the decoder's vocabulary; its blank
-            is the decoder's `pad_token_id`.
-        ctc_conditioning: whether the CTC posteriors are added, through a linear layer, to what
-            the connector sees (self-conditioned CTC, Nozaki and Komatsu, arXiv 2104.02724).
-        label_conditioning: whether the encoder has a head for SpeechActivity and the labels, the
-            posteriors of which are added to what the connector sees, in the same way.
-        label_dropout: of that head, in training.
-        decoding: how the checkpoint wants to be decoded, keys and values of
-            `speechmeta.decoding.options.DecodeOptions`; what is not named is its default.
         abstain_below: labels less probable than this are left out unless the user says otherwise.
     """
 
@@ -52,11 +42,6 @@ class SpeechLLMConfig(PreTrainedConfig):
     connector_stride: int = 2
     label_sets: dict[str, list[str]] | None = None
     layout: dict[str, Any] | None = None
-    ctc_head: bool = False
-    ctc_conditioning: bool = False
-    label_conditioning: bool = False
-    label_dropout: float = 0.0
-    decoding: dict[str, Any] | None = None
     abstain_below: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -67,8 +52,6 @@ class SpeechLLMConfig(PreTrainedConfig):
                 f"the audio encoder is a {self.audio_config.model_type!r} model; "
                 f"known are {', '.join(AUDIO_ENCODERS)}"
             )
-        if self.ctc_conditioning and not self.ctc_head:
-            raise ValueError("ctc_conditioning needs ctc_head")
         if self.audio_token_id is None:
             self.audio_token_id = self.text_config.vocab_size
         if self.label_sets is None:

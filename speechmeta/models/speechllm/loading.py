@@ -1,4 +1,4 @@
-"""`load_model`: any SpeechLLM checkpoint by folder, hub id, or none for the bundled one."""
+"""`load_model`: any SpeechLLM checkpoint by folder or hub id."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from speechmeta.decoding.ngram import NgramModel
-from speechmeta.decoding.words import WordModel
 from speechmeta.errors import ModelError
 from speechmeta.models.devices import resolve_device, resolve_dtype
 from speechmeta.models.hub import Source, find_checkpoint
@@ -23,12 +21,9 @@ from speechmeta.trust import (
     read_json_object,
 )
 
-BUNDLED = Path(__file__).parents[2] / "checkpoints" / "bundled"
-"""The checkpoint that this project trained and ships."""
-
 
 def load_model(
-    name_or_path: str | Path | None = None,
+    name_or_path: str | Path,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     local_files_only: bool = False,
@@ -36,8 +31,8 @@ def load_model(
     """Loads a checkpoint and its processor, ready for inference.
 
     Args:
-        name_or_path: a folder or hub id, in our layout or in that of `skit-ai/speechllm-*`;
-            None for the bundled checkpoint. No code of a checkpoint is ever executed.
+        name_or_path: a folder or hub id, in our layout or in that of `skit-ai/speechllm-*`. No code
+            of a checkpoint is ever executed.
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `float32`, `bfloat16`, `float16`, `int8` (weights of the layers, the rest in
             bfloat16), or `auto`: half precision on CUDA, else float32.
@@ -47,13 +42,6 @@ def load_model(
         ModelError: the checkpoint cannot be found, reached or read, or does not fit its config.
         UsageError: the device or dtype is not known or not there.
     """
-    if name_or_path is None:
-        if not (BUNDLED / "config.json").is_file():
-            raise ModelError(
-                "this installation has no bundled checkpoint",
-                "install the whole package, or name a model",
-            )
-        name_or_path = BUNDLED
     source = find_checkpoint(name_or_path, local_files_only)
     return load_speechllm(source, read_json_object(source.folder / "config.json"), device, dtype)
 
@@ -83,8 +71,6 @@ def load_speechllm(
         quantize_int8(model)
     # For `model.generate_meta`, which the published checkpoints' users call.
     model.processor = processor
-    model.ngram = NgramModel.load(source.folder)
-    model.words = WordModel.load(source.folder)
     return model, processor
 
 

@@ -17,12 +17,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from speechmeta.decoding.layout import SPEECH_VALUES
 from speechmeta.models.audio_decoder import AudioDecoderMixin
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
-from speechmeta.models.speechllm.conformer import mean_and_spread
 from speechmeta.models.speechllm.wavlm_attention import use_sdpa
-from speechmeta.schema import LABEL_FIELDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +36,6 @@ class AudioFeatures(ModelOutput):
         lengths: (batch,) long, how many of the n rows are real.
         encoder_hidden: (batch, frames, encoder width), the encoder's last hidden state.
         encoder_lengths: (batch,) long, how many frames are real.
-        ctc_logits: (batch, frames, vocabulary) where the checkpoint has a CTC head.
-        label_logits: by closed field (batch, values) where it has a label head.
     """
 
     # transformers wants a default for every field; these two are always filled.
@@ -48,8 +43,6 @@ class AudioFeatures(ModelOutput):
     lengths: torch.Tensor = None  # type: ignore[assignment]
     encoder_hidden: torch.Tensor | None = None
     encoder_lengths: torch.Tensor | None = None
-    ctc_logits: torch.Tensor | None = None
-    label_logits: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -99,44 +92,6 @@ class SpeechLLMConnector(nn.Module):
         return conv_lengths(frames, self.kernels, self.strides)
 
 
-class LabelHead(nn.Module):
-    """Tells the closed fields of a clip from its frames as a whole.
-
-    It trains the encoder to keep voices apart, and tells the decoder what it found; the decoder
-    has the last word.
-    """
-
-    def __init__(self, config: SpeechLLMConfig) -> None:
-        super().__init__()
-        self.sizes = {"SpeechActivity": len(SPEECH_VALUES)}
-        # Not in the order of the config, whose keys are sorted when it is saved.
-        sets = config.label_sets or {}
-        known = [name for name in LABEL_FIELDS if name in sets]
-        names = known + sorted(set(sets) - set(known))
-        self.sizes |= {name: len(sets[name]) for name in names}
-        width = config.audio_config.hidden_size
-        pooled = getattr(config.audio_config, "pooled_size", 2 * width)
-        self.norm = nn.LayerNorm(pooled)
-        self.up_proj = nn.Linear(pooled, width)
-        self.dropout = nn.Dropout(config.label_dropout)
-        self.classifier = nn.Linear(width, sum(self.sizes.values()))
-        self.feedback = nn.Linear(sum(self.sizes.values()), width, bias=False)
-
-    def forward(self, encoded: Any, frames: torch.Tensor) -> tuple[dict[str, torch.Tensor], Any]:
-        """Logits by field (batch, values), and what is added to each frame (batch, 1, width)."""
-        pooled = getattr(encoded, "pooled", None)
-        if pooled is None:
-            hidden = encoded.last_hidden_state
-            pooled = mean_and_spread(
-                hidden, torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
-            )
-        pooled = self.dropout(self.norm(pooled.to(self.norm.weight.dtype)))
-        logits = self.classifier(self.dropout(nn.functional.silu(self.up_proj(pooled))))
-        parts = logits.split(list(self.sizes.values()), -1)
-        seen = torch.cat([part.softmax(-1) for part in parts], -1).to(logits.dtype)
-        return dict(zip(self.sizes, parts, strict=True)), self.feedback(seen)[:, None]
-
-
 class SpeechLLMPreTrainedModel(PreTrainedModel):
     config_class = SpeechLLMConfig
     base_model_prefix = "model"
@@ -145,7 +100,6 @@ class SpeechLLMPreTrainedModel(PreTrainedModel):
     _no_split_modules = [  # noqa: RUF012
         "HubertEncoderLayer",
         "WavLMEncoderLayer",
-        "ConformerLayer",
         "LlamaDecoderLayer",
     ]
     _skip_keys_device_placement = ["cache"]  # noqa: RUF012
@@ -169,16 +123,6 @@ class SpeechLLMForConditionalGeneration(
         self.language_model = AutoModelForCausalLM.from_config(
             config.text_config, trust_remote_code=False
         )
-        vocabulary = config.text_config.vocab_size
-        self.ctc_head = (
-            nn.Linear(config.audio_config.hidden_size, vocabulary) if config.ctc_head else None
-        )
-        self.ctc_feedback = (
-            nn.Linear(vocabulary, config.audio_config.hidden_size, bias=False)
-            if config.ctc_conditioning
-            else None
-        )
-        self.label_head = LabelHead(config) if config.label_conditioning else None
         self.post_init()
 
     def num_encoder_frames(self, samples: Any) -> Any:
@@ -215,21 +159,11 @@ class SpeechLLMForConditionalGeneration(
             )
         encoded = self.audio_tower(input_values.to(self._audio_dtype()), attention_mask=mask)
         hidden = encoded.last_hidden_state
-        ctc_logits = self.ctc_head(hidden) if self.ctc_head is not None else None
-        seen = hidden
-        if self.ctc_feedback is not None and ctc_logits is not None:
-            seen = hidden + self.ctc_feedback(ctc_logits.softmax(-1).to(hidden.dtype))
-        label_logits = None
-        if self.label_head is not None:
-            label_logits, labels_heard = self.label_head(encoded, frames)
-            seen = seen + labels_heard.to(seen.dtype)
         return AudioFeatures(
-            embeds=self.multi_modal_projector(seen),
+            embeds=self.multi_modal_projector(hidden),
             lengths=positions,
             encoder_hidden=hidden,
             encoder_lengths=frames,
-            ctc_logits=ctc_logits,
-            label_logits=label_logits,
         )
 
     def _audio_dtype(self) -> torch.dtype:

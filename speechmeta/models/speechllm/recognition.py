@@ -29,9 +29,6 @@ class SpeechLLMRecognizer:
         model, processor: as loaded.
         name: of the model in reports.
         batch_size: waveforms that are decoded together.
-
-    Raises:
-        ModelError: the checkpoint asks for decoding that is not known.
     """
 
     max_seconds = 30.0
@@ -47,8 +44,7 @@ class SpeechLLMRecognizer:
     ) -> None:
         self.model, self.processor, self.name = model, processor, name
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
-        options = DecodeOptions.for_checkpoint(model.config, batch_size=self.batch_size)
-        self.engine = Engine(model, processor, options)
+        self.engine = Engine(model, processor, DecodeOptions(batch_size=self.batch_size))
 
     @property
     def info(self) -> ModelInfo:
