@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from speechmeta.audio.source import STDIN_NAMES
 from speechmeta.errors import SpeechMetaError, UsageError
 
 from . import options
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.schema import CallReport
     from speechmeta.writers import Writer
+    from speechmeta.writers.base import TextWriter
+
+_STDOUT = Path("-")
 
 Outcome = tuple[str, "CallReport | SpeechMetaError"]
 
@@ -38,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def analyze(
     files: Annotated[
-        list[str], typer.Argument(help="Audio files of any format.", metavar="FILE...")
+        list[str], typer.Argument(help="Audio files of any format; - is stdin.", metavar="FILE...")
     ],
     as_json: Annotated[
         bool,
@@ -54,7 +58,7 @@ def analyze(
         typer.Option(
             "--output-dir",
             "-o",
-            help="Write files into this folder instead of to the terminal.",
+            help="Write files into this folder instead of to the terminal; - is stdout.",
             show_default=False,
             rich_help_panel=options.OUTPUT_PANEL,
         ),
@@ -103,7 +107,12 @@ def analyze(
 ) -> int:
     """Analyse recordings: who speaks when, what is said, and how the voices sound."""
     replaced = overwrite and (output_dir is not None or redact_audio is None)
-    outputs = _plan_outputs(files, output_dir, output_format, csv_excel, replaced)
+    streamed: TextWriter | None = None
+    outputs: dict[str, list[tuple[Writer, Path]]] = {}
+    if output_dir == _STDOUT:
+        streamed = _stdout_writer(files, output_format, csv_excel, as_json or overwrite)
+    else:
+        outputs = _plan_outputs(files, output_dir, output_format, csv_excel, replaced)
     if redact_audio is not None:
         _check_redact_audio(files, redact_audio, overwrite)
         call = call.updated({"redact": True})
@@ -138,6 +147,9 @@ def analyze(
                 print_note(f"wrote {target}")
         if as_json:
             _print_json(path, outcome, several=len(files) > 1)
+        elif streamed is not None:
+            if not isinstance(outcome, SpeechMetaError):
+                print(streamed.text(outcome), end="", flush=True)
         elif output_dir is None and not isinstance(outcome, SpeechMetaError):
             _print_table(outcome, fields)
     return max(codes, default=0)
@@ -161,6 +173,32 @@ def _analyze_each(
                 outcome = SpeechMetaError(*describe_fault(error, path))
             advance(step=1)
             yield path, outcome
+
+
+def _stdout_writer(
+    files: Sequence[str],
+    formats: str | None,
+    csv_excel: options.ExcelCountry | None,
+    contradicted: bool,
+) -> TextWriter:
+    """The writer for `-o -`, checked before anything is analysed.
+
+    Raises:
+        UsageError: several formats, one that is no text, or several recordings in a format
+            that holds one.
+    """
+    from speechmeta.writers import get_writer
+    from speechmeta.writers.base import TextWriter
+
+    if contradicted:
+        raise UsageError("-o - was given with --json or --overwrite", "leave one of them out")
+    names = options.formats_of(formats or "json", csv_excel)
+    writer = get_writer(names[0]) if len(names) == 1 else None
+    if not isinstance(writer, TextWriter):
+        raise UsageError(f"-o - cannot write {formats}", "name one format of text")
+    if len(set(files)) > 1 and writer.name != "jsonl":
+        raise UsageError(f"-o - writes one recording as {writer.name}", "for several add -f jsonl")
+    return writer
 
 
 def _plan_outputs(
@@ -189,7 +227,7 @@ def _plan_outputs(
     writers = list(dict.fromkeys(named))
     stems: dict[str, str] = {}
     for path in dict.fromkeys(files):
-        stem = Path(path).stem
+        stem = "stdin" if path in STDIN_NAMES else Path(path).stem
         if stem in stems:
             raise UsageError(
                 f"{stems[stem]} and {path} would be written to the same file",
@@ -220,6 +258,11 @@ def _plan_outputs(
 def _check_redact_audio(files: Sequence[str], target: Path, overwrite: bool) -> None:
     from speechmeta.errors import OutputError
 
+    if any(path in STDIN_NAMES or Path(path).is_fifo() for path in files):
+        raise UsageError(
+            "--redact-audio reads the recording twice, and a stream can be read once",
+            "save it to a file first",
+        )
     if len(files) > 1:
         raise UsageError("--redact-audio writes one recording", "analyse the recordings one by one")
     if _identity(target) in {_identity(path) for path in files} - {None}:

@@ -6,6 +6,7 @@ heavy at import time, so that `speechmeta --help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -102,11 +103,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has enough. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
-            raise
-        print_error(*describe_fault(error))
+    except OSError as error:
+        if error.errno not in _OUTPUT_FAULTS or error.filename is not None:
+            return _fault(error)
+        # Python would complain once more when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_error(f"the output cannot be written: {error.strerror}", "make room, and try again")
         return 1
+    except Exception as error:
+        return _fault(error)
+
+
+_OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _fault(error: Exception) -> int:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        raise error
+    print_error(*describe_fault(error))
+    return 1
 
 
 def _silence_libraries() -> None:

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
 from speechmeta.errors import AudioError
 
 STDIN = "-"
 """The name under which standard input is a recording."""
 
-_STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
+STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _ENDLESS = {"/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"}
 _SEEK_REFUSED = -22  # EINVAL, as FFmpeg wants it: an exception would end the reading
 
@@ -123,7 +123,7 @@ def open_media(
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         file = _open_path(path)
-        name = "standard input" if path in _STDIN_NAMES else path
+        name = "standard input" if path in STDIN_NAMES else path
         return MediaFile(_seekable(file, name, owned=True), name, path, owned=True)
     given = getattr(source, "name", None)
     named = given if isinstance(given, str) else None
@@ -159,7 +159,7 @@ def _seekable(file: IO[bytes], name: str, owned: bool) -> IO[bytes]:
 
 
 def _open_path(path: str) -> IO[bytes]:
-    if path in _STDIN_NAMES:
+    if path in STDIN_NAMES:
         return _open_stdin()
     if "://" in path and not Path(path).exists():
         raise AudioError(f"{path} is an address, not a file", "download it first")
@@ -181,9 +181,10 @@ def _open_path(path: str) -> IO[bytes]:
 
 
 def _open_stdin() -> IO[bytes]:
-    if sys.stdin is None:
+    standard: Any = sys.stdin
+    if standard is None:
         raise AudioError("standard input is closed", "pipe a recording into the command")
-    stream: IO[bytes] = getattr(cast(Any, sys.stdin), "buffer", sys.stdin)
+    stream: IO[bytes] = getattr(standard, "buffer", standard)
     if stream.isatty():
         raise AudioError(
             "standard input is a terminal, not a recording",
