@@ -33,13 +33,13 @@ from speechmeta.segmentation.turns import (
     TurnOptions,
     find_turns,
 )
-from speechmeta.segmentation.voice_activity import Hearing, hear, signal_rows
+from speechmeta.segmentation.voice_activity import VoiceActivity, find_voice_activity, signal_rows
 
 if TYPE_CHECKING:
     from speechmeta.diarization.embeddings import Embedder, Matrix
 
 MODEL_RATE = 16_000
-"""Hz at which the model hears."""
+"""Hz at which models take audio."""
 
 WHOLE_FILE_PIECE_SECONDS = 30.0
 """Without turns the file is decoded in pieces of this length and joined again."""
@@ -61,7 +61,7 @@ class PlannedTurn:
 
     Attributes:
         row: its signal.
-        pieces: clips (start, end) that the model hears, one but for whole files.
+        pieces: clips (start, end) that the model gets, one but for whole files.
         loudness_db: RMS in dB full scale; None for digital silence.
     """
 
@@ -75,7 +75,7 @@ class PlannedTurn:
 
 @dataclass(frozen=True)
 class CallPlan:
-    """All that is known of a call before the model has heard it; small and picklable.
+    """All that is known of a call before the model gets it; small and picklable.
 
     Attributes:
         audio: of the file.
@@ -143,9 +143,9 @@ def prepare_call(
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
     recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits)
-    hearing = hear(recording, options.channels, options.turns, options.vad)
-    warnings = [*recording.warnings, *hearing.plan.warnings]
-    sides = find_sides(options, recording.channels, hearing)
+    activity = find_voice_activity(recording, options.channels, options.turns, options.vad)
+    warnings = [*recording.warnings, *activity.plan.warnings]
+    sides = find_sides(options, recording.channels, activity)
     shared = sides.shared
     warnings += sides.warnings
     if not shared and options.speakers not in (None, len(sides.names)):
@@ -154,20 +154,20 @@ def prepare_call(
             f"{len(sides.names)} channels with a speaker each; --channels mono mixes them"
         )
     turns: list[PlannedTurn] = []
-    skipped = [0] * len(hearing.plan.signals)
-    for row, signal in enumerate(hearing.plan.signals):
+    skipped = [0] * len(activity.plan.signals)
+    for row, signal in enumerate(activity.plan.signals):
         if not options.vad:
-            turns.append(_whole(hearing, row, sides.name(row, signal)))
+            turns.append(_whole(activity, row, sides.name(row, signal)))
         elif shared and row not in sides.names:
             continue
         elif shared:
-            found, skipped[row], notes = _shared_turns(recording, hearing, row, options, embedder)
+            found, skipped[row], notes = _shared_turns(recording, activity, row, options, embedder)
             turns += found
             warnings += notes
         else:
             name = sides.name(row, signal)
-            speech = hearing.speech(row, options.turns)
-            found, skipped[row] = _turns_of(hearing, row, [name], speech, options.turns)
+            speech = activity.speech(row, options.turns)
+            found, skipped[row] = _turns_of(activity, row, [name], speech, options.turns)
             turns += found
     turns.sort(key=lambda turn: (turn.start, turn.end, turn.row))
     order = [
@@ -177,14 +177,14 @@ def prepare_call(
     plan = CallPlan(
         audio=recording.info,
         options=options,
-        rate=hearing.rate,
-        samples=hearing.samples,
-        signals=hearing.plan.signals,
+        rate=activity.rate,
+        samples=activity.samples,
+        signals=activity.plan.signals,
         turns=tuple(turns),
         clips=tuple(order),
-        speakers=_speakers(sides, hearing, turns),
+        speakers=_speakers(sides, activity, turns),
         skipped=tuple(skipped),
-        dead=len(hearing.plan.dead),
+        dead=len(activity.plan.dead),
         warnings=tuple(dict.fromkeys(warnings)),
         missing=recording.missing,
     )
@@ -192,9 +192,9 @@ def prepare_call(
 
 
 def _speakers(
-    sides: Sides, hearing: Hearing, turns: Sequence[PlannedTurn]
+    sides: Sides, activity: VoiceActivity, turns: Sequence[PlannedTurn]
 ) -> tuple[tuple[str, int | None], ...]:
-    signals = hearing.plan.signals
+    signals = activity.plan.signals
     if not sides.shared:
         spoken = {turn.row for turn in turns}
         return tuple(
@@ -207,15 +207,15 @@ def _speakers(
     return tuple((name, channel) for name in dict.fromkeys(turn.speaker for turn in turns))
 
 
-def _whole(hearing: Hearing, row: int, speaker: str) -> PlannedTurn:
-    limit = round(WHOLE_FILE_PIECE_SECONDS * hearing.rate)
-    pieces = divide(0, hearing.samples, limit, hearing.levels[row], hearing.hop)
-    loudness = hearing.loudness(row, 0, hearing.samples)
-    return PlannedTurn(row, speaker, 0, hearing.samples, tuple(pieces), loudness)
+def _whole(activity: VoiceActivity, row: int, speaker: str) -> PlannedTurn:
+    limit = round(WHOLE_FILE_PIECE_SECONDS * activity.rate)
+    pieces = divide(0, activity.samples, limit, activity.levels[row], activity.hop)
+    loudness = activity.loudness(row, 0, activity.samples)
+    return PlannedTurn(row, speaker, 0, activity.samples, tuple(pieces), loudness)
 
 
 def _turns_of(
-    hearing: Hearing,
+    activity: VoiceActivity,
     row: int,
     names: Sequence[str],
     speech: Sequence[Speech],
@@ -224,38 +224,38 @@ def _turns_of(
     """Turns of a signal and the samples skipped; `names` by the number of the speaker."""
     found = find_turns(
         speech,
-        hearing.levels[row],
+        activity.levels[row],
         options,
-        rate=hearing.rate,
-        hop=hearing.hop,
-        samples=hearing.samples,
+        rate=activity.rate,
+        hop=activity.hop,
+        samples=activity.samples,
     )
-    turns = [_planned(hearing, row, names[span.speaker], span) for span in found.spans]
+    turns = [_planned(activity, row, names[span.speaker], span) for span in found.spans]
     return turns, found.skipped_samples
 
 
-def _planned(hearing: Hearing, row: int, speaker: str, span: Span) -> PlannedTurn:
+def _planned(activity: VoiceActivity, row: int, speaker: str, span: Span) -> PlannedTurn:
     return PlannedTurn(
         row=row,
         speaker=speaker,
         start=span.start,
         end=span.end,
         pieces=((span.clip_start, span.clip_end),),
-        loudness_db=hearing.loudness(row, span.start, span.end),
+        loudness_db=activity.loudness(row, span.start, span.end),
     )
 
 
 def _shared_turns(
     recording: Recording,
-    hearing: Hearing,
+    activity: VoiceActivity,
     row: int,
     options: CallOptions,
     embedder: EmbedderSource | None,
 ) -> tuple[list[PlannedTurn], int, list[str]]:
     """Turns of a signal that several speakers may share, skipped samples, and warnings."""
     asked = options.speakers or (len(options.roles) if options.roles else None)
-    speech = hearing.speech(row, options.turns)
-    seconds = sum(run.samples for run in speech) / hearing.rate
+    speech = activity.speech(row, options.turns)
+    seconds = sum(run.samples for run in speech) / activity.rate
     warnings = []
     if asked == 1 or not speech or (asked is None and seconds < DIARIZE_SECONDS):
         embedder = None
@@ -271,19 +271,19 @@ def _shared_turns(
 
         voices = embedder()
         speech = diarize(
-            _joined(speech, round(DIARIZE_PAUSE_SECONDS * hearing.rate)),
-            lambda windows: _embed(recording, hearing, row, windows, voices),
-            hearing.levels[row],
+            _joined(speech, round(DIARIZE_PAUSE_SECONDS * activity.rate)),
+            lambda windows: _embed(recording, activity, row, windows, voices),
+            activity.levels[row],
             distance=voices.distance,
-            rate=hearing.rate,
-            hop=hearing.hop,
+            rate=activity.rate,
+            hop=activity.hop,
             speakers=asked,
         )
     names = [
         _shared_name(options, number)
         for number in range(max((run.speaker for run in speech), default=0) + 1)
     ]
-    return *_turns_of(hearing, row, names, speech, options.turns), warnings
+    return *_turns_of(activity, row, names, speech, options.turns), warnings
 
 
 def _joined(speech: Sequence[Speech], pause: int) -> list[Speech]:
@@ -305,7 +305,7 @@ def _shared_name(options: CallOptions, number: int) -> str:
 
 def _embed(
     recording: Recording,
-    hearing: Hearing,
+    activity: VoiceActivity,
     row: int,
     windows: Sequence[tuple[int, int]],
     embedder: Embedder,
@@ -315,7 +315,7 @@ def _embed(
     cuts = [Cut(row, *windows[index]) for index in order]
     parts: list[Matrix] = []
     group: list[FloatArray] = []
-    for clip in _cut_clips(recording, hearing.plan.signals, cuts):
+    for clip in _cut_clips(recording, activity.plan.signals, cuts):
         group.append(clip)
         if len(group) == _EMBED_TOGETHER:
             parts.append(embedder.embed(group))

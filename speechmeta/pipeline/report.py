@@ -1,4 +1,4 @@
-"""From a call's plan and what the model heard in its clips to the report."""
+"""From a call's plan and its decoded clips to the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOT_ALIGNED = "words_not_aligned"
 
 def assemble_call(
     plan: CallPlan,
-    heard: Sequence[Outcome],
+    outcomes: Sequence[Outcome],
     model: ModelInfo,
     label_sets: LabelSets,
     abstain_below: float | Mapping[str, float] = 0.0,
@@ -33,7 +33,7 @@ def assemble_call(
     A turn that could not be decoded is left out, counted as skipped and named in the warnings.
 
     Args:
-        heard: one for each of `plan.clips`, in that order.
+        outcomes: one for each of `plan.clips`, in that order.
         label_sets: the checkpoint's.
         abstain_below: the checkpoint's, one number or one by field, for calls that were asked for
             without a `min_confidence`.
@@ -41,15 +41,15 @@ def assemble_call(
     Raises:
         SpeechMetaError: not one turn could be decoded; the first turn's error.
     """
-    if len(heard) != len(plan.clips):
+    if len(outcomes) != len(plan.clips):
         raise DecodingError(
-            f"the call has {len(plan.clips)} clips, and {len(heard)} were decoded",
+            f"the call has {len(plan.clips)} clips, and {len(outcomes)} were decoded",
             "give one record for each clip, in order",
         )
     asked = plan.options.min_confidence
     threshold = abstain_below if asked is None else asked
     by_turn: dict[int, dict[int, Outcome]] = {}
-    for (number, piece), item in zip(plan.clips, heard, strict=True):
+    for (number, piece), item in zip(plan.clips, outcomes, strict=True):
         by_turn.setdefault(number, {})[piece] = item
     turns: list[Turn] = []
     warnings = list(plan.warnings)
@@ -93,19 +93,19 @@ def assemble_call(
 def _turn(
     plan: CallPlan,
     planned: PlannedTurn,
-    heard: Sequence[DecodedRecord],
+    records: Sequence[DecodedRecord],
     label_sets: LabelSets,
     threshold: float | Mapping[str, float],
 ) -> Turn:
     lengths = [(end - start) / plan.rate for start, end in planned.pieces]
-    record = join_records(heard, lengths)
+    record = join_records(records, lengths)
     meta = record.to_meta(label_sets, threshold)
     flags = list(meta.flags)
     words: list[Word] | None = None
     if plan.options.word_times and meta.transcript:
         spoken = [
             (item, start / plan.rate)
-            for item, (start, _) in zip(heard, planned.pieces, strict=True)
+            for item, (start, _) in zip(records, planned.pieces, strict=True)
             if item.values.get("Transcript")
         ]
         if any(item.words is None for item, _ in spoken):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.segmentation.channels import Signal
-from speechmeta.segmentation.voice_activity import Hearing
+from speechmeta.segmentation.voice_activity import VoiceActivity
 
 SPOKEN_SECONDS = 0.25
 """A channel with less speech than this holds no party, whatever its level."""
@@ -32,19 +32,19 @@ class Sides:
         return self.names.get(row, f"speaker_{signal.channel}")
 
 
-def find_sides(options: CallOptions, channels: int, hearing: Hearing) -> Sides:
+def find_sides(options: CallOptions, channels: int, activity: VoiceActivity) -> Sides:
     """Decides from where speech was found.
 
     Args:
         channels: of the recording.
     """
-    signals = hearing.plan.signals
+    signals = activity.plan.signals
     rows = list(range(len(signals)))
-    spoken = [row for row in rows if _speech_seconds(options, hearing, row) >= SPOKEN_SECONDS]
-    notes = _repeat_warnings(hearing, spoken)
-    if _is_shared(options, channels, hearing, spoken):
+    spoken = [row for row in rows if _speech_seconds(options, activity, row) >= SPOKEN_SECONDS]
+    notes = _repeat_warnings(activity, spoken)
+    if _is_shared(options, channels, activity, spoken):
         row = spoken[0] if spoken else 0
-        if len(signals) > 1 and not hearing.repeats:
+        if len(signals) > 1 and not activity.repeats:
             notes.append(
                 f"only channel {signals[row].channel} holds speech; it was taken for the whole call"
             )
@@ -52,7 +52,7 @@ def find_sides(options: CallOptions, channels: int, hearing: Hearing) -> Sides:
         return Sides(True, names if signals else {}, tuple(notes))
     if not options.roles:
         # A party that says nothing is one all the same; a repeated channel is none.
-        repeated = {row for row, _, _ in hearing.repeats if row not in spoken}
+        repeated = {row for row, _, _ in activity.repeats if row not in spoken}
         return Sides(
             False,
             {row: f"speaker_{signals[row].channel}" for row in rows if row not in repeated},
@@ -74,35 +74,35 @@ def find_sides(options: CallOptions, channels: int, hearing: Hearing) -> Sides:
     return Sides(False, names, tuple(notes))
 
 
-def _speech_seconds(options: CallOptions, hearing: Hearing, row: int) -> float:
+def _speech_seconds(options: CallOptions, activity: VoiceActivity, row: int) -> float:
     if not options.vad:
-        return hearing.duration
-    return sum(run.samples for run in hearing.speech(row, options.turns)) / hearing.rate
+        return activity.duration
+    return sum(run.samples for run in activity.speech(row, options.turns)) / activity.rate
 
 
 def _is_shared(
-    options: CallOptions, channels: int, hearing: Hearing, spoken: Sequence[int]
+    options: CallOptions, channels: int, activity: VoiceActivity, spoken: Sequence[int]
 ) -> bool:
     """Whether one signal may hold several speakers, and the others none."""
-    signals = hearing.plan.signals
+    signals = activity.plan.signals
     if options.channels == "split" or not signals:
         return False
     if len(signals) > 1:
         if len(spoken) != 1 or not options.vad:
             return False
-        if hearing.repeats:
+        if activity.repeats:
             return True
-    elif options.channels == "mono" or channels == 1 or hearing.plan.copies:
+    elif options.channels == "mono" or channels == 1 or activity.plan.copies:
         return True
     # One live channel of several: named channels say whose it is; otherwise it may as well
     # be a mono call recorded on one side.
     return not options.roles or len(options.roles) != channels
 
 
-def _repeat_warnings(hearing: Hearing, spoken: Sequence[int]) -> list[str]:
-    channel = [signal.channel for signal in hearing.plan.signals]
+def _repeat_warnings(activity: VoiceActivity, spoken: Sequence[int]) -> list[str]:
+    channel = [signal.channel for signal in activity.plan.signals]
     notes = []
-    for row, other, seconds in hearing.repeats:
+    for row, other, seconds in activity.repeats:
         if row in spoken:
             notes.append(
                 f"channel {channel[row]} also carries {seconds:.1f} s of the speech of channel "

@@ -1,4 +1,4 @@
-"""What is heard in a recording: its signals, and for each of them speech and level over time.
+"""The signals of a recording, and for each of them speech and level over time.
 
 Everything later (turns, speakers, loudness) is made from these few numbers per 32 ms, so
 that hours of audio need no memory.
@@ -26,7 +26,7 @@ from speechmeta.segmentation.turns import (
 
 
 @dataclass(frozen=True)
-class Hearing:
+class VoiceActivity:
     """Speech and level of every signal.
 
     Attributes:
@@ -71,9 +71,9 @@ class Hearing:
         return round(10 * float(np.log10(power)), 1) if power > 1e-12 else None
 
 
-def hear(
+def find_voice_activity(
     recording: Recording, mode: str = "auto", options: TurnOptions | None = None, vad: bool = True
-) -> Hearing:
+) -> VoiceActivity:
     """Runs through a recording twice: for its channels, then for speech and levels.
 
     Args:
@@ -107,11 +107,11 @@ def hear(
             probabilities.append(np.ones((len(signals), -(-signals.shape[1] // window)), "f4"))
             continue
         # Every block but the last has whole windows, so the detector keeps nothing back.
-        heard = detector.push(signals * boost)
-        if heard.shape[1] * window < signals.shape[1]:
-            heard = np.concatenate([heard, detector.finish()], axis=1)
-        sharing.push(signals, heard)
-        probabilities.append(heard)
+        speech = detector.push(signals * boost)
+        if speech.shape[1] * window < signals.shape[1]:
+            speech = np.concatenate([speech, detector.finish()], axis=1)
+        sharing.push(signals, speech)
+        probabilities.append(speech)
     found = np.concatenate(probabilities, axis=1)
     repeats: dict[tuple[int, int], int] = {}
     leaked = 0
@@ -120,7 +120,7 @@ def hear(
         foreign, repeats = sharing.foreign(found, copies=mode != "split")
         leaked = sharing.leaked_windows
         found = np.where(foreign, np.float32(0), found)
-    return Hearing(
+    return VoiceActivity(
         plan=plan,
         rate=recording.rate,
         samples=recording.samples,
