@@ -119,7 +119,7 @@ def test_flags_come_before_variables_and_these_before_the_config_file(
         ["--device", "tpu"],
         ["--fields", "Mood"],
         ["--fields", "Gender", "--word-times"],
-        ["--roles", "a,b,c"],
+        ["--roles", "a,a"],
         ["--roles", "a,,b"],
         ["--config", "absent.toml"],
     ],

@@ -16,7 +16,7 @@ from tiny import tiny_speechllm
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT
 from speechmeta.errors import DatasetError, UsageError
 from speechmeta.models.speechllm import load_model
-from speechmeta.training.finetune.clips import ClipDataset, HeardClip
+from speechmeta.training.finetune.clips import ClipDataset, LoadedClip
 from speechmeta.training.finetune.config import TrainConfig, read_config
 from speechmeta.training.finetune.speechllm import IGNORED, SpeechLLMCollator, taught_values
 from speechmeta.training.finetune.trainer import train, training_arguments
@@ -113,7 +113,7 @@ def test_only_the_answer_has_a_loss_and_padding_changes_nothing(layout: Any) -> 
     model, processor = tiny_speechllm(5, layout=layout)
     rng = np.random.default_rng(1)
     items = [
-        HeardClip(
+        LoadedClip(
             clip(transcript=text, labels={"Gender": "Male"}),
             rng.standard_normal(samples).astype(np.float32),
         )

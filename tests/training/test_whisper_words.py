@@ -28,7 +28,7 @@ from speechmeta.training.whisper_meta.features import batch_features, log_mel, w
 from speechmeta.training.whisper_meta.greedy import greedy, read_vocabulary
 from speechmeta.training.whisper_meta.items import SourcePlan, plan_items, read_items, write_items
 from speechmeta.training.whisper_meta.layers import decode, encode
-from speechmeta.training.whisper_meta.measure import Heard, mixed, word_errors
+from speechmeta.training.whisper_meta.measure import Transcribed, mixed, word_errors
 from speechmeta.training.whisper_meta.recipe import read_recipe, run_recipe
 from speechmeta.training.whisper_meta.store import AudioStore, build_store
 from speechmeta.training.whisper_meta.targets import (
@@ -255,7 +255,7 @@ def test_mixing_and_storing_weights() -> None:
 
 def test_word_errors_by_source_and_words_where_nobody_speaks(clips: list[Clip]) -> None:
     spoken, quiet = clips[0], next(clip for clip in clips if not clip.speech)
-    heard = [Heard(spoken, "yes i got", 0.1), Heard(quiet, "thank you", 0.9)]
+    heard = [Transcribed(spoken, "yes i got", 0.1), Transcribed(quiet, "thank you", 0.9)]
     table = word_errors(heard, lambda text: text.lower().replace(",", "").replace(".", ""))
     assert table["talk"]["wer"] == 25.0
     assert table["noise (no speech)"]["with words"] == 100.0

@@ -21,7 +21,7 @@ _SHORTEST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class HeardClip:
+class LoadedClip:
     """A clip and its audio as it is trained on.
 
     Attributes:
@@ -33,7 +33,7 @@ class HeardClip:
     wave: np.ndarray
 
 
-class ClipDataset(Dataset[HeardClip]):
+class ClipDataset(Dataset[LoadedClip]):
     """Clips of a length that the model takes.
 
     Args:
@@ -65,7 +65,7 @@ class ClipDataset(Dataset[HeardClip]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> HeardClip:
+    def __getitem__(self, index: int) -> LoadedClip:
         failure: SpeechMetaError | None = None
         for place in range(len(self.clips)):
             clip = self.clips[(index + place) % len(self.clips)]
@@ -78,7 +78,7 @@ class ClipDataset(Dataset[HeardClip]):
                 continue
             if self._options is not None:
                 wave = augment(wave, self._rng(), self._options, [])
-            return HeardClip(clip, np.ascontiguousarray(wave, dtype=np.float32))
+            return LoadedClip(clip, np.ascontiguousarray(wave, dtype=np.float32))
         raise DatasetError("none of the clips can be read", str(failure))
 
     def _rng(self) -> np.random.Generator:

@@ -10,7 +10,7 @@ import torch
 from speechmeta.decoding.layout import TextLayout
 from speechmeta.models.speechllm import SpeechLLMProcessor
 from speechmeta.schema import LABEL_FIELDS
-from speechmeta.training.finetune.clips import HeardClip
+from speechmeta.training.finetune.clips import LoadedClip
 from speechmeta.training.finetune.config import LoraConfig
 from speechmeta.training.manifest import Clip
 
@@ -53,7 +53,7 @@ class SpeechLLMCollator:
     def __init__(self, processor: SpeechLLMProcessor) -> None:
         self._processor = processor
 
-    def __call__(self, items: Sequence[HeardClip]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[LoadedClip]) -> dict[str, torch.Tensor]:
         """`input_values`, `audio_attention_mask` (batch, samples), and `input_ids`,
         `attention_mask`, `labels` (batch, tokens), padded on the right."""
         processor, layout = self._processor, self._processor.layout

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcribed:
     """What a model wrote of one clip.
 
     Attributes:
@@ -50,7 +50,7 @@ def transcribe(
     trailing: float | None,
     telephone: bool = False,
     batch_seconds: float = 120.0,
-) -> list[Heard]:
+) -> list[Transcribed]:
     """Greedy words of clips, shortest first.
 
     Args:
@@ -62,7 +62,7 @@ def transcribe(
 
     vocabulary = read_vocabulary(tokenizer)
     most = model.config.max_source_positions * SAMPLES_PER_FRAME
-    heard: list[Heard] = []
+    heard: list[Transcribed] = []
     waiting = sorted((clip for clip in clips if clip in audio), key=lambda clip: clip.duration)
     while waiting:
         batch: list[Clip] = []
@@ -86,7 +86,7 @@ def transcribe(
                 model, vocabulary, states, mask, most=min(int(12 + 8 * batch[-1].duration), 220)
             )
         for clip, tokens, silent in zip(batch, rows, no_speech.tolist(), strict=True):
-            heard.append(Heard(clip, tokenizer.decode(tokens).strip(), silent))
+            heard.append(Transcribed(clip, tokenizer.decode(tokens).strip(), silent))
     return heard
 
 
@@ -95,7 +95,7 @@ def _seconds(clip: Clip, trailing: float | None) -> float:
 
 
 def word_errors(
-    heard: Sequence[Heard], normal: Callable[[str], str], silent_above: float | None = None
+    heard: Sequence[Transcribed], normal: Callable[[str], str], silent_above: float | None = None
 ) -> dict[str, dict[str, float]]:
     """By source, and for `all`: clips, words, wrong words in %; without speech: clips with words.
 
