@@ -5,10 +5,13 @@
       --fields SpeechActivity,Gender,Age,Accent,Emotion -o out/research
     speechmeta eval manifest --data ../shared/speech/dev.jsonl --split test --telephone \
       -o out/telephone
+    python benchmarks/words.py ORIGINAL FOLDER --data ../shared/speech | tail -1 > out/words.json
     python benchmarks/card.py --open out/open/report.json --research out/research/report.json \
-      --telephone out/telephone/report.json --manifest ../shared/speech/train.jsonl FOLDER
+      --telephone out/telephone/report.json --words out/words.json \
+      --manifest ../shared/speech/train.jsonl FOLDER
 
-FOLDER is the checkpoint's. Nothing in the card is typed in by hand that a report measures.
+FOLDER is the checkpoint's. No figure in the card is typed in by hand. `--telephone` and `--words`
+may be missing; the card then says that this was not measured.
 """
 
 from __future__ import annotations
@@ -99,13 +102,30 @@ def groups(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def words(report: Mapping[str, Any]) -> str:
-    silent = report["non_speech"]
-    return (
-        f"WER {percent(report['wer'])} %{interval(report['wer_interval'])}, "
-        f"CER {percent(report['cer'])} %; {silent['with_words']} of {silent['n']} clips without "
-        "speech got words"
-    )
+def words(measured: Mapping[str, Any] | None, report: Mapping[str, Any]) -> str:
+    """Word errors by source, as `benchmarks/words.py` measured them, or those of the report."""
+    if measured is None:
+        if report["wer"] is None:
+            return "Not measured here."
+        silent = report["non_speech"]
+        return (
+            f"WER {percent(report['wer'])} %{interval(report['wer_interval'])}, "
+            f"CER {percent(report['cer'])} %; {silent['with_words']} of {silent['n']} clips "
+            "without speech got words."
+        )
+    runs = measured["table"]
+    names = sorted({name for found in runs.values() for name in found})
+    rows = [
+        "| source | clips | " + " | ".join(runs) + " |",
+        "|---|---|" + "---|" * len(runs),
+    ]
+    for name in names:
+        found = [run.get(name, {}) for run in runs.values()]
+        cells = [one.get("wer", one.get("with words behind <|nospeech|>")) for one in found]
+        count = next((int(one["clips"]) for one in found if "clips" in one), "-")
+        shown = " | ".join("-" if cell is None else f"{cell:.1f}" for cell in cells)
+        rows.append(f"| {name} | {count} | {shown} |")
+    return "\n".join(rows)
 
 
 def emotion_on(report: Mapping[str, Any], source: str) -> str:
@@ -171,15 +191,19 @@ def heads_table(config: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes README.md and NOTICE into the checkpoint's folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("open", "research", "telephone"):
+    for name in ("open", "research"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="a report.json")
+    parser.add_argument("--telephone", type=Path, help="a report.json")
+    parser.add_argument("--words", type=Path, help="the last line of benchmarks/words.py")
     parser.add_argument("--manifest", type=Path, required=True, help="of the training clips")
     parser.add_argument("folder", type=Path, help="the checkpoint")
     given = parser.parse_args(arguments)
     reports = {
         name: json.loads(getattr(given, name).read_text(encoding="utf-8"))
         for name in ("open", "research", "telephone")
+        if getattr(given, name) is not None
     }
+    words_table = None if given.words is None else json.loads(given.words.read_text("utf-8"))
     config = json.loads((given.folder / "config.json").read_text(encoding="utf-8"))
     found = sources(given.manifest)
     megabytes = sum(path.stat().st_size for path in given.folder.iterdir()) / 1e6
@@ -190,11 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clips=reports["open"]["n"],
             hours=f"{reports['open']['audio_seconds'] / 3600:.1f}",
             megabytes=f"{megabytes:.0f}",
-            words=words(reports["open"]),
-            telephone_words=words(reports["telephone"]),
+            words=words(words_table, reports["open"]),
             open_table=label_table(reports["open"]),
             research_table=label_table(reports["research"]),
-            telephone_table=label_table(reports["telephone"]),
+            telephone_table=label_table(reports["telephone"])
+            if "telephone" in reports
+            else "not measured here.",
             open_classes=class_table(reports["open"]),
             research_classes=class_table(reports["research"]),
             open_groups=group_table(reports["open"], groups(reports["open"]), "group"),
@@ -212,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(card)
     measured = {
         name: {
-            "wer": report["wer"],
+            "wer": report.get("wer"),
             "speech_activity": report["speech_activity"]["accuracy"],
             **{field: item and item["uar"] for field, item in report["labels"].items()},
         }

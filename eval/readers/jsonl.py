@@ -43,10 +43,14 @@ def read_jsonl(path: Path, split: str | None) -> Dataset:
         seen[row.id] += 1
         name = row.id if seen[row.id] == 1 else f"{row.id}#{seen[row.id]}"
         clips.append(_clip(row, name, mapper))
-    return Dataset("manifest", str(path), split, clips, mapper.report())
+    silent = sum(row.speech is False and bool(row.labels) for row in rows)
+    notes = (f"Labels of {silent} clips without speech are left out.",) if silent else ()
+    return Dataset("manifest", str(path), split, clips, mapper.report(), notes)
 
 
 def _clip(row: Row, name: str, mapper: LabelMapper) -> Clip:
+    # Where nobody speaks (a laugh, a sigh) no label is asked for, whatever the source notes.
+    labels = {} if row.speech is False else row.labels
     return Clip(
         id=name,
         audio=row.audio,
@@ -55,6 +59,6 @@ def _clip(row: Row, name: str, mapper: LabelMapper) -> Clip:
         duration=row.duration,
         speech=row.speech,
         transcript=row.transcript,
-        labels=mapper.labels(**{field.lower(): row.labels.get(field) for field in LABEL_FIELDS}),
-        source_labels=row.labels,
+        labels=mapper.labels(**{field.lower(): labels.get(field) for field in LABEL_FIELDS}),
+        source_labels=labels,
     )

@@ -207,6 +207,16 @@ def test_manifest_keeps_a_clip_that_stands_twice(tmp_path: Path) -> None:
     assert [clip.id for clip in dataset.clips] == ["a.wav", "a.wav#2"]
 
 
+def test_labels_of_clips_without_speech_are_not_asked_for(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "laugh.wav", "speech": False, "emotion": "Happy"},
+        {"audio": "talk.wav", "speech": True, "emotion": "Happy"},
+    ]
+    dataset = read_dataset("manifest", manifest(tmp_path / "m.jsonl", rows))
+    assert [clip.labels for clip in dataset.clips] == [{}, {"Emotion": "Happy"}]
+    assert dataset.notes == ("Labels of 1 clips without speech are left out.",)
+
+
 def test_the_two_halves_of_a_manifest_share_no_speaker(tmp_path: Path) -> None:
     rows = [{"audio": f"{i}.wav", "text": "a", "speaker": f"s{i // 2}"} for i in range(18)]
     path = manifest(tmp_path / "m.jsonl", rows)
@@ -250,5 +260,5 @@ def test_the_shared_dev_manifest(shared_dir: Path) -> None:
     for clip, row in zip(dataset.clips, rows, strict=True):
         assert clip.audio.is_file()
         for field in ("Gender", "Age", "Accent", "Emotion"):
-            assert clip.labels.get(field) == row[field.lower()]
+            assert clip.labels.get(field) == (row[field.lower()] if row["speech"] else None)
     assert all(not item["unknown"] for item in dataset.mapping.values())
