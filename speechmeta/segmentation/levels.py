@@ -13,6 +13,9 @@ from speechmeta.audio.types import FloatArray
 TARGET_DB = -25.0
 """RMS in dB full scale to which the louder windows of a faint channel are raised."""
 
+HIGHEST_DB = -10.0
+"""The loudest windows are never raised beyond this."""
+
 MOST_GAIN_DB = 50.0
 
 STANDS_OUT_DB = 12.0
@@ -21,6 +24,7 @@ STANDS_OUT_DB = 12.0
 _LOWEST_DB = -120
 _LOUD_SHARE = 0.97
 _QUIET_SHARE = 0.15
+_LOUDEST_SHARE = 0.999
 
 
 class LevelSpread:
@@ -56,8 +60,10 @@ class LevelSpread:
             reached = np.cumsum(heard) / heard.sum()
             loud = int(np.searchsorted(reached, _LOUD_SHARE)) + _LOWEST_DB
             quiet = int(np.searchsorted(reached, _QUIET_SHARE)) + _LOWEST_DB
-            stands_out = loud - quiet >= STANDS_OUT_DB or counts[0] > heard.sum() // 10
-            if stands_out:
-                gain = np.clip(TARGET_DB - loud, 0.0, MOST_GAIN_DB)
+            loudest = int(np.searchsorted(reached, _LOUDEST_SHARE)) + _LOWEST_DB
+            if loud - quiet >= STANDS_OUT_DB:
+                # A party that seldom talks must not be raised beyond full scale.
+                room = min(TARGET_DB - loud, HIGHEST_DB - loudest)
+                gain = np.clip(room, 0.0, MOST_GAIN_DB)
                 gains[channel] = 10 ** (gain / 20)
         return gains

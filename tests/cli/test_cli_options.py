@@ -120,6 +120,7 @@ def test_flags_come_before_variables_and_these_before_the_config_file(
         ["--fields", "Mood"],
         ["--fields", "Gender", "--word-times"],
         ["--roles", "a,a"],
+        ["--raw", "codec=mp3"],
         ["--roles", "a,,b"],
         ["--config", "absent.toml"],
     ],
