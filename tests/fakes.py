@@ -35,6 +35,7 @@ class FakeEngine:
         self.thresholds: dict[str, float] = {}
         self.max_seconds = 30.0
         self.batch_size = 8
+        self.gives_words = False
         self.calls: list[tuple[list[int], tuple[str, ...], str | None]] = []
 
     def decode(

@@ -104,7 +104,7 @@ class CallModel:
 
     def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
         """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz."""
-        words = self._options.word_times
+        words = self._options.needs_words(self._analyzer.engine.gives_words)
         return self._analyzer.decode(waveforms, self._fields, word_times=words)
 
     def answer(self, request: EmbedRequest) -> Any:

@@ -25,6 +25,7 @@ class SpeechModel(Protocol):
         thresholds: by label field, the probability below which the checkpoint abstains.
         max_seconds: the longest waveform that it hears at once.
         batch_size: waveforms that it decodes together.
+        gives_words: whether it can tell the times of words.
     """
 
     @property
@@ -44,6 +45,9 @@ class SpeechModel(Protocol):
 
     @property
     def batch_size(self) -> int: ...
+
+    @property
+    def gives_words(self) -> bool: ...
 
     def decode(
         self,

@@ -56,7 +56,8 @@ class CallOptions(Options):
     )
     redact: bool = option(
         False,
-        "Replace card and phone numbers, e-mail addresses and spoken digits in every output.",
+        "Replace numbers that are read out, codes, dates of birth, e-mail addresses and postcodes "
+        "in every output.",
         panel=OUTPUT,
     )
     word_times: bool = option(
@@ -133,6 +134,12 @@ class CallOptions(Options):
         if self.word_times and self.fields is not None and "Transcript" not in self.fields:
             raise UsageError("word times were asked for without Transcript", "add it to the fields")
         return self
+
+    def needs_words(self, given: bool) -> bool:
+        """Whether words are wanted with their times: to be written, or, where the model gives
+        them, to say when something private was said."""
+        private = self.redact and (self.fields is None or "Transcript" in self.fields)
+        return self.word_times or (private and given)
 
     @classmethod
     def of(cls, options: CallOptions | None, overrides: dict[str, Any]) -> CallOptions:

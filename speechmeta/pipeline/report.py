@@ -87,7 +87,9 @@ def assemble_call(
         coverage=_coverage(plan, speech, skipped),
         warnings=warnings,
     )
-    return redact_report(report) if plan.options.redact else report
+    if not plan.options.redact:
+        return report
+    return redact_report(report, keep_words=plan.options.word_times)
 
 
 def _turn(
@@ -102,14 +104,15 @@ def _turn(
     meta = record.to_meta(label_sets, threshold)
     flags = list(meta.flags)
     words: list[Word] | None = None
-    if plan.options.word_times and meta.transcript:
+    if plan.options.needs_words(any(item.words for item in heard)) and meta.transcript:
         spoken = [
             (item, start / plan.rate)
             for item, (start, _) in zip(records, planned.pieces, strict=True)
             if item.values.get("Transcript")
         ]
         if any(item.words is None for item, _ in spoken):
-            flags.append(NOT_ALIGNED)
+            if plan.options.word_times:
+                flags.append(NOT_ALIGNED)
         else:
             words = [
                 _word(word.shifted(start)) for item, start in spoken for word in item.words or []

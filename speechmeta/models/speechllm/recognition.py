@@ -65,6 +65,10 @@ class SpeechLLMRecognizer:
     def thresholds(self) -> Mapping[str, float]:
         return dict.fromkeys(LABEL_FIELDS, float(self.model.config.abstain_below))
 
+    @property
+    def gives_words(self) -> bool:
+        return False
+
     def decode(
         self,
         waveforms: Sequence[npt.NDArray[np.float32]],

@@ -146,6 +146,10 @@ class WhisperMetaRecognizer:
         }
 
     @property
+    def gives_words(self) -> bool:
+        return True
+
+    @property
     def max_seconds(self) -> float:
         return self.processor.max_seconds
 
