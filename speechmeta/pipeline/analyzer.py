@@ -197,7 +197,9 @@ class Analyzer:
         # A few batches at a time: enough to sort clips by length, few enough for any memory.
         while group := list(itertools.islice(clips, 4 * self.engine.batch_size)):
             yield len(heard) / len(call.plan.clips)
-            heard += self.decode(group, asked.fields, word_times=asked.needs_words(self.engine.gives_words))
+            heard += self.decode(
+                group, asked.fields, word_times=asked.needs_words(self.engine.gives_words)
+            )
         return assemble_call(call.plan, heard, self.info, self.label_sets, self.thresholds())
 
     def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:

@@ -106,8 +106,16 @@ def find_numbers(utterances: Sequence[Utterance], tokens: Sequence[Token]) -> li
         if mark is not None:
             whole = _with_counted(utterances, tokens, window, runs)
             for first, last in _stretches(whole, tokens):
-                found += _spans(tokens, first, last, mark)
+                said = "".join(token.digits for token in tokens[first : last + 1])
+                # Beside a whole card number other digits are read out too.
+                own = mark if mark != CARD or is_card(all_of(window)) or is_card(said) else DIGITS
+                found += _spans(tokens, first, last, own)
     return found
+
+
+def all_of(window: Sequence[_Run]) -> str:
+    """The digits of all runs of a window."""
+    return "".join(run.digits for run in window)
 
 
 def is_card(digits: str) -> bool:
@@ -360,7 +368,7 @@ def _paused(utterances: Sequence[Utterance], first: Token, second: Token) -> boo
 
 
 def _mark_of(window: Sequence[_Run], tokens: Sequence[Token], asked: dict[int, str]) -> str | None:
-    digits = "".join(run.digits for run in window)
+    digits = all_of(window)
     kinds = {asked[run.first] for run in window if run.first in asked}
     longest = max(len(run.digits) for run in window)
     if is_card(digits) or any(is_card(run.digits) for run in window):
