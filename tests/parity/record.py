@@ -26,8 +26,8 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-sys.path.insert(0, str(Path(__file__).parent))
-from checkpoints import (
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from parity.checkpoints import (
     HERE,
     INSTRUCTION,
     KINDS,
@@ -36,7 +36,7 @@ from checkpoints import (
     WIDTH_TEXT,
     write_checkpoint,
 )
-from checkpoints import clip as make_clip
+from parity.checkpoints import clip as make_clip
 
 TOKENS = 24
 
