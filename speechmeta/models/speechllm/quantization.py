@@ -1,8 +1,9 @@
 """Weight-only int8: half of bfloat16's memory, one scale per output row.
 
-Activations and everything but the layers' linear weights stay in bfloat16. torchao's
-weight-only int8 is several times slower than bfloat16 on a CPU without a compiler, so the
-product is PyTorch's own packed kernel for single rows and a conversion for larger ones.
+Activations and everything but the layers' linear weights stay in bfloat16. A decoding step reads
+one row, for which torchao's weight-only int8 takes five times as long on a CPU
+(benchmarks/int8.py), so the product is PyTorch's own packed kernel for single rows and a
+conversion for larger ones.
 """
 
 from __future__ import annotations
