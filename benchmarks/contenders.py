@@ -56,7 +56,7 @@ def backends(model: Any, tokenizer: Any, grammar: Grammar) -> dict[str, Timed]:
     outlines gets our index: its own reading of Llama-shaped vocabularies depends on the
     tokenizer's class. xgrammar and llguidance come through outlines' adapters.
     """
-    found = {"outlines": Timed(OutlinesCoreLogitsProcessor(grammar.index, "torch"))}
+    found = {"outlines": Timed(OutlinesCoreLogitsProcessor(grammar.automaton.index, "torch"))}
     for name in ("xgrammar", "llguidance"):
         if importlib.util.find_spec(name) is not None:
             steerable = outlines.from_transformers(model.language_model, copy.deepcopy(tokenizer))

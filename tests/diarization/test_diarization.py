@@ -154,7 +154,7 @@ def test_a_layer_that_the_encoder_does_not_have() -> None:
     exact = EncoderEmbedder(model, processor).embed(tiny_clips(3))
     model.audio_tower.to(torch.bfloat16)
     rough = EncoderEmbedder(model, processor).embed(tiny_clips(3))
-    assert float((rough * exact).sum(1).min()) > 0.99
+    assert float((rough * exact).sum(1).min()) > 0.97
 
 
 def test_an_encoder_without_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:
