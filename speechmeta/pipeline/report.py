@@ -104,7 +104,7 @@ def _turn(
     meta = record.to_meta(label_sets, threshold)
     flags = list(meta.flags)
     words: list[Word] | None = None
-    if plan.options.needs_words(any(item.words for item in heard)) and meta.transcript:
+    if plan.options.needs_words(any(item.words for item in records)) and meta.transcript:
         spoken = [
             (item, start / plan.rate)
             for item, (start, _) in zip(records, planned.pieces, strict=True)
