@@ -184,7 +184,7 @@ class Analyzer:
     def analysis(
         self, audio: AudioSource, chosen: CallOptions
     ) -> Generator[float, None, CallReport]:
-        """`analyze_call` step by step: yields the share of the turns that is heard, returns the
+        """`analyze_call` step by step: yields the share of the turns that is done, returns the
         report. Who stops asking stops the work; several analyses may take turns at the model.
 
         Raises:
@@ -192,15 +192,15 @@ class Analyzer:
         """
         asked = chosen.updated({"fields": given_fields(self.engine, chosen.fields)})
         call = prepare_call(audio, asked, self.embedder_source(asked.speaker_model))
-        heard: list[Outcome] = []
+        outcomes: list[Outcome] = []
         clips = call.clips()
         # A few batches at a time: enough to sort clips by length, few enough for any memory.
         while group := list(itertools.islice(clips, 4 * self.engine.batch_size)):
-            yield len(heard) / len(call.plan.clips)
-            heard += self.decode(
+            yield len(outcomes) / len(call.plan.clips)
+            outcomes += self.decode(
                 group, asked.fields, word_times=asked.needs_words(self.engine.gives_words)
             )
-        return assemble_call(call.plan, heard, self.info, self.label_sets, self.thresholds())
+        return assemble_call(call.plan, outcomes, self.info, self.label_sets, self.thresholds())
 
     def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
         """What makes the embedder that tells speakers apart, when one is needed.

@@ -346,7 +346,7 @@ def test_redaction_reaches_every_output(tmp_path: Path) -> None:
     assert [turn.meta.transcript for turn in report.turns] == [
         "my card is [CARD]",
         "write to [EMAIL]",
-        "[CARD]",  # what is spelled soon after a card was named
+        "[DIGITS]",
     ]
     for name in WRITERS:
         file = tmp_path / f"out.{name}"
