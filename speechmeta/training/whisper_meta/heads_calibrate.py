@@ -36,7 +36,7 @@ class CalibrationOptions:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     least_right: Mapping[str, float] = field(
-        default_factory=lambda: {"Gender": 0.75, "Age": 0.4, "Accent": 0.4}
+        default_factory=lambda: {"Gender": 0.85, "Age": 0.4, "Accent": 0.4}
     )
     least_right_short: float = 0.8
     least_temperature: float = 0.5
