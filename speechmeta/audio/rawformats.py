@@ -164,6 +164,11 @@ class RawRules:
                 rules.append((pattern.strip() if colon else "*", RawFormat.parse(form.strip())))
         return cls(tuple(rules))
 
+    def names(self, name: str) -> bool:
+        """Whether a rule with a pattern of its own, not one for every file, is meant for it."""
+        own = RawRules(tuple(rule for rule in self.rules if rule[0] != "*"))
+        return own.format_for(name) is not None
+
     def format_for(self, name: str) -> RawFormat | None:
         """The format of a file by its path or name; None where no rule is meant for it."""
         base = os.path.basename(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechmeta.audio.rawformats import RawRules
 from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
 from speechmeta.models.base import given_fields
 from speechmeta.pipeline.options import CallOptions, ModelOptions
@@ -30,6 +31,11 @@ class CallJob:
         """The options as plain JSON types, for the journal."""
         return self.options.model_dump(mode="json")
 
+    @property
+    def raw_rules(self) -> RawRules:
+        """Which files of the folder have no header."""
+        return RawRules.parse(self.options.raw)
+
     def warm_up(self) -> None:
         """Loads what every file needs; one thread, as the other cores have workers too."""
         import torch
@@ -45,7 +51,7 @@ class CallJob:
         """Finds channels, turns and speakers; embeddings of voices come from the model.
 
         Raises:
-            AudioError: the file cannot be used. UsageError: roles and channels do not fit.
+            AudioError: the file cannot be used.
         """
         try:
             call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from speechmeta.audio.rawformats import NAMES, RawRules
 from speechmeta.errors import UsageError
 from speechmeta.writers.files import TEMPORARY_PREFIX, printable
 
@@ -22,12 +23,9 @@ HEAD_BYTES = 4096
 _NAMES = (
     "aac ac3 aif aifc aiff amr ape au avi awb caf flac gsm m4a m4b mka mkv mov mp2 mp3 mp4 mpga "
     "oga ogg opus snd sph tta voc w64 wav wave webm wma wv 3gp 3g2 dts eac3 flv f4a m2ts mj2 mpc "
-    "mpeg mpg mts ra rf64 rm shn spx ts wmv "
-    # Headerless telephony: nothing but the name says what is inside.
-    "al alaw alw g722 g726 g729 gsm mulaw pcma pcmu sln sln12 sln16 sln24 sln32 sln44 sln48 sln96 "
-    "sln192 ul ulaw ulw"
+    "mpeg mpg mts ra rf64 rm shn spx ts wmv"
 )
-EXTENSIONS = frozenset(_NAMES.split())
+EXTENSIONS = frozenset(_NAMES.split()) | frozenset(NAMES)
 
 _SIGNATURES = (
     b"fLaC",
@@ -112,6 +110,7 @@ def find_audio(
     skip: Sequence[str | os.PathLike[str]] = (),
     seen: Discovery | None = None,
     strict: bool = False,
+    raw: RawRules | None = None,
 ) -> Iterator[FoundFile]:
     """Yields the recordings below `root`, sorted by the bytes of their paths within a folder.
 
@@ -125,6 +124,7 @@ def find_audio(
         seen: counts of what was left out.
         strict: take every file that the globs take, whatever is inside; what is no recording
             then ends as an error.
+        raw: files that a pattern of these rules calls headerless are recordings.
 
     Raises:
         UsageError: `root` is not a folder.
@@ -158,14 +158,14 @@ def find_audio(
             elif os.path.isdir(entry.path):
                 below.append(relative)
             else:
-                found = _candidate(base, relative, wanted, seen, strict)
+                found = _candidate(base, relative, wanted, seen, strict, raw or RawRules())
                 if found is not None:
                     yield found
         stack.extend(reversed(below))
 
 
 def _candidate(
-    base: bytes, relative: bytes, wanted: _Globs, seen: Discovery, strict: bool
+    base: bytes, relative: bytes, wanted: _Globs, seen: Discovery, strict: bool, raw: RawRules
 ) -> FoundFile | None:
     name = os.path.basename(relative)
     if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
@@ -175,7 +175,9 @@ def _candidate(
         return None
     path = os.path.join(base, relative)
     extension = os.path.splitext(name)[1][1:].lower()
-    named_audio = extension.decode("ascii", "replace") in EXTENSIONS
+    named_audio = extension.decode("ascii", "replace") in EXTENSIONS or raw.names(
+        os.fsdecode(relative)
+    )
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

@@ -179,9 +179,9 @@ def run_folder(
                     journal.retry_failed()
                 found = Discovery()
                 skip = (out, out / CALLS)
-                journal.add(
-                    find_audio(root, options.include, options.exclude, skip, found, options.strict)
-                )
+                globs = options.include, options.exclude
+                rules = getattr(job, "raw_rules", None)
+                journal.add(find_audio(root, *globs, skip, found, options.strict, rules))
                 journal.count_others(found.others)
                 engine = (make_engine or _engine_of(options))(job, source, _use(options), spill)
                 run = _Run(Path(root), out, journal, options, progress)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from speechmeta.audio.rawformats import RawRules
 from speechmeta.batch.discovery import Discovery, FoundFile, find_audio, looks_like_audio
 from speechmeta.batch.job import SpilledTurn
 from speechmeta.batch.journal import STATE_FOLDER, Journal
@@ -39,6 +40,12 @@ def put(root: Path, **files: bytes) -> None:
 
 
 class TestDiscovery:
+    def test_headerless_files_are_found_by_name_and_by_rule(self, tmp_path: Path) -> None:
+        put(tmp_path, a_pcmu=bytes(80), b_sln16=bytes(80), c_rec=bytes(80), d_bin=bytes(80))
+        assert found(tmp_path) == ["a.pcmu", "b.sln16"]
+        rules = RawRules.parse("*.rec: codec=alaw; codec=s16le")
+        assert found(tmp_path, raw=rules) == ["a.pcmu", "b.sln16", "c.rec"]
+
     def test_content_decides(self, tmp_path: Path) -> None:
         put(tmp_path, call_bin=WAV, sub__noext=b"fLaC", sub__deep__x_dat=MP3, note_txt=b"hello")
         put(tmp_path, broken_wav=b"", picture_jpg=b"\xff\xd8\xff\xe0", movie_mp4=b"????ftypisom")
