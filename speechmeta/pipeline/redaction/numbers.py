@@ -305,7 +305,7 @@ def _lone(
 ) -> list[list[_Run]]:
     """Windows of lone numbers so close and so many that they cannot all count things."""
     result: list[list[_Run]] = []
-    for run in (run for run in runs if not run.clock):
+    for run in runs:
         near = (
             bool(result)
             and run.first - result[-1][-1].last <= LONE_GAP_WORDS + 1
@@ -315,12 +315,14 @@ def _lone(
             result[-1].append(run)
         else:
             result.append([run])
-    return [
-        window
-        for window in result
-        if any(run.counted for run in window)
-        and sum(len(run.digits) for run in window) >= PHONE_LENGTHS.start
-    ]
+    return [window for window in result if any(run.counted for run in window) and _too_many(window)]
+
+
+def _too_many(window: Sequence[_Run]) -> bool:
+    # Times of day only count where digits are surely read out beside them.
+    read_out = any(run.tokens >= 2 and not run.counted for run in window)
+    counting = [run for run in window if read_out or not run.clock]
+    return len(all_of(counting)) >= PHONE_LENGTHS.start
 
 
 def _with_counted(
