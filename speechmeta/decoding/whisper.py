@@ -115,8 +115,7 @@ class TranscriptDecoder:
     @torch.inference_mode()
     def decode(
         self,
-        encoder_states: torch.Tensor,
-        mask: torch.Tensor | None,
+        encoder_states: Sequence[torch.Tensor],
         seconds: Sequence[float],
         *,
         language: str | None = None,
@@ -127,9 +126,7 @@ class TranscriptDecoder:
         """Transcripts of one batch.
 
         Args:
-            encoder_states: (rows, positions, width), of the encoder's last layer.
-            mask: (rows, positions) bool, the positions that a row has, from the first one on;
-                None where every row has all.
+            encoder_states: of each row (positions, width), of the encoder's last layer.
             seconds: of each row's own audio: bounds the transcript, and its words' times.
             language: a code; None detects it row by row, in one more pass.
             hotwords: text that the decoder takes for what was written before, so that names
@@ -146,7 +143,7 @@ class TranscriptDecoder:
         """
         self.tokens.check(language)
         prompt = self._prompt(hotwords)
-        prompts = self._prompts(prompt, encoder_states, mask, seconds)
+        prompts = self._prompts(prompt, encoder_states, seconds)
         limits = no_speech_above or [None] * len(prompts)
         longest = max(self._budget(item, len(prompt)) for item in seconds)
         session = Session(self.decoder, prompts, self._masks, 3 + min(longest, 64))
@@ -214,19 +211,13 @@ class TranscriptDecoder:
     def _prompts(
         self,
         prompt: list[int],
-        encoder_states: torch.Tensor,
-        mask: torch.Tensor | None,
+        encoder_states: Sequence[torch.Tensor],
         seconds: Sequence[float],
     ) -> list[Prompt]:
         embeds = self.decoder.embed(torch.tensor([prompt], device=self.decoder.device))[0]
-        lengths = (
-            [encoder_states.shape[1]] * len(encoder_states)
-            if mask is None
-            else mask.sum(-1).tolist()
-        )
         return [
-            Prompt(embeds, length, memory=states[:size])
-            for states, size, length in zip(encoder_states, lengths, seconds, strict=True)
+            Prompt(embeds, length, memory=states)
+            for states, length in zip(encoder_states, seconds, strict=True)
         ]
 
     def _budget(self, seconds: float, prompt: int) -> int:

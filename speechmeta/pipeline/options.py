@@ -173,7 +173,7 @@ class ModelOptions(Options):
     batch_size: int | None = option(
         None,
         "Turns that are decoded together.",
-        unset="32 for Whisper, 8 for SpeechLLM",
+        unset="64 for Whisper, 8 for SpeechLLM",
         panel=MODEL,
         ge=1,
     )

@@ -30,13 +30,13 @@ def test_beams_find_transcripts_at_least_as_sure(seed: int) -> None:
         model.proj_out.weight[model.config.eos_token_id] *= 2
     memory = tiny_memory(5, seed)
     greedy = TranscriptDecoder(model, tokenizer, DecodeOptions(**OPTIONS))
-    one = greedy.decode(memory, None, [1.0] * 5, language="en")
+    one = greedy.decode(list(memory), [1.0] * 5, language="en")
     wide = TranscriptDecoder(model, tokenizer, DecodeOptions(**OPTIONS, beams=4))
-    many = wide.decode(memory, None, [1.0] * 5, language="en")
+    many = wide.decode(list(memory), [1.0] * 5, language="en")
     better = [mean(b) - mean(a) for a, b in zip(one, many, strict=True)]
     assert sum(better) > 0
     for number, item in enumerate(many):
-        [alone] = wide.decode(memory[number : number + 1], None, [1.0], language="en")
+        [alone] = wide.decode(list(memory[number : number + 1]), [1.0], language="en")
         assert isinstance(item, Transcription)
         assert isinstance(alone, Transcription)
         assert alone.token_ids == item.token_ids
@@ -48,7 +48,7 @@ def test_scores_are_the_models_own(beams: int) -> None:
     model, tokenizer = tiny_whisper(1)
     decoder = TranscriptDecoder(model, tokenizer, DecodeOptions(**OPTIONS, beams=beams))
     memory = tiny_memory(3, 1)
-    for number, item in enumerate(decoder.decode(memory, None, [1.0] * 3, language="de")):
+    for number, item in enumerate(decoder.decode(list(memory), [1.0] * 3, language="de")):
         assert isinstance(item, Transcription)
         prompt = [decoder.tokens.start, *decoder.tokens.task("de")]
         logits = model(
@@ -66,7 +66,7 @@ def test_hotwords_are_what_was_written_before() -> None:
     model, tokenizer = tiny_whisper(3)
     decoder = TranscriptDecoder(model, tokenizer, DecodeOptions(**OPTIONS))
     memory = tiny_memory(2, 3)
-    results = decoder.decode(memory, None, [1.0] * 2, language="en", hotwords="für zwölf")
+    results = decoder.decode(list(memory), [1.0] * 2, language="en", hotwords="für zwölf")
     before = tokenizer(" für zwölf", add_special_tokens=False)["input_ids"]
     prompt = [decoder.tokens.previous, *before, decoder.tokens.start, *decoder.tokens.task("en")]
     for number, item in enumerate(results):
@@ -88,7 +88,7 @@ def test_hotwords_leave_half_of_the_context_to_the_transcript() -> None:
     prompt = decoder._prompt(long)
     assert len(prompt) == 96 // 2 + 1
     assert prompt[1:-1] == ids[-47:]
-    for item in decoder.decode(tiny_memory(2), None, [30.0] * 2, language="en", hotwords=long):
+    for item in decoder.decode(list(tiny_memory(2)), [30.0] * 2, language="en", hotwords=long):
         assert isinstance(item, Transcription)
         assert len(item.token_ids) <= 48 - 4
     assert decoder._prompt("  ") == [decoder.tokens.start]
@@ -99,7 +99,7 @@ def test_a_vocabulary_without_a_place_for_hotwords_says_so() -> None:
     decoder = TranscriptDecoder(model, tokenizer)
     decoder.tokens = type(decoder.tokens)(**{**vars(decoder.tokens), "previous": None})
     with pytest.raises(UsageError, match="no hotwords"):
-        decoder.decode(tiny_memory(1), None, [1.0], hotwords="Acme")
+        decoder.decode(list(tiny_memory(1)), [1.0], hotwords="Acme")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -77,7 +77,7 @@ def test_token_ids_equal_those_of_transformers(multilingual: bool, seed: int) ->
     ]  # fmt: skip
     often(model, 1.5)
     memory = tiny_memory(6, seed)
-    ours = TranscriptDecoder(model, tokenizer, ROOMY).decode(memory, None, [1.0] * 6, language="en")
+    ours = TranscriptDecoder(model, tokenizer, ROOMY).decode(list(memory), [1.0] * 6, language="en")
     found = [item.token_ids for item in written(ours)]
     assert found == generated(model, memory, 24)
     assert any(found)
@@ -89,11 +89,11 @@ def test_a_batch_equals_its_rows_alone(attention: str) -> None:
     often(model, 2.5)
     decoder = TranscriptDecoder(model, tokenizer, ROOMY)
     memory, sizes = tiny_memory(7, 4), [50, 12, 33, 50, 8, 21, 40]
-    mask = torch.arange(50) < torch.tensor(sizes)[:, None]
-    together = written(decoder.decode(memory, mask, [1.0] * 7))
+    rows = [states[:size] for states, size in zip(memory, sizes, strict=True)]
+    together = written(decoder.decode(rows, [1.0] * 7))
     assert len({len(item.token_ids) for item in together}) > 1
-    for number, size in enumerate(sizes):
-        [alone] = written(decoder.decode(memory[number : number + 1, :size], None, [1.0]))
+    for number, states in enumerate(rows):
+        [alone] = written(decoder.decode([states], [1.0]))
         same = together[number]
         assert (alone.token_ids, alone.language) == (same.token_ids, same.language)
         assert (alone.text, alone.flags, alone.passes) == (same.text, same.flags, same.passes)
@@ -106,7 +106,7 @@ def test_a_batch_equals_its_rows_alone(attention: str) -> None:
 def test_every_transcript_is_text_that_json_can_hold(language: str | None, seed: int) -> None:
     model, tokenizer = tiny_whisper(seed, spread=(0.05, 0.2, 0.6)[seed % 3])
     decoder = TranscriptDecoder(model, tokenizer, DecodeOptions(min_budget=3 + seed))
-    for item in written(decoder.decode(tiny_memory(8, seed), None, [0.1] * 8, language=language)):
+    for item in written(decoder.decode(list(tiny_memory(8, seed)), [0.1] * 8, language=language)):
         assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", item.text)
         assert json.loads(json.dumps(item.text)) == item.text
         assert tokenizer.decode(item.token_ids).strip() == item.text
@@ -120,11 +120,11 @@ def test_no_speech_costs_one_pass_and_writes_nothing() -> None:
     model, tokenizer = tiny_whisper(1)
     decoder = TranscriptDecoder(model, tokenizer, ROOMY)
     memory = tiny_memory(4, 1)
-    free = written(decoder.decode(memory, None, [1.0] * 4, language="en"))
+    free = written(decoder.decode(list(memory), [1.0] * 4, language="en"))
     asked = [
         1.5 if number % 2 else item.no_speech_probability * 0.9 for number, item in enumerate(free)
     ]
-    gated = written(decoder.decode(memory, None, [1.0] * 4, language="en", no_speech_above=asked))
+    gated = written(decoder.decode(list(memory), [1.0] * 4, language="en", no_speech_above=asked))
     for number, item in enumerate(gated):
         if number % 2:
             assert item.token_ids == free[number].token_ids
@@ -143,11 +143,11 @@ def test_no_speech_probability_is_that_after_the_start_token() -> None:
     ).logits[:, 0]
     expected = logits.softmax(-1)[:, decoder.tokens.no_speech].tolist()
     for language in (None, "de"):
-        found = written(decoder.decode(memory, None, [1.0] * 3, language=language))
+        found = written(decoder.decode(list(memory), [1.0] * 3, language=language))
         assert [item.no_speech_probability for item in found] == pytest.approx(expected, rel=1e-4)
     known = [decoder.tokens.languages[code] for code in LANGUAGES]
     best = [LANGUAGES[place] for place in logits[:, known].argmax(-1).tolist()]
-    assert [item.language for item in written(decoder.decode(memory, None, [1.0] * 3))] == best
+    assert [item.language for item in written(decoder.decode(list(memory), [1.0] * 3))] == best
 
 
 def test_the_budget_comes_from_the_length_of_the_audio() -> None:
@@ -158,7 +158,7 @@ def test_the_budget_comes_from_the_length_of_the_audio() -> None:
         max_tokens_per_second=5, min_budget=2, loop_repeats=50, loop_min_tokens=500
     )
     decoder = TranscriptDecoder(model, tokenizer, options)
-    results = written(decoder.decode(tiny_memory(3), None, [0.1, 2.0, 400.0], language="en"))
+    results = written(decoder.decode(list(tiny_memory(3)), [0.1, 2.0, 400.0], language="en"))
     assert [item.flags for item in results] == [("transcript_truncated",)] * 3
     assert [len(item.token_ids) for item in results] == [2, 11, 96 - 1 - 3]
 
@@ -173,7 +173,7 @@ def test_a_repetition_is_cut_and_flagged() -> None:
         )
     options = DecodeOptions(min_budget=60)
     [item] = written(
-        TranscriptDecoder(model, tokenizer, options).decode(tiny_memory(1), None, [1.0])
+        TranscriptDecoder(model, tokenizer, options).decode(list(tiny_memory(1)), [1.0])
     )
     assert item.flags == ("transcript_loop",)
     assert 1 <= len(item.token_ids) < 12
@@ -188,9 +188,9 @@ def test_a_row_that_is_not_a_number_loses_no_other() -> None:
     model, tokenizer = tiny_whisper(5)
     decoder = TranscriptDecoder(model, tokenizer, ROOMY)
     memory = tiny_memory(3, 5)
-    good = written(decoder.decode(memory, None, [1.0] * 3, language="en"))
+    good = written(decoder.decode(list(memory), [1.0] * 3, language="en"))
     memory[1] = torch.nan
-    results = decoder.decode(memory, None, [1.0] * 3, language="en")
+    results = decoder.decode(list(memory), [1.0] * 3, language="en")
     assert isinstance(results[1], DecodingError)
     for number in (0, 2):
         item = results[number]
@@ -203,12 +203,12 @@ def test_unknown_languages_are_refused_by_name() -> None:
     decoder = TranscriptDecoder(model, tokenizer)
     assert decoder.languages == ("de", "en", "ja")
     with pytest.raises(UsageError, match="'xx'"):
-        decoder.decode(tiny_memory(1), None, [1.0], language="xx")
+        decoder.decode(list(tiny_memory(1)), [1.0], language="xx")
     english = TranscriptDecoder(*tiny_whisper(multilingual=False))
     assert english.languages == ()
     with pytest.raises(UsageError, match="English-only"):
-        english.decode(tiny_memory(1), None, [1.0], language="de")
-    [item] = written(english.decode(tiny_memory(1), None, [1.0], language="en"))
+        english.decode(list(tiny_memory(1)), [1.0], language="de")
+    [item] = written(english.decode(list(tiny_memory(1)), [1.0], language="en"))
     assert item.language is None
 
 

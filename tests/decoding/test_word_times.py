@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from whisper_tiny import tiny_memory, tiny_whisper
 
 from speechmeta.decoding.options import DecodeOptions
@@ -79,9 +78,9 @@ def test_words_stay_in_their_clip_and_in_order(seed: int, attention: str) -> Non
         del model.generation_config.alignment_heads
     decoder = TranscriptDecoder(model, tokenizer, DecodeOptions(min_budget=20, loop_min_tokens=99))
     seconds = [0.1, 0.4, 1.0, 0.73]
-    memory = tiny_memory(4, seed)
-    mask = torch.arange(50) < torch.tensor([20, 50, 50, 40])[:, None]
-    results = decoder.decode(memory, mask, seconds, language="en", want_words=True)
+    sizes = (20, 50, 50, 40)
+    memory = [item[:size] for item, size in zip(tiny_memory(4, seed), sizes, strict=True)]
+    results = decoder.decode(memory, seconds, language="en", want_words=True)
     for number, (item, length) in enumerate(zip(results, seconds, strict=True)):
         assert isinstance(item, Transcription)
         assert item.words is not None
@@ -92,7 +91,7 @@ def test_words_stay_in_their_clip_and_in_order(seed: int, attention: str) -> Non
         assert all(0 <= time <= length for time in times)
         assert all(0 <= word.probability <= 1 for word in item.words)
         alone = decoder.decode(
-            memory[number : number + 1], mask[number : number + 1], [length],
+            [memory[number]], [length],
             language="en", want_words=True,
         )[0]  # fmt: skip
         assert isinstance(alone, Transcription)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from speechmeta.models.whisper_meta.processing_whisper_meta import WhisperMetaProcessor
 
-BATCH_SIZE = 32
+BATCH_SIZE = 64
+"""Most clips in the decoder at a time; reading its weights costs the same for one as for many."""
+
 ENCODER_SECONDS = 240.0
 """Most seconds of audio, padding included, in one pass of the encoder."""
 
@@ -41,6 +43,9 @@ BUCKET_RATIO = 0.8
 """Clips go together while the shortest has at least this share of the longest one's frames."""
 
 FRAMES_PER_SECOND = 100
+
+DECODER_POSITIONS = 16_000
+"""Most positions of the encoder that are kept for one batch of the decoder."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,26 @@ class Clip:
     features: torch.Tensor
     audio_frames: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the encoder and the heads give of one clip.
+
+    Attributes:
+        seconds: its length.
+        states: (positions, width), what the decoder looks at.
+        tables: by field, the probabilities of its labels.
+    """
+
+    seconds: float
+    states: torch.Tensor
+    tables: dict[str, dict[str, float]]
+
+    @property
+    def speech(self) -> float | None:
+        """The probability of speech by the head; None without one."""
+        return self.tables.get("SpeechActivity", {}).get("True")
 
 
 class WhisperMetaRecognizer:
@@ -182,13 +207,46 @@ class WhisperMetaRecognizer:
                 )
             else:
                 clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
+        waiting: list[tuple[int, Heard]] = []
         for bucket in self._buckets(clips):
-            decoded = in_parts(
-                [clip for _, clip in bucket], lambda part: self._decode(part, asked, word_times)
+            encoded = in_parts([clip for _, clip in bucket], self._encode)
+            for (row, _), item in zip(bucket, encoded, strict=True):
+                if isinstance(item, SpeechMetaError):
+                    results[row] = item
+                elif self._needs_words(item, asked):
+                    waiting.append((row, item))
+                else:
+                    results[row] = self._record(item, None, asked)
+        for batch in self._batches(waiting):
+            written = in_parts(
+                [item for _, item in batch], lambda part: self._transcribe(part, word_times)
             )
-            for (row, _), item in zip(bucket, decoded, strict=True):
-                results[row] = item
+            for (row, item), words in zip(batch, written, strict=True):
+                results[row] = (
+                    words
+                    if isinstance(words, SpeechMetaError)
+                    else self._record(item, words, asked)
+                )
         return [item for item in results if item is not None]
+
+    def _needs_words(self, item: Heard, asked: tuple[str, ...]) -> bool:
+        """Whether a clip goes on to the decoder."""
+        if item.speech is None:
+            return "Transcript" in asked or "SpeechActivity" in asked
+        return "Transcript" in asked and item.speech >= 0.5
+
+    def _batches(self, waiting: list[tuple[int, Heard]]) -> list[list[tuple[int, Heard]]]:
+        """Batches for the decoder, of clips as they come from the encoder, the longest first."""
+        batches: list[list[tuple[int, Heard]]] = []
+        for row in waiting:
+            if batches:
+                count = len(batches[-1]) + 1
+                longest = len(batches[-1][0][1].states)
+                if count <= self.batch_size and count * longest <= DECODER_POSITIONS:
+                    batches[-1].append(row)
+                    continue
+            batches.append([row])
+        return batches
 
     def _buckets(self, clips: list[tuple[int, Clip]]) -> list[list[tuple[int, Clip]]]:
         """Clips of similar length, the longest first."""
@@ -206,9 +264,7 @@ class WhisperMetaRecognizer:
         return buckets
 
     @torch.inference_mode()
-    def _decode(
-        self, clips: Sequence[Clip], asked: tuple[str, ...], word_times: bool
-    ) -> list[DecodedRecord | SpeechMetaError]:
+    def _encode(self, clips: Sequence[Clip]) -> list[Heard | SpeechMetaError]:
         inputs = collate([(clip.features, clip.audio_frames) for clip in clips])
         device = self.model.device
         states = self.model.encode(
@@ -217,23 +273,12 @@ class WhisperMetaRecognizer:
             inputs["audio_frames"].to(device),
             output_hidden_states=bool(self._labels),
         )
-        heard = self._heard(states, clips)
-        spoken = [table.get("SpeechActivity", {}).get("True") for table in heard]
-        needed = "Transcript" in asked or ("SpeechActivity" in asked and None in spoken)
-        rows = [row for row, chance in enumerate(spoken) if chance is None or chance >= 0.5]
-        written: dict[int, Transcription | SpeechMetaError] = {}
-        if needed and rows:
-            found = self._transcribe(states, clips, rows, spoken, word_times)
-            written = dict(zip(rows, found, strict=True))
-        results: list[DecodedRecord | SpeechMetaError] = []
-        for row in range(len(clips)):
-            item = written.get(row)
-            results.append(
-                item
-                if isinstance(item, SpeechMetaError)
-                else self._record(heard[row], spoken[row], item, asked, clips[row].seconds)
-            )
-        return results
+        tables = self._heard(states, clips)
+        sizes = states.mask.sum(-1).tolist()
+        return [
+            Heard(clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row])
+            for row, clip in enumerate(clips)
+        ]
 
     def _heard(
         self, states: EncoderStates, clips: Sequence[Clip]
@@ -251,41 +296,26 @@ class WhisperMetaRecognizer:
                 rows[row][field] = calibrated(self._labels[field], scores, given, seconds)
         return rows
 
+    @torch.inference_mode()
     def _transcribe(
-        self,
-        states: EncoderStates,
-        clips: Sequence[Clip],
-        rows: Sequence[int],
-        spoken: Sequence[float | None],
-        word_times: bool,
+        self, clips: Sequence[Heard], word_times: bool
     ) -> list[Transcription | SpeechMetaError]:
-        """The transcripts of some of the rows, no longer than these rows need."""
-        places = torch.tensor(rows, device=states.mask.device)
-        mask = states.mask[places]
-        longest = int(mask.sum(-1).max())
-        taught = self.model.config.no_speech_taught
         # Head and decoder are taken for two witnesses of one odds each: together they say no
         # speech exactly where P(no speech) of the decoder is above P(speech) of the head.
-        limits = [0.5 if spoken[row] is None else spoken[row] for row in rows]
+        limits = [0.5 if clip.speech is None else clip.speech for clip in clips]
         return self.transcripts.decode(
-            states.last_hidden_state[places, :longest],
-            None if bool(mask[:, :longest].all()) else mask[:, :longest],
-            [clips[row].seconds for row in rows],
+            [clip.states for clip in clips],
+            [clip.seconds for clip in clips],
             language=self.language,
             hotwords=self.hotwords,
             want_words=word_times,
-            no_speech_above=limits if taught else None,
+            no_speech_above=limits if self.model.config.no_speech_taught else None,
         )
 
     def _record(
-        self,
-        heard: Mapping[str, dict[str, float]],
-        head: float | None,
-        written: Transcription | None,
-        asked: tuple[str, ...],
-        seconds: float,
+        self, clip: Heard, written: Transcription | None, asked: tuple[str, ...]
     ) -> DecodedRecord:
-        speech = self._speech(head, written)
+        speech = self._speech(clip.speech, written)
         spoken = speech >= 0.5
         values: dict[str, bool | str | None] = {}
         probabilities: dict[str, dict[str, float]] = {}
@@ -298,13 +328,13 @@ class WhisperMetaRecognizer:
             elif field == "Transcript":
                 values[field] = written.text if written is not None and spoken else ""
             elif spoken:
-                table = probabilities[field] = heard[field]
+                table = probabilities[field] = clip.tables[field]
                 values[field] = max(table, key=table.__getitem__)
             else:
                 values[field] = None
         record = DecodedRecord(values, probabilities)
         record.abstain_below = {
-            field: setting(self._head_fields[field], "abstain_below", seconds, 0.0)
+            field: setting(self._head_fields[field], "abstain_below", clip.seconds, 0.0)
             for field in probabilities
             if field in LABEL_FIELDS
         }
