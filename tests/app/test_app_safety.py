@@ -120,7 +120,9 @@ def test_an_analysis_stops_when_nobody_asks_for_more(shared_dir: Path, tmp_path:
     place.close()
 
 
-def test_analyses_take_turns_at_one_model(shared_dir: Path) -> None:
+def test_analyses_take_turns_at_one_model(
+    shared_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     analyzer = Analyzer.from_engine(FakeEngine())
     inside = threading.Semaphore(1)
     original = analyzer.engine.decode
@@ -134,7 +136,7 @@ def test_analyses_take_turns_at_one_model(shared_dir: Path) -> None:
         inside.release()
         return original(*arguments)
 
-    analyzer.engine.decode = decode  # type: ignore[method-assign]
+    monkeypatch.setattr(analyzer.engine, "decode", decode)
     path = str(_speech(shared_dir))
     reports: list[Any] = []
     threads = [

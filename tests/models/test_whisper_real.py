@@ -56,7 +56,7 @@ def checkpoint(
         pytest.skip("the package registry takes too long")
     if done.returncode:
         pytest.skip(f"the package registry gave no checkpoint: {done.stderr.strip()[-200:]}")
-    return folder
+    return Path(folder)
 
 
 def test_token_ids_are_those_of_transformers(checkpoint: Path) -> None:

@@ -188,9 +188,9 @@ def test_no_separator_lets_a_number_through(digits: list[int], between: list[str
 def test_times_of_what_was_said_are_given() -> None:
     report = redact_report(report_of((0.0, "c", "my pin is four two seven one, thanks")))
     assert report.redactions is not None
-    assert [(span.turn, span.start, span.end, span.mark) for span in report.redactions] == [
-        (0, pytest.approx(0.3), pytest.approx(0.7), "[CODE]")
-    ]
+    (span,) = report.redactions
+    assert (span.turn, span.mark) == (0, "[CODE]")
+    assert (span.start, span.end) == (pytest.approx(0.3), pytest.approx(0.7))
     without = redact_report(report_of((0.0, "c", "my pin is four two seven one")), keep_words=False)
     assert without.turns[0].words is None
     assert without.redactions == [*report.redactions]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import av
 import numpy as np
 import pytest
@@ -17,14 +20,15 @@ RATE = 8000
 ROLES = ("agent", "customer")
 
 
-def plan_of(rows: np.ndarray, **options: object) -> CallPlan:
+def plan_of(rows: np.ndarray, **options: Any) -> CallPlan:
     waveform = np.asarray(rows, np.float32)
-    return prepare_call((waveform, RATE), CallOptions(**options)).plan  # type: ignore[arg-type]
+    return prepare_call((waveform, RATE), CallOptions(**options)).plan
 
 
 def hiss(like: np.ndarray, level_db: float, seed: int = 0) -> np.ndarray:
     noise: np.ndarray = np.random.default_rng(seed).standard_normal(like.shape[-1])
-    return noise * 10 ** (level_db / 20)
+    loud: np.ndarray = noise * 10 ** (level_db / 20)
+    return loud
 
 
 def late(wave: np.ndarray, seconds: float) -> np.ndarray:
@@ -73,13 +77,13 @@ def test_a_channel_without_speech_is_empty_whatever_its_level(level_db: float) -
 
 def through_codec(wave: np.ndarray, codec: str) -> np.ndarray:
     try:
-        encoder = av.AudioCodecContext.create(codec, "w")
+        encoder: Any = av.AudioCodecContext.create(codec, "w")
     except ValueError:
         pytest.skip(f"this PyAV has no encoder {codec}")
     encoder.sample_rate, encoder.layout, encoder.format = RATE, "mono", "s16"
     if codec == "libopencore_amrnb":
         encoder.bit_rate = 7400
-    decoder = av.AudioCodecContext.create(codec, "r")
+    decoder: Any = av.AudioCodecContext.create(codec, "r")
     decoder.sample_rate, decoder.layout = RATE, "mono"
     frame = av.AudioFrame.from_ndarray(
         (wave * 32767).astype(np.int16)[None], format="s16", layout="mono"
@@ -95,7 +99,7 @@ def through_codec(wave: np.ndarray, codec: str) -> np.ndarray:
     return np.pad(wide, (0, max(0, wave.size - wide.size)))[: wave.size]
 
 
-COPIES = {
+COPIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "60 ms late": lambda wave: late(wave, 0.06),
     "200 ms late": lambda wave: late(wave, 0.2),
     "half as loud": lambda wave: 0.6 * late(wave, 0.1),
@@ -201,9 +205,7 @@ def test_coverage_stays_exact_where_speech_is_repeated() -> None:
     call = make_call()
     mixed = call.waveform.sum(0)
     rows = np.stack([mixed, late(mixed, 0.06), hiss(mixed, -60)]).astype(np.float32)
-    report: CallReport = Analyzer.from_engine(FakeEngine()).analyze_call(  # type: ignore[arg-type]
-        (rows, RATE), speakers=1
-    )
+    report: CallReport = Analyzer.from_engine(FakeEngine()).analyze_call((rows, RATE), speakers=1)
     found = report.coverage
     total = found.speech_seconds + found.non_speech_seconds + found.skipped_seconds
     assert total + found.missing_seconds == pytest.approx(3 * report.audio.duration, abs=1e-5)
