@@ -15,7 +15,7 @@ from audio_files import Sine, encode_with_av
 from speechmeta.audio.clock import Clock
 from speechmeta.audio.loading import load_audio, probe_audio, stream_audio
 
-Change = Callable[[int, av.Packet], "av.Packet | None"]
+Change = Callable[[int, "av.Packet[Any]"], "av.Packet[Any] | None"]
 RATE = 8000
 
 
@@ -27,7 +27,7 @@ def mux(path: Path, codec: str, samples: np.ndarray, rate: int, change: Change) 
         pcm = np.round(samples * 32767).astype(np.int16)[None]
         number = 0
         kind = stream.codec_context.format.name
-        data = pcm if kind.startswith("s16") else (pcm / 32768).astype(np.float32)
+        data: Any = pcm if kind.startswith("s16") else (pcm / 32768).astype(np.float32)
         frames: list[Any] = []
         for start in range(0, pcm.shape[1], 960):
             frame = av.AudioFrame.from_ndarray(
@@ -49,7 +49,7 @@ def mux(path: Path, codec: str, samples: np.ndarray, rate: int, change: Change) 
 def moved(first: int, seconds: float) -> Change:
     """Packets from number `first` on come later."""
 
-    def change(number: int, packet: av.Packet) -> av.Packet:
+    def change(number: int, packet: av.Packet[Any]) -> av.Packet[Any]:
         if number >= first and packet.pts is not None and packet.dts is not None:
             assert packet.time_base is not None
             ticks = round(seconds / float(packet.time_base))
@@ -106,7 +106,7 @@ def test_dropped_packets_add_up(tmp_path: Path, sine: Sine) -> None:
 
 
 def test_packets_that_cannot_be_decoded_are_silence(tmp_path: Path, sine: Sine) -> None:
-    def spoil(number: int, packet: av.Packet) -> av.Packet:
+    def spoil(number: int, packet: av.Packet[Any]) -> av.Packet[Any]:
         if not 10 <= number < 20:
             return packet
         broken = av.Packet(b"\xff" * 40)
@@ -162,7 +162,7 @@ def test_discontinuous_transmission_of_amr_keeps_its_time(tmp_path: Path, sine: 
 def test_jitter_of_the_times_moves_no_sample(tmp_path: Path, sine: Sine) -> None:
     rng = np.random.default_rng(0)
 
-    def jitter(number: int, packet: av.Packet) -> av.Packet:
+    def jitter(number: int, packet: av.Packet[Any]) -> av.Packet[Any]:
         assert packet.pts is not None
         assert packet.time_base is not None
         packet.pts += int(rng.integers(0, 8) * 0.001 / float(packet.time_base))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,7 +28,7 @@ def linear(wave: np.ndarray) -> bytes:
 
 
 def encode(codec: str, wave: np.ndarray, rate: int = RATE) -> bytes:
-    context = av.AudioCodecContext.create(codec, "w")
+    context: Any = av.AudioCodecContext.create(codec, "w")
     context.sample_rate, context.layout, context.format = rate, "mono", "s16"
     frame = av.AudioFrame.from_ndarray(
         (wave * 32767).astype(np.int16)[None], format="s16", layout="mono"

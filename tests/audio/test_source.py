@@ -58,7 +58,7 @@ def test_standard_input(tmp_path: Path, sine: Sine, name: str, piped: bool) -> N
     command = [sys.executable, "-c", SCRIPT, name]
     with open(path, "rb") as file:
         feed = {"input": path.read_bytes()} if piped else {"stdin": file}
-        done = subprocess.run(command, capture_output=True, check=True, **feed)  # type: ignore[call-overload]
+        done = subprocess.run(command, capture_output=True, check=True, **feed)
     assert float(done.stdout) == 2.0
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechmeta.audio.telephone import AMR_BIT_RATES, CODECS, coded, lose_packets, over_the_line
+from speechmeta.audio.telephone import (
+    AMR_BIT_RATES,
+    CODECS,
+    Codec,
+    coded,
+    lose_packets,
+    over_the_line,
+)
 
 
 def _tone(hertz: float, seconds: float = 1.5, rate: int = 16_000) -> np.ndarray:
@@ -20,11 +27,12 @@ def _voice(seconds: float = 1.5) -> np.ndarray:
     ringing = np.exp(-np.arange(200) / 25) * np.sin(2 * np.pi * 600 * np.arange(200) / 8000)
     voice = np.convolve(pulses, ringing)[: len(pulses)]
     loudness = 0.5 + 0.5 * np.sin(2 * np.pi * 3 * np.arange(len(pulses)) / 8000)
-    return (0.3 * loudness * voice / np.abs(voice).max()).astype(np.float32)
+    made: np.ndarray = (0.3 * loudness * voice / np.abs(voice).max()).astype(np.float32)
+    return made
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_codec_keeps_level_length_and_place(codec: str) -> None:
+def test_a_codec_keeps_level_length_and_place(codec: Codec) -> None:
     voice = _voice()
     heard = coded(voice, codec)
     assert heard.shape == voice.shape

@@ -33,7 +33,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Path:
     """A folder with published weights."""
     if not SCRIPT.is_file():
         pytest.skip(f"{SCRIPT} is absent")
-    folder = request.config.cache.mkdir("whisper") / request.param  # type: ignore[union-attr]
+    folder: Path = request.config.cache.mkdir("whisper") / request.param
     if not (folder / "tokenizer.json").is_file():
         made = subprocess.run(
             [sys.executable, str(SCRIPT), request.param, str(folder)],

@@ -64,7 +64,10 @@ def _halved(name: str) -> Callable[[Path], None]:
 
 
 def _written(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+    def apply(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return apply
 
 
 def _config(**values: Any) -> Callable[[Path], None]:

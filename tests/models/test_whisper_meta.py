@@ -52,6 +52,7 @@ def test_save_and_load_gives_the_same_model_and_processor(tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
 
+    assert model.label_heads is not None
     assert set(load_file(tmp_path / "heads.safetensors")) == set(model.label_heads.state_dict())
     assert all(name.startswith("whisper.") for name in load_file(tmp_path / "model.safetensors"))
     again = WhisperMetaForConditionalGeneration.from_pretrained(tmp_path)
@@ -131,6 +132,8 @@ def test_rows_of_a_batch_give_what_they_give_alone() -> None:
             alone = model.encode(**inputs)
             count = alone.last_hidden_state.shape[1]
             assert int(batch.mask[row].sum()) == count == int(inputs["frames"]) // 2
+            assert alone.hidden_states is not None
+            assert batch.hidden_states is not None
             for one, many in zip(alone.hidden_states, batch.hidden_states, strict=True):
                 torch.testing.assert_close(many[row, :count], one[0], rtol=0, atol=2e-5)
             for field, scores in model.classify(alone).items():

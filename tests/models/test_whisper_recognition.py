@@ -39,7 +39,8 @@ def recognizer(
         config={"no_speech_taught": taught, "licence": "MIT"},
     )
     if speech is not None:
-        head = model.label_heads.linear["SpeechActivity"]
+        assert model.label_heads is not None
+        head: Any = model.label_heads.linear["SpeechActivity"]
         with torch.no_grad():
             head.weight.zero_()
             head.bias.copy_(torch.tensor([speech, 0.0]))
@@ -104,7 +105,7 @@ def test_head_and_decoder_together_say_whether_there_is_speech(
 
     def silent(*args: Any, **kwargs: Any) -> Any:
         seen.append(kwargs["no_speech_above"])
-        found = decode(*args, **kwargs)
+        found: Any = decode(*args, **kwargs)
         for item, chance in zip(found, (limit - 0.01, limit + 0.01), strict=True):
             item.no_speech_probability = chance
         return found

@@ -156,7 +156,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
         model = loaded[0] if with_info else loaded
         model.set_generation_config(model.generation_config)
         if wanted is not None:
-            model.set_heads(wanted, _file_of(name, config.heads[wanted]["file"], hub))
+            model.set_heads(wanted, _file_of(name, (config.heads or {})[wanted]["file"], hub))
         return loaded
 
     @classmethod

@@ -147,7 +147,7 @@ class WhisperMetaRecognizer:
             name=self.name,
             architecture=model.config.model_type,
             device=str(model.device),
-            dtype=str(model.get_encoder().conv1.weight.dtype).removeprefix("torch."),
+            dtype=str(model.whisper.dtype).removeprefix("torch."),
             revision=revision_of(model.config.name_or_path),
             heads=model.heads_name,
             language=self.language or (None if self.transcripts.languages else "en"),

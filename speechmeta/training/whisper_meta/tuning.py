@@ -132,7 +132,8 @@ class _Tuner(Trainer):
         return prepared
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        encoder, decoder = [], []
+        encoder: list[torch.nn.Parameter] = []
+        decoder: list[torch.nn.Parameter] = []
         for name, weight in self.model.named_parameters():
             if weight.requires_grad:
                 (encoder if name.startswith("model.encoder.") else decoder).append(weight)
