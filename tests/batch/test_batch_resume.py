@@ -82,9 +82,9 @@ def test_a_run_that_failed_at_its_start_binds_nobody(calls: Path, tmp_path: Path
 
 
 def test_a_lock_that_cannot_be_made(calls: Path, tmp_path: Path) -> None:
-    (tmp_path / STATE_FOLDER / "lock").mkdir(parents=True)
+    (tmp_path / "out" / STATE_FOLDER / "lock").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"cannot write .*lock"):
-        run(calls, tmp_path)
+        run(calls, tmp_path / "out")
 
 
 def test_a_disk_without_locks(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
