@@ -16,7 +16,7 @@ from speechmeta.audio.telephone import Codec, over_the_line
 from speechmeta.training.augment import add_noise, add_reverb, non_speech
 from speechmeta.training.manifest import Clip
 
-_CODECS: tuple[Codec, ...] = ("none", "mulaw", "alaw", "gsm")
+_CODECS: list[Codec] = ["none", "mulaw", "alaw", "gsm"]
 
 
 class Waves(Protocol):

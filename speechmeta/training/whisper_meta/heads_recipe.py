@@ -50,10 +50,9 @@ from speechmeta.training.whisper_meta.store import AudioStore, build_store
 _LOG = logging.getLogger(__name__)
 OPEN, RESEARCH = "open", "research"
 FILES = {OPEN: "heads.safetensors", RESEARCH: "heads-research.safetensors"}
-LICENCES = {
-    OPEN: "Apache-2.0; data: CC0, CC BY, public domain and Apache-2.0, see NOTICE",
-    RESEARCH: "CC-BY-NC-SA-4.0: parts of the data are for non-commercial use, see NOTICE",
-}
+LICENCES = {OPEN: "Apache-2.0", RESEARCH: "CC-BY-NC-SA-4.0"}
+"""SPDX; NOTICE lists the recordings. Two of the research heads' sources ask for the latter."""
+
 LONGEST_SECONDS = 29.0
 """Whisper has positions for 30 s; a second of silence is behind every clip."""
 
