@@ -90,7 +90,7 @@ def _at(segments: Iterable[Segment], time: float) -> set[Hashable]:
 
 def _best_match(together: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (row, column), each used once, with the largest sum."""
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    from scipy.optimize import linear_sum_assignment
 
     if not together.size:
         return []

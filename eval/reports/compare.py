@@ -98,7 +98,7 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any
 
 def mcnemar(first: Array, second: Array) -> dict[str, Any]:
     """Exact two-sided McNemar test of two 0/1 arrays (clips,)."""
-    from scipy.stats import binomtest  # type: ignore[import-untyped]
+    from scipy.stats import binomtest
 
     only_a = int(((first == 1) & (second == 0)).sum())
     only_b = int(((first == 0) & (second == 1)).sum())

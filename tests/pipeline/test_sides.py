@@ -26,7 +26,7 @@ def plan_of(rows: np.ndarray, **options: Any) -> CallPlan:
 
 
 def hiss(like: np.ndarray, level_db: float, seed: int = 0) -> np.ndarray:
-    noise: np.ndarray = np.random.default_rng(seed).standard_normal(like.shape[-1])
+    noise: np.ndarray = np.random.default_rng(seed).standard_normal((like.shape[-1],))
     loud: np.ndarray = noise * 10 ** (level_db / 20)
     return loud
 
