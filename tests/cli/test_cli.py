@@ -266,6 +266,9 @@ def test_options_reach_the_analyzer(run_cli: RunCli, made: list[Any], call: Path
             "device": "cuda:1",
             "dtype": "bfloat16",
             "batch_size": 3,
+            "heads": None,
+            "language": None,
+            "hotwords": None,
             "local_files_only": True,
         }
     ]
@@ -317,7 +320,7 @@ def test_redacted_audio_is_written_once(
     assert run_cli("analyze", call, "--redact-audio", target, "--overwrite", "--beep").code == 0
     assert run_cli("analyze", call, call, "--redact-audio", tmp_path / "x.wav").code == USAGE
     assert run_cli("analyze", call, "--beep").code == USAGE
-    assert run_cli("analyze", call, "--redact-audio", call, "--overwrite").code == USAGE
+    assert run_cli("analyze", call, "--redact-audio", call, "--overwrite").code == 1
 
 
 def test_model_errors_are_one_line(run_cli: RunCli, call: Path, tmp_path: Path) -> None:
