@@ -19,10 +19,12 @@ class Product:
         modules: plain ones are joined; quantised and adapted ones are called as they are.
         copied: whether copies may be held. On a CPU in bfloat16 they are packed as oneDNN wants
             them, which otherwise happens in every product.
+        gelu: whether the results go through it.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], copied: bool) -> None:
+    def __init__(self, modules: Sequence[nn.Module], copied: bool, gelu: bool = False) -> None:
         self._modules = modules
+        self._gelu = gelu
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
         self._packed = False
@@ -51,12 +53,15 @@ class Product:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., the modules' outs)."""
+        if self._packed:
+            after = ("gelu", [], "none") if self._gelu else ("none", [], "")
+            fused: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                inputs, self._weight, self._bias, *after
+            )
+            return fused
         if self._weight is None:
             results = [module(inputs) for module in self._modules]
-            return results[0] if len(results) == 1 else torch.cat(results, -1)
-        if self._packed:
-            result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                inputs, self._weight, self._bias, "none", [], ""
-            )
-            return result
-        return functional.linear(inputs, self._weight, self._bias)
+            result = results[0] if len(results) == 1 else torch.cat(results, -1)
+        else:
+            result = functional.linear(inputs, self._weight, self._bias)
+        return functional.gelu(result) if self._gelu else result

@@ -1,19 +1,24 @@
-"""The layers of Whisper's decoder with nothing but their arithmetic.
+"""Whisper's layers with nothing but their arithmetic.
 
-At one token a pass, the modules' own calls cost as much as what they compute, and in bfloat16 on a
-CPU every product packs its weights anew. The same layers, called from here, multiply once where
-modules read the same input, with weights that are packed once.
+At one token a pass, the decoder's modules cost as much to call as what they compute, and in
+bfloat16 on a CPU every product packs its weights anew, copies its bias and leaves the activation to
+a pass of its own. The same layers, called from here, multiply once where modules read the same
+input, with weights that are packed once and the activation within the product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.models.whisper.modeling_whisper import WhisperDecoder
+from transformers.models.whisper.modeling_whisper import (
+    WhisperDecoder,
+    WhisperEncoder,
+    WhisperEncoderLayer,
+)
 
 from speechmeta.decoding import products
 from speechmeta.decoding.products import Product
@@ -35,8 +40,7 @@ class WhisperLayers:
     def __init__(self, decoder: WhisperDecoder) -> None:
         self._decoder = decoder
         first = decoder.layers[0].self_attn
-        self._heads, self._width = first.num_heads, first.head_dim
-        self._scale = first.scaling
+        self._heads, self._scale = first.num_heads, first.scaling
         size = sum(weight.nbytes for weight in decoder.layers.parameters())
         copied = size <= products.MOST_COPIED
         self._products = []
@@ -47,10 +51,14 @@ class WhisperLayers:
                 (own.out_proj,),
                 (cross.q_proj,),
                 (cross.out_proj,),
-                (layer.fc1,),
                 (layer.fc2,),
             )
-            self._products.append([Product(modules, copied) for modules in groups])
+            self._products.append(
+                [
+                    Product([layer.fc1], copied, gelu=True),
+                    *(Product(modules, copied) for modules in groups),
+                ]
+            )
 
     @staticmethod
     def fits(decoder: Any) -> bool:
@@ -82,37 +90,88 @@ class WhisperLayers:
         """
         hidden = embeds + self._decoder.embed_positions.weight[positions]
         for number, layer in enumerate(self._decoder.layers):
-            joined, out, query, cross_out, grow, shrink = self._products[number]
+            grow, joined, out, query, cross_out, shrink = self._products[number]
             parts = joined(_norm(layer.self_attn_layer_norm, hidden))
-            own, keys, values = (self._split(part) for part in parts.chunk(3, -1))
+            own, keys, values = (_split(part, self._heads) for part in parts.chunk(3, -1))
             keys, values = cache.text.update(keys, values, number)
-            hidden = hidden + out(self._attend(own, keys, values, mask))
+            hidden = hidden + out(_attend(own, keys, values, mask, self._scale))
             cross = query(_norm(layer.encoder_attn_layer_norm, hidden))
             if number in queries:
                 queries[number].append(cross)
-            attended = self._attend(
-                self._split(cross), cache.keys(number), cache.values(number), cache.seen
+            attended = _attend(
+                _split(cross, self._heads),
+                cache.keys(number),
+                cache.values(number),
+                cache.seen,
+                self._scale,
             )
             hidden = hidden + cross_out(attended)
-            inner = functional.gelu(grow(_norm(layer.final_layer_norm, hidden)))
-            hidden = hidden + shrink(inner)
+            hidden = hidden + shrink(grow(_norm(layer.final_layer_norm, hidden)))
         return _norm(self._decoder.layer_norm, hidden)
 
-    def _split(self, joined: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, width) to (rows, heads, tokens, head width)."""
-        return joined.view(*joined.shape[:2], self._heads, self._width).transpose(1, 2)
 
-    def _attend(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        attended = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, scale=self._scale
-        )
-        return attended.transpose(1, 2).flatten(2)
+class EncoderLayer:
+    """One layer of a transformers `WhisperEncoder` for inference.
+
+    Args:
+        layer: the module; joined and packed copies of its weights are made once.
+    """
+
+    def __init__(self, layer: WhisperEncoderLayer) -> None:
+        own = layer.self_attn
+        self._layer = layer
+        self._heads, self._scale = own.num_heads, own.scaling
+        self._joined = Product([own.q_proj, own.k_proj, own.v_proj], True)
+        self._out = Product([own.out_proj], True)
+        self._grow = Product([layer.fc1], True, gelu=True)
+        self._shrink = Product([layer.fc2], True)
+
+    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The next hidden states (rows, positions, width).
+
+        Args:
+            hidden: of the layer before.
+            mask: additive, as the module takes it.
+        """
+        layer = self._layer
+        parts = self._joined(_norm(layer.self_attn_layer_norm, hidden))
+        queries, keys, values = (_split(part, self._heads) for part in parts.chunk(3, -1))
+        hidden = hidden + self._out(_attend(queries, keys, values, mask, self._scale))
+        return hidden + self._shrink(self._grow(_norm(layer.final_layer_norm, hidden)))
+
+
+def encoder_layers(encoder: Any) -> Sequence[EncoderLayer] | None:
+    """The layers of an encoder without their modules; None where they do not fit, or are so
+    large that the products are all that counts."""
+    size = sum(weight.nbytes for weight in encoder.layers.parameters())
+    fits = (
+        type(encoder) is WhisperEncoder
+        and encoder.config._attn_implementation == "sdpa"
+        and encoder.config.activation_function == "gelu"
+        # In float16 the modules keep what would overflow within bounds.
+        and encoder.conv1.weight.dtype != torch.float16
+        and not encoder.training
+        and size <= products.MOST_COPIED
+    )
+    return [EncoderLayer(layer) for layer in encoder.layers] if fits else None
+
+
+def _split(joined: torch.Tensor, heads: int) -> torch.Tensor:
+    """(rows, tokens, width) to (rows, heads, tokens, head width)."""
+    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    attended = functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, scale=scale
+    )
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _norm(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:

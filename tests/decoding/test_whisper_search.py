@@ -13,6 +13,7 @@ from speechmeta.decoding.decoders import CrossAttentionDecoder
 from speechmeta.decoding.inputs import Prompt
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
+from speechmeta.decoding.whisper_layers import encoder_layers
 from speechmeta.errors import UsageError
 
 OPTIONS: dict[str, Any] = {"min_budget": 12, "loop_repeats": 10, "loop_min_tokens": 99}
@@ -144,3 +145,20 @@ def test_fast_layers_compute_what_the_modules_do(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         looks[0][:, :, :, :9], looks[1][:, :, :, :9], atol=near * 10, rtol=near
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_fast_encoder_layers_compute_what_the_modules_do(dtype: torch.dtype) -> None:
+    model, _ = tiny_whisper(4)
+    encoder = model.to(dtype).get_encoder()
+    fast = encoder_layers(encoder)
+    assert fast is not None
+    hidden = other = tiny_memory(3, 4).to(dtype)
+    mask = torch.zeros(3, 1, 1, 50, dtype=dtype)
+    mask[1, ..., 20:] = torch.finfo(dtype).min
+    near = 1e-4 if dtype == torch.float32 else 0.1
+    for layer, module in zip(fast, encoder.layers, strict=True):
+        hidden, other = layer(hidden, mask), module(other, mask)
+        torch.testing.assert_close(hidden, other, atol=near * 4, rtol=near)
+    assert encoder_layers(encoder.train()) is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
         frames: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
         output_hidden_states: bool = True,
+        layers: Iterable[Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] | None = None,
     ) -> EncoderStates:
         """Runs the encoder, over as many frames as there are where the checkpoint can.
 
@@ -251,6 +253,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
                 what the convolution sees behind a clip by itself, so rows equal singles.
             frames: (batch,) long, even: the frames of each row; None for F.
             audio_frames: (batch,) long: those that hold the clip itself; None for `frames`.
+            layers: to call in place of the encoder's own, which they have to equal.
 
         Raises:
             ValueError: F does not fit the checkpoint.
@@ -283,7 +286,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
         hidden = hidden + encoder.embed_positions.weight[:positions]
         hidden = functional.dropout(hidden, p=encoder.dropout, training=self.training)
         kept = [hidden]
-        for layer in encoder.layers:
+        for layer in encoder.layers if layers is None else layers:
             hidden = layer(hidden, bias)
             if output_hidden_states:
                 kept.append(hidden)

@@ -20,6 +20,7 @@ from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
+from speechmeta.decoding.whisper_layers import encoder_layers
 from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
 from speechmeta.models.hub import revision_of
 from speechmeta.models.whisper_meta.calibration import calibrated, setting
@@ -111,6 +112,7 @@ class WhisperMetaRecognizer:
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
         options = DecodeOptions(batch_size=self.batch_size)
         self.transcripts = TranscriptDecoder(model.whisper, processor.tokenizer, options)
+        self._layers = encoder_layers(model.get_encoder())
         self.language = self._checked_language(language)
         self.hotwords = (hotwords or "").strip() or None
         heads = (model.config.heads or {}).get(model.heads_name or "", {})
@@ -272,6 +274,7 @@ class WhisperMetaRecognizer:
             inputs["frames"].to(device),
             inputs["audio_frames"].to(device),
             output_hidden_states=bool(self._labels),
+            layers=self._layers,
         )
         tables = self._heard(states, clips)
         sizes = states.mask.sum(-1).tolist()
