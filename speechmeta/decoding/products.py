@@ -54,9 +54,9 @@ class Product:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., the modules' outs)."""
         if self._packed:
-            after = ("gelu", [], "none") if self._gelu else ("none", [], "")
+            after, kind = ("gelu", "none") if self._gelu else ("none", "")
             fused: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                inputs, self._weight, self._bias, *after
+                inputs, self._weight, self._bias, after, [], kind
             )
             return fused
         if self._weight is None:

@@ -158,7 +158,8 @@ def encoder_layers(encoder: Any) -> Sequence[EncoderLayer] | None:
 
 def _split(joined: torch.Tensor, heads: int) -> torch.Tensor:
     """(rows, tokens, width) to (rows, heads, tokens, head width)."""
-    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)
+    rows, tokens, width = joined.shape
+    return joined.view(rows, tokens, heads, width // heads).transpose(1, 2)
 
 
 def _attend(
