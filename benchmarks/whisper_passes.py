@@ -61,6 +61,7 @@ def measure(args: argparse.Namespace, waves: list[Any], dtype: str, fast: bool) 
     model: Any = load_speech_model(args.model, args.device, dtype, len(waves))
     if not fast:
         model.transcripts.decoder = CrossAttentionDecoder(model.model.whisper, fast=False)
+        model._layers = None
     clock, decoder = Clock(), model.transcripts.decoder
     clock.watch(model.processor, "features", "features")
     clock.watch(model.model, "encode", "encoder")

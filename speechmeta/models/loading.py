@@ -75,6 +75,7 @@ def load_speech_model(
     heads: str | None = None,
     language: str | None = None,
     hotwords: str | None = None,
+    beams: int = 1,
 ) -> SpeechModel:
     """Loads a checkpoint as the pipeline needs it.
 
@@ -83,11 +84,12 @@ def load_speech_model(
         batch_size: waveforms that are decoded together; None for what suits the family.
         language: of the speech, such as "de"; None for the checkpoint's own, or to detect it.
         hotwords: names and terms that Whisper is told to expect, separated by commas.
+        beams: transcripts that Whisper follows at the same time.
 
     Raises:
         ModelError: see `load_model`.
         UsageError: see `load_model`; or the checkpoint does not know the language, or takes no
-            language or hotwords.
+            language, hotwords or beams.
     """
     name = BUNDLED_NAME if model is None else str(model)
     loaded, processor = load_model(model, device, dtype, local_files_only, heads)
@@ -101,8 +103,10 @@ def load_speech_model(
             batch_size=batch_size,
             language=language,
             hotwords=hotwords,
+            beams=beams,
         )
-    for option, value in (("language", language), ("hotwords", hotwords)):
+    several = beams if beams > 1 else None
+    for option, value in (("language", language), ("hotwords", hotwords), ("beams", several)):
         if value is not None:
             raise UsageError(
                 f"the model {name} takes no {option}", f"leave --{option} out, or name a Whisper"

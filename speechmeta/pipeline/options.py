@@ -196,6 +196,13 @@ class ModelOptions(Options):
         unset="none",
         panel=MODEL,
     )
+    beams: int = option(
+        1,
+        "Transcripts that Whisper follows at the same time; 1 takes the best token at each step.",
+        panel=MODEL,
+        ge=1,
+        le=16,
+    )
     local_files_only: bool = option(
         False, "Never use the network; only what is already on this machine.", panel=MODEL
     )

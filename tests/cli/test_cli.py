@@ -269,6 +269,7 @@ def test_options_reach_the_analyzer(run_cli: RunCli, made: list[Any], call: Path
             "heads": None,
             "language": None,
             "hotwords": None,
+            "beams": 1,
             "local_files_only": True,
         }
     ]

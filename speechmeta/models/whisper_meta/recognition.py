@@ -93,6 +93,7 @@ class WhisperMetaRecognizer:
         language: of the speech, such as "de"; None for the checkpoint's own, or to detect it
             clip by clip where it knows several.
         hotwords: names and terms to expect, separated by commas.
+        beams: transcripts of a clip that are followed at the same time.
 
     Raises:
         UsageError: the checkpoint does not know the language, or takes no hotwords.
@@ -107,10 +108,11 @@ class WhisperMetaRecognizer:
         batch_size: int | None = None,
         language: str | None = None,
         hotwords: str | None = None,
+        beams: int = 1,
     ) -> None:
         self.model, self.processor, self.name = model, processor, name
         self.batch_size = BATCH_SIZE if batch_size is None else batch_size
-        options = DecodeOptions(batch_size=self.batch_size)
+        options = DecodeOptions(batch_size=self.batch_size, beams=beams)
         self.transcripts = TranscriptDecoder(model.whisper, processor.tokenizer, options)
         self._layers = encoder_layers(model.get_encoder())
         self.language = self._checked_language(language)
