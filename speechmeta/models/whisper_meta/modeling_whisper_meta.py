@@ -309,12 +309,9 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
             return {}
         if states.hidden_states is None:
             raise ValueError("heads read all layers: encode with output_hidden_states=True")
-        kind = next(self.label_heads.parameters()).dtype
-        layers = tuple(hidden.to(kind) for hidden in states.hidden_states)
-        return {
-            field: logits.float()
-            for field, logits in self.label_heads(layers, states.audio_mask).items()
-        }
+        # They turn to float32 layer by layer; all layers at once would be a copy of every state.
+        found = self.label_heads(states.hidden_states, states.audio_mask)
+        return {field: logits.float() for field, logits in found.items()}
 
     def forward(
         self,
