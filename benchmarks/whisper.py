@@ -150,7 +150,11 @@ def transformers_pipeline(args: argparse.Namespace) -> Transcribe:
     from speechmeta.audio.loading import load_audio
 
     asr = pipeline(
-        "automatic-speech-recognition", model=str(args.whisper), chunk_length_s=30, batch_size=4
+        "automatic-speech-recognition",
+        model=str(args.whisper),
+        chunk_length_s=30,
+        batch_size=4,
+        trust_remote_code=False,
     )
 
     def transcribe(path: Path) -> list[str]:

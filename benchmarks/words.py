@@ -32,9 +32,11 @@ def load(folder: Path, dtype: torch.dtype) -> tuple[Any, float]:
     if config["model_type"] == "whisper_meta":
         from speechmeta.models.whisper_meta import WhisperMetaForConditionalGeneration
 
-        meta = WhisperMetaForConditionalGeneration.from_pretrained(folder)
+        meta = WhisperMetaForConditionalGeneration.from_pretrained(folder, trust_remote_code=False)
         return meta.whisper.to(dtype).eval(), float(config["trailing_silence"])
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model = WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False
+    )
     return model.eval(), 1.0
 
 
@@ -81,7 +83,7 @@ def main() -> None:
             if given.only and not name.startswith(given.only):
                 continue
             model, trailing = load(path, dtype)
-            tokenizer = AutoTokenizer.from_pretrained(given.original)
+            tokenizer = AutoTokenizer.from_pretrained(given.original, trust_remote_code=False)
             heard = transcribe(
                 model, tokenizer, clips, audio, None if padded else trailing, telephone
             )

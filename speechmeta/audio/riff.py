@@ -123,7 +123,8 @@ def examine(content: Bytes, name: str) -> RiffFacts | None:
     facts = RiffFacts(lengths_unknown=walk.unknown or walk.unfinished)
     facts.seconds = size / per_second if per_second else None
     facts.warnings = _warnings(walk, name, per_second)
-    odd_end = kind == _GSM and align and size % align
+    # Of a file that is cut, the header has to go on saying how much there was.
+    odd_end = kind == _GSM and align and size % align and not walk.cut
     if odd_end:
         last = walk.parts[-1]
         walk.parts[-1] = Part(last.offset, max(0, last.size - size % align), last.width)

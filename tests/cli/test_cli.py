@@ -348,7 +348,7 @@ def test_models(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("bundled", "skit-ai/speechllm-2B", "DeSTA-ntu/DeSTA2-8B-beta"):
         assert name in table.stdout
     listed = json.loads(run_cli("models", "--json").stdout)
-    assert listed[0]["name"] is None
+    assert listed[0]["name"] == "bundled"
     assert {model["used_by"] for model in listed} == {"analyze", "chat"}
 
 
