@@ -222,7 +222,8 @@ class TranscriptDecoder:
 
     def _budget(self, seconds: float, prompt: int) -> int:
         """Most tokens of a transcript, its end token not counted."""
-        return min(self.options.budget(seconds), self.decoder.max_positions - prompt - 3)
+        # Task and end token have places too; finding word times feeds all of them.
+        return min(self.options.budget(seconds), self.decoder.max_positions - prompt - 4)
 
     def _open(
         self, session: Session[MemoryCache], language: str | None
