@@ -13,7 +13,12 @@ from transformers.generation.configuration_utils import GenerationConfig
 from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
 
 from speechmeta.errors import ModelError, UsageError
-from speechmeta.models.devices import fast_cpu_dtype, resolve_device, resolve_dtype
+from speechmeta.models.devices import (
+    fast_cpu_dtype,
+    resolve_device,
+    resolve_dtype,
+    return_freed_memory,
+)
 from speechmeta.models.hub import Source
 from speechmeta.models.weights import fill, load_weights, safetensors_files
 from speechmeta.models.whisper_meta.configuration_whisper_meta import WhisperMetaConfig
@@ -62,6 +67,7 @@ def load_whisper(
     model.eval().requires_grad_(False)
     if quantize:
         quantize_linear(model.whisper)
+    return_freed_memory()
     return model, processor
 
 

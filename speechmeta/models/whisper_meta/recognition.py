@@ -22,6 +22,7 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 from speechmeta.decoding.whisper_layers import encoder_layers
 from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
+from speechmeta.models.devices import return_freed_memory
 from speechmeta.models.hub import revision_of
 from speechmeta.models.whisper_meta.calibration import calibrated, setting
 from speechmeta.models.whisper_meta.processing_whisper_meta import SAMPLE_RATE, collate
@@ -45,7 +46,7 @@ BUCKET_RATIO = 0.8
 
 FRAMES_PER_SECOND = 100
 
-DECODER_POSITIONS = 16_000
+DECODER_POSITIONS = 7_000
 """Most positions of the encoder that are kept for one batch of the decoder."""
 
 
@@ -221,6 +222,7 @@ class WhisperMetaRecognizer:
                     waiting.append((row, item))
                 else:
                     results[row] = self._record(item, None, asked)
+            return_freed_memory()
         for batch in self._batches(waiting):
             written = in_parts(
                 [item for _, item in batch], lambda part: self._transcribe(part, word_times)
@@ -231,6 +233,7 @@ class WhisperMetaRecognizer:
                     if isinstance(words, SpeechMetaError)
                     else self._record(item, words, asked)
                 )
+            return_freed_memory()
         return [item for item in results if item is not None]
 
     def _needs_words(self, item: Heard, asked: tuple[str, ...]) -> bool:
