@@ -58,9 +58,9 @@ def make_calls(manifest: Path, folder: Path, count: int) -> list[dict[str, Any]]
     voices: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in manifest.read_text().splitlines():
         row = json.loads(line)
-        path = (manifest.parent / row["audio"]).resolve()
+        path = manifest.parent / row["audio"]
         wanted = row["speech"] and row["transcript"] and row["dataset"] not in ("fsdd", "ravdess")
-        if wanted and halves.get(path, halves.get(Path(row["audio"]))) == "test":
+        if wanted and halves.get(path) == "test":
             voices[row["dataset"], str(row["speaker"])].append({**row, "path": str(path)})
     draw = random.Random(SEED)
     calls = []
@@ -108,7 +108,7 @@ def make_calls(manifest: Path, folder: Path, count: int) -> list[dict[str, Any]]
 def ours(compute_type: str, args: argparse.Namespace) -> Transcribe:
     from speechmeta import Analyzer
 
-    analyzer = Analyzer(device="cpu", compute_type=compute_type)
+    analyzer = Analyzer(device="cpu", dtype=compute_type)
 
     def transcribe(path: Path) -> list[str]:
         report = analyzer.analyze_call(path)
