@@ -204,12 +204,17 @@ def test_times_agree_with_counting_moments(parts: list[tuple[str, int, int]]) ->
     for who, start, length in parts:
         moments["abc".index(who), start : start + length] = True
     call = measure(turns, 100.0, list("abc"))
-    assert call.talk_seconds == pytest.approx(moments.any(0).sum() / 10, abs=2e-3)
-    assert call.overlap_seconds == pytest.approx((moments.sum(0) > 1).sum() / 10, abs=2e-3)
+    # Turns up to 0.1 s apart are one run of talk; whether a gap of just 0.1 s is one, its rounding
+    # in binary decides.
+    joined = moments.copy()
+    joined[:, 1:-1] |= moments[:, :-2] & moments[:, 2:]
+    talk, most = moments.any(0).sum() / 10, joined.any(0).sum() / 10
+    assert talk - 2e-3 <= call.talk_seconds <= most + 2e-3
+    overlap, most = (moments.sum(0) > 1).sum() / 10, (joined.sum(0) > 1).sum() / 10
+    assert overlap - 2e-3 <= call.overlap_seconds <= most + 2e-3
     assert call.talk_seconds + call.silence_seconds == pytest.approx(100.0)
     for row, who in enumerate("abc"):
         found = summarize(turns, 100.0, who, row)
-        # Turns up to 0.1 s apart are one run of talk.
         closed = moments[row].copy()
         closed[1:-1] |= moments[row, :-2] & moments[row, 2:]
         others = np.delete(moments, row, 0)
