@@ -141,7 +141,7 @@ class WhisperMetaProcessor(ProcessorMixin):
         if sampling_rate != SAMPLE_RATE:
             raise AudioError(
                 f"the sampling rate is {sampling_rate}, the model hears {SAMPLE_RATE} Hz",
-                "resample with speechmeta.audio.resample and pass sampling_rate=16000",
+                "resample with speechmeta.audio.loading.resample and pass sampling_rate=16000",
             )
         inputs = self.prepare_audio([_one_channel(item) for item in _as_list(audio)])
         if text is not None:

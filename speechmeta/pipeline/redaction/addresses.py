@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from speechmeta.pipeline.redaction.marks import EMAIL, Find
+from speechmeta.pipeline.redaction.marks import EMAIL, Find, finds_of
 from speechmeta.pipeline.redaction.tokens import Kind, Token, Utterance
 
 LOCAL_WORDS = 14
@@ -50,7 +50,7 @@ def find_addresses(utterances: Sequence[Utterance], tokens: Sequence[Token]) -> 
             continue
         first = _local_start(tokens, place)
         if first < place:
-            yield from _spans(tokens, first, last)
+            yield from finds_of(tokens, first, last, EMAIL)
 
 
 def _domain_end(tokens: Sequence[Token], place: int) -> int | None:
@@ -104,11 +104,3 @@ def _local_start(tokens: Sequence[Token], at: int) -> int:
 
 def _spells(tokens: Sequence[Token], place: int) -> bool:
     return tokens[place].kind in (Kind.LETTER, Kind.NUMBER)
-
-
-def _spans(tokens: Sequence[Token], first: int, last: int) -> Iterator[Find]:
-    start = first
-    for index in range(first, last + 1):
-        if index == last or tokens[index + 1].utterance != tokens[index].utterance:
-            yield Find(tokens[start].utterance, tokens[start].start, tokens[index].end, EMAIL)
-            start = index + 1

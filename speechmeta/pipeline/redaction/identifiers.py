@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from speechmeta.pipeline.redaction.marks import BIRTH_DATE, IBAN, POSTCODE, Find
+from speechmeta.pipeline.redaction.marks import BIRTH_DATE, IBAN, POSTCODE, Find, finds_of
 from speechmeta.pipeline.redaction.tokens import Kind, Token
 
 DATE_WORDS = 22
@@ -112,7 +112,7 @@ def _date(tokens: Sequence[Token], part: range) -> Iterator[Find]:
         month = any(tokens[i].text in _MONTHS for i in stretch)
         # A month with a day or a year, a year of four digits, or day, month and year in figures.
         if (month and len(stretch) >= 2) or len(digits) >= 4 or len(stretch) >= 3:
-            yield from _spans(tokens, stretch[0], stretch[-1], BIRTH_DATE)
+            yield from finds_of(tokens, stretch[0], stretch[-1], BIRTH_DATE)
             return
 
 
@@ -145,13 +145,5 @@ def _first_spelt(
     for stretch in _stretches(tokens, part, _spelt(tokens, part), links):
         characters = sum(max(1, len(tokens[i].digits)) for i in stretch)
         if characters >= least and any(tokens[i].digits for i in stretch):
-            yield from _spans(tokens, stretch[0], stretch[-1], mark)
+            yield from finds_of(tokens, stretch[0], stretch[-1], mark)
             return
-
-
-def _spans(tokens: Sequence[Token], first: int, last: int, mark: str) -> Iterator[Find]:
-    start = first
-    for index in range(first, last + 1):
-        if index == last or tokens[index + 1].utterance != tokens[index].utterance:
-            yield Find(tokens[start].utterance, tokens[start].start, tokens[index].end, mark)
-            start = index + 1

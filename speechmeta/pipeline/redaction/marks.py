@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from speechmeta.pipeline.redaction.tokens import Token
 
 CARD = "[CARD]"
 PHONE = "[PHONE]"
@@ -27,3 +30,12 @@ class Find:
     start: int
     end: int
     mark: str
+
+
+def finds_of(tokens: Sequence[Token], first: int, last: int, mark: str) -> Iterator[Find]:
+    """One find for each utterance that tokens `first` to `last` are in."""
+    start = first
+    for index in range(first, last + 1):
+        if index == last or tokens[index + 1].utterance != tokens[index].utterance:
+            yield Find(tokens[start].utterance, tokens[start].start, tokens[index].end, mark)
+            start = index + 1
