@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,7 +68,8 @@ def analyze(
         typer.Option(
             "--output-format",
             "-f",
-            help="Formats of these files, separated by commas. Default: json.",
+            help="Formats of these files, separated by commas: json, jsonl, csv, tsv, srt, vtt, "
+            "txt, parquet, html; all is all but jsonl and parquet. Default: json.",
             show_default=False,
             rich_help_panel=options.OUTPUT_PANEL,
         ),
@@ -122,6 +123,8 @@ def analyze(
     from speechmeta.pipeline.analyzer import Analyzer
     from speechmeta.pipeline.redaction.audio import Cover, write_redacted
 
+    from .table import print_call
+
     analyzer = Analyzer(**dict(model))
     # What the model does not give is said before the first file.
     fields = given_fields(analyzer.engine, call.fields)
@@ -151,7 +154,7 @@ def analyze(
             if not isinstance(outcome, SpeechMetaError):
                 print(streamed.text(outcome), end="", flush=True)
         elif output_dir is None and not isinstance(outcome, SpeechMetaError):
-            _print_table(outcome, fields)
+            print_call(out_console(), outcome, fields)
     return max(codes, default=0)
 
 
@@ -294,59 +297,3 @@ def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool)
 
         record = error_record(printable(path), outcome)
         print(visible_json(json.dumps(record, ensure_ascii=False)), flush=True)
-
-
-def _print_table(report: CallReport, fields: Sequence[str]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from speechmeta.visible import visible_line
-
-    audio = report.audio
-    title = (
-        f"{visible_line(audio.path or '')}  {_clock(audio.duration)}, {audio.sample_rate} Hz, "
-        f"{audio.channels} channel{'s' if audio.channels != 1 else ''}"
-        f"{f', {audio.codec}' if audio.codec else ''}; model {visible_line(report.model.name)}"
-    )
-    table = Table(title=Text(title), title_justify="left", expand=False)
-    table.add_column("time", no_wrap=True)
-    table.add_column("speaker", no_wrap=True)
-    shown = [field for field in fields if field != "SpeechActivity" or len(fields) == 1]
-    for field in shown:
-        if field == "Transcript":
-            table.add_column(field, ratio=1, min_width=20, overflow="fold")
-        else:
-            table.add_column(field, no_wrap=True)
-    for turn in report.turns:
-        cells = [
-            Text(f"{_clock(turn.start)} - {_clock(turn.end)}"),
-            Text(visible_line(turn.speaker)),
-        ]
-        cells += [_cell(field, turn.meta.value(field), turn) for field in shown]
-        table.add_row(*cells)
-    out_console().print(table)
-
-
-def _cell(field: str, value: bool | str | None, turn: Any) -> Any:
-    from rich.text import Text
-
-    from speechmeta.visible import visible
-
-    if field == "SpeechActivity":
-        return Text("speech" if value else "no speech")
-    if field == "Transcript":
-        silent = turn.meta.speech_activity is False
-        text = Text("(no speech)", style="dim") if silent else Text(visible(str(value or "")))
-        return text.append(f" [{', '.join(turn.flags)}]", style="yellow") if turn.flags else text
-    if value is None:
-        return Text("-", style="dim")
-    confidence = turn.confidence.get(field)
-    text = Text(visible(str(value)))
-    return text if confidence is None else text.append(f" {confidence:.0%}", style="dim")
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss.s, without hours where there are none."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

@@ -64,7 +64,7 @@ def batch(
             "--format",
             "-f",
             help="Also write one file a call in these formats, separated by commas: json, jsonl, "
-            "csv, tsv, srt, vtt, txt, parquet, html.",
+            "csv, tsv, srt, vtt, txt, parquet, html; all is all but jsonl and parquet.",
             show_default=False,
             rich_help_panel=options.OUTPUT_PANEL,
         ),

@@ -67,32 +67,68 @@ PUBLISHED = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command("models")(models)
+    group = typer.Typer(help="Checkpoints that can be named, and which are on this machine.")
+    group.callback(invoke_without_command=True)(models)
+    group.command("download")(download)
+    group.command("rm")(remove)
+    app.add_typer(group, name="models")
 
 
 def models(
+    context: typer.Context,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
 ) -> None:
     """List the checkpoints that can be named and those on this machine."""
+    if context.invoked_subcommand is not None:
+        return
     known = list_models()
     if as_json:
         print(json.dumps([asdict(model) for model in known], indent=2))
         return
     from rich.table import Table
+    from rich.text import Text
 
     from .console import out_console
 
-    table = Table("--model", "what it does", "command", "on this machine")
-    for model in known:
-        table.add_row(
-            model.name,
-            model.does,
-            model.used_by,
-            model.location or "no",
-        )
-    out_console().print(table)
+    console = out_console()
+    for number, model in enumerate(known):
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        grid.add_column(width=9)
+        # Folders are copied from here: they may be folded, never cut.
+        grid.add_column(overflow="fold")
+        place = model.location or f"no; speechmeta models download {model.name}"
+        for name, text in (("", model.does), ("command", model.used_by), ("here", place)):
+            grid.add_row(Text(name, style="dim"), Text(text))
+        console.print(Text(model.name, style="bold"))
+        console.print(grid)
+        if number + 1 < len(known):
+            console.print()
+
+
+def download(
+    name: Annotated[str, typer.Argument(help="A hub id, such as openai/whisper-small.en.")],
+) -> None:
+    """Fetch a checkpoint and all that it needs, so that it runs without a network later."""
+    from speechmeta.models.download import download as fetch
+
+    from .console import print_note
+
+    print_note(f"fetching {name}")
+    print(fetch(name))
+
+
+def remove(
+    name: Annotated[str, typer.Argument(help="The hub id of a checkpoint that was fetched.")],
+) -> None:
+    """Remove a checkpoint from the hub's cache on this machine."""
+    from speechmeta.models.download import remove as discard
+
+    from .console import print_note
+
+    gone = discard(name)
+    print_note(f"removed {name}, {gone.size / 1e6:,.0f} MB in {gone.folder}")
 
 
 def list_models() -> list[KnownModel]:
@@ -101,7 +137,7 @@ def list_models() -> list[KnownModel]:
 
     bundled = KnownModel(
         BUNDLED_NAME,
-        "six fields, English; runs offline",
+        "six fields, English; Whisper base with label heads, in the package, runs offline",
         "analyze",
         str(BUNDLED) if (BUNDLED / "config.json").is_file() else None,
     )
@@ -109,7 +145,15 @@ def list_models() -> list[KnownModel]:
         KnownModel(model.name, model.does, model.used_by, _in_hub_cache(model.name))
         for model in PUBLISHED
     ]
-    return [bundled, *located]
+    named = {model.name for model in PUBLISHED}
+    from speechmeta.models.download import kept_models
+
+    others = [
+        KnownModel(kept.name, "fetched to this machine", "", _in_hub_cache(kept.name))
+        for kept in kept_models()
+        if kept.name not in named
+    ]
+    return [bundled, *located, *(model for model in others if model.location)]
 
 
 def _in_hub_cache(repository: str) -> str | None:

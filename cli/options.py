@@ -83,8 +83,17 @@ CsvExcel = Annotated[
 ]
 
 
+ALL_FORMATS = "json,csv,tsv,srt,vtt,txt,html"
+"""What `all` stands for, as in whisper's command line: what needs no extra, each once."""
+
+
 def formats_of(names: str, csv_excel: ExcelCountry | None) -> tuple[str, ...]:
-    """The formats that are named, separated by commas; `csv` as `--csv-excel` wants it."""
+    """The formats that are named, separated by commas; `csv` as `--csv-excel` wants it.
+
+    `all` is `ALL_FORMATS`.
+    """
+    if "all" in [name.strip().lower() for name in names.split(",")]:
+        names = ALL_FORMATS
     excel = {
         None: "csv",
         ExcelCountry.COMMA: "csv-excel",

@@ -52,7 +52,9 @@ def train(
 
     for module in ("accelerate", "peft"):
         require_extra(module, "train", "training")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # The run's own notes; those of libraries stay warnings.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("speechmeta").setLevel(logging.INFO)
     from speechmeta.training.whisper_meta.recipe import is_recipe, read_recipe, run_recipe
 
     if is_recipe(config):

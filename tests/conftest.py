@@ -113,3 +113,18 @@ def sine() -> Callable[..., npt.NDArray[np.float32]]:
         return (level * np.sin(2 * np.pi * frequency * times)).astype(np.float32)
 
     return make
+
+
+CheckGolden = Callable[[Path, str], None]
+
+
+@pytest.fixture
+def check_golden() -> CheckGolden:
+    """Compares text with a committed file; SPEECHMETA_UPDATE_GOLDEN=1 writes it anew."""
+
+    def check(path: Path, text: str) -> None:
+        if os.environ.get("SPEECHMETA_UPDATE_GOLDEN") == "1":
+            path.write_text(text, encoding="utf-8", newline="\n")
+        assert text == path.read_text(encoding="utf-8")
+
+    return check

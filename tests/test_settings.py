@@ -163,3 +163,14 @@ def test_calls_and_models_share_a_file_because_no_name_is_in_both() -> None:
     both = [entry for kind in (CallOptions, ModelOptions) for entry in entries(kind)]
     for names in ([e.key for e in both], [e.flag for e in both], [e.variable for e in both]):
         assert len(names) == len(set(names))
+
+
+def test_keyword_arguments_are_the_options() -> None:
+    from typing import get_type_hints
+
+    from speechmeta.pipeline.arguments import CallArguments, ModelArguments
+    from speechmeta.pipeline.options import CallOptions, ModelOptions
+
+    # Type checkers read the first, everything else the second.
+    assert set(get_type_hints(CallArguments)) == set(CallOptions.model_fields)
+    assert set(get_type_hints(ModelArguments)) == set(ModelOptions.model_fields)

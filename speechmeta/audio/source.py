@@ -119,7 +119,7 @@ def open_media(
         AudioError: nothing there, not readable, empty, or opened as text.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return MediaFile(io.BytesIO(source), "the given bytes", None, owned=True)
+        return MediaFile(io.BytesIO(source), "the given data", None, owned=True)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         file = _open_path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,18 @@ def safetensors_files(folder: Path) -> list[Path]:
         if pickled
         else f"it needs {_SINGLE} or shards with {_INDEX}",
     )
+
+
+def ordinary_modes(folder: Path) -> None:
+    """Makes files below a folder that only their owner may read as others are by the umask.
+
+    safetensors writes through private temporary files and leaves their mode on the result.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 == 0o600:
+            path.chmod(0o666 & ~umask)
 
 
 def tensor_names(files: list[Path]) -> set[str]:

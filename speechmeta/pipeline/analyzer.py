@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,12 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.models.base import SpeechModel, given_fields
 from speechmeta.models.loading import load_speech_model
+from speechmeta.pipeline.arguments import (
+    AnalysisArguments,
+    CallArguments,
+    EngineArguments,
+    ModelArguments,
+)
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
 from speechmeta.pipeline.plan import EmbedderSource, prepare_call
 from speechmeta.pipeline.report import Outcome, assemble_call
@@ -49,7 +55,7 @@ class Analyzer:
         UsageError: an option is not understood.
     """
 
-    def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, model: str | Path | None = None, **options: Unpack[EngineArguments]) -> None:
         self.options = ModelOptions(model=model, **options)
         self.engine: SpeechModel = load_speech_model(**dict(self.options))
 
@@ -159,7 +165,7 @@ class Analyzer:
         self,
         audio: AudioSource,
         options: CallOptions | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallArguments],
     ) -> CallReport:
         """Analyses a recording turn by turn, however long it is.
 
@@ -173,7 +179,7 @@ class Analyzer:
             ModelError: a model that an option needs is not there.
             UsageError: an option is not understood or does not fit the recording.
         """
-        steps = self.analysis(audio, CallOptions.of(options, overrides))
+        steps = self.analysis(audio, CallOptions.of(options, dict(overrides)))
         while True:
             try:
                 next(steps)
@@ -271,7 +277,7 @@ def generate_meta(
     fields: Sequence[str] | None = None,
     *,
     min_confidence: float | None = None,
-    **options: Any,
+    **options: Unpack[ModelArguments],
 ) -> SpeakerMeta:
     """`Analyzer.generate_meta` with a model that is kept for the next call.
 
@@ -282,7 +288,7 @@ def generate_meta(
 
 
 def analyze_call(
-    audio: AudioSource, options: CallOptions | None = None, **overrides: Any
+    audio: AudioSource, options: CallOptions | None = None, **overrides: Unpack[AnalysisArguments]
 ) -> CallReport:
     """`Analyzer.analyze_call` with a model that is kept for the next call.
 
@@ -290,5 +296,5 @@ def analyze_call(
         options: what is asked of the call; None for the defaults.
         overrides: single fields of `CallOptions` and of `ModelOptions`.
     """
-    model, call = divided(overrides)
+    model, call = divided(dict(overrides))
     return _kept_analyzer(model).analyze_call(audio, options, **call)

@@ -87,9 +87,29 @@ def assemble_call(
         coverage=_coverage(plan, speech, skipped),
         warnings=warnings,
     )
-    if not plan.options.redact:
-        return report
-    return redact_report(report, keep_words=plan.options.word_times)
+    if plan.options.redact:
+        report = redact_report(report, keep_words=plan.options.word_times)
+    return report.model_copy(update={"turns": [_words_within(turn) for turn in report.turns]})
+
+
+def _words_within(turn: Turn) -> Turn:
+    """The turn with its words between its start and its end.
+
+    A clip has a little more around the turn, and the first word may begin there. What is
+    silenced for redaction is made of the times before this.
+    """
+    if not turn.words:
+        return turn
+    words = [
+        word.model_copy(
+            update={
+                "start": min(max(word.start, turn.start), turn.end),
+                "end": min(max(word.end, turn.start), turn.end),
+            }
+        )
+        for word in turn.words
+    ]
+    return turn.model_copy(update={"words": words})
 
 
 def _turn(

@@ -29,6 +29,7 @@ from speechmeta.models.desta2.published import (
     save_published,
 )
 from speechmeta.models.desta2.windows import mono_16k, split_windows
+from speechmeta.models.weights import ordinary_modes
 
 IGNORED = -100
 """Label of positions that carry no loss: all but the response."""
@@ -285,6 +286,7 @@ def train_qformer(
         ) from error
     final = options.output / "final"
     save_published(model, final)
+    ordinary_modes(options.output)
     return final
 
 

@@ -33,7 +33,21 @@ def turn_schema() -> Any:
     check_parquet()
     import pyarrow as pa
 
-    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
+    word = pa.struct(
+        [
+            ("word", pa.string()),
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("probability", pa.float64()),
+        ]
+    )
+    kinds = {
+        str: pa.string(),
+        int: pa.int32(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        list: pa.list_(word),
+    }
     return pa.schema([pa.field(name, kinds[kind]) for name, kind in COLUMNS.items()])
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import Any
 
 from speechmeta.schema import LABEL_FIELDS, CallReport
-from speechmeta.visible import safe_cell
+from speechmeta.visible import safe_cell, visible_json
 from speechmeta.writers.base import TextWriter
 from speechmeta.writers.structured import document
 
@@ -28,14 +29,20 @@ COLUMNS: dict[str, type] = {
     },
     "loudness_db": float,
     "flags": str,
+    "transcript_confidence": float,
+    "language": str,
+    "words": list,
 }
-"""Column names and types, the same for every report: a field not asked for is an empty column."""
+"""Column names and types, the same for every report: a field not asked for is an empty column.
+
+New ones stand at the end, so that who counts columns finds those that were there."""
 
 
 def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     """The turns of one `analyze` document as flat rows; absent values are None.
 
-    `turn` counts from 0 in the document's order; `flags` are joined by spaces.
+    `turn` counts from 0 in the document's order; `flags` are joined by spaces; `words` are a
+    list of `{"word", "start", "end", "probability"}`, which text formats write as JSON.
     """
     found = []
     for number, turn in enumerate(data["turns"]):
@@ -61,6 +68,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return visible_json(json.dumps(value, ensure_ascii=False))
     # Numbers are ours; text may be anybody's.
     return safe_cell(value) if isinstance(value, str) else str(value)
 

@@ -363,6 +363,32 @@ def test_models_finds_what_is_in_the_cache(run_cli: RunCli, tmp_path: Path) -> N
     by_name = {model["name"]: model["location"] for model in json.loads(done.stdout)}
     assert by_name["skit-ai/speechllm-2B"] == str(snapshot)
     assert by_name["skit-ai/speechllm-1.5B"] is None
+    done = python("-m", "speechmeta.cli", "models", HF_HUB_CACHE=str(tmp_path), COLUMNS="60")
+    # A folder can be copied from the table: broken into lines, it is whole.
+    assert str(snapshot) in "".join(line.removeprefix(" " * 10) for line in _lines(done.stdout))
+    removed = python(
+        "-m", "speechmeta.cli", "models", "rm", "skit-ai/speechllm-2B", HF_HUB_CACHE=str(tmp_path)
+    )
+    assert removed.returncode == 0, removed.stderr
+    assert "removed skit-ai/speechllm-2B" in removed.stderr
+    assert not folder.exists()
+
+
+def _lines(text: str) -> list[str]:
+    return [line.removeprefix("here").rstrip() for line in text.splitlines()]
+
+
+def test_models_that_cannot_be_fetched_or_removed(run_cli: RunCli, tmp_path: Path) -> None:
+    for arguments, code, text in (
+        (["download", "bundled"], USAGE, "on this machine already"),
+        (["download", "some-org/some-model"], 1, "not on this machine"),
+        (["rm", "bundled"], USAGE, "not in the hub's cache"),
+        (["rm", "some-org/some-model"], 1, "not on this machine"),
+    ):
+        result = run_cli("models", *arguments)
+        assert (result.code, result.stdout) == (code, "")
+        assert text in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")

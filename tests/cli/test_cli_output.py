@@ -52,6 +52,15 @@ def test_csv_takes_the_form_that_excel_opens() -> None:
     assert formats_of("CSV", ExcelCountry.SEMICOLON) == ("csv-excel-semicolon",)
 
 
+def test_all_formats_are_written_once() -> None:
+    from speechmeta.writers import WRITERS
+
+    named = formats_of("all", None)
+    assert len(set(named)) == len(named)
+    assert set(WRITERS) - set(named) == {"jsonl", "parquet", "csv-excel", "csv-excel-semicolon"}
+    assert "csv-excel" in formats_of("all", ExcelCountry.COMMA)
+
+
 def test_other_files_are_named_by_kind() -> None:
     assert listed_kinds({".txt": 1, ".pdf": 3, ".a": 1}) == "3 .pdf, 1 .a, 1 .txt"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,9 @@ def test_remote_code_is_not_executed(copy: Path, fixture_folder: Path, tmp_path:
 def test_converted_checkpoint_has_equal_logits(fixture_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "own"
     convert_checkpoint(fixture_folder, target)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o666 & ~umask}
     assert torch.equal(
         last_logits(target, fixture_folder), last_logits(fixture_folder, fixture_folder)
     )

@@ -21,6 +21,7 @@ from transformers import (
 )
 from whisper_meta_tiny import SECONDS, save_whisper, tiny_heads, tiny_whisper, tiny_whisper_meta
 
+from speechmeta.audio.loading import load_audio, resample
 from speechmeta.errors import AudioError, ModelError, UsageError
 from speechmeta.models.whisper_meta import (
     WhisperMetaConfig,
@@ -28,6 +29,7 @@ from speechmeta.models.whisper_meta import (
     WhisperMetaProcessor,
 )
 from speechmeta.models.whisper_meta.weights import INT8_ROWS, quantized
+from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS
 
 
@@ -142,6 +144,37 @@ def test_rows_of_a_batch_give_what_they_give_alone() -> None:
             torch.testing.assert_close(logits[row], single[0], rtol=0, atol=2e-4)
             own = model.generate(**inputs, max_new_tokens=8)
             assert torch.equal(ids[row, : own.shape[1]], own[0])
+
+
+def test_generate_writes_nothing_where_nobody_speaks(
+    bundled_model: tuple[Any, Any], bundled_analyzer: Analyzer
+) -> None:
+    model, processor = bundled_model
+    example = load_audio(Path(__file__).parents[2] / "examples" / "call.wav")
+    said = resample(example.mono(), example.sample_rate, 16_000)[8000 : 16_000 * 3]
+    rng = np.random.default_rng(0)
+    clips = [np.zeros(32_000, np.float32), said, rng.normal(0, 0.01, 32_000).astype(np.float32)]
+    ids = model.generate(**processor(audio=clips, sampling_rate=16_000))
+    texts = processor.batch_decode(ids, skip_special_tokens=True)
+    expected = bundled_analyzer.generate_meta((said, 16_000)).transcript
+    assert [text.strip() for text in texts] == ["", expected, ""]
+    assert len(str(expected)) > 20
+
+
+def test_no_speech_is_for_checkpoints_that_learnt_it() -> None:
+    clips = tiny_clips(3, seconds=(0.4, 1.0))
+    written = {}
+    for taught in (False, True):
+        # A random decoder gives no token more than a half; a head that is sure of silence decides.
+        heads = {"open": tiny_heads(SpeechActivity={"prior": {"true": 1 - 1e-9, "false": 1e-9}})}
+        model, processor = tiny_whisper_meta(
+            heads=heads, default_heads="open", config={"no_speech_taught": taught}
+        )
+        inputs = processor(audio=clips, sampling_rate=16_000)
+        ids = model.generate(**inputs, max_new_tokens=8)
+        written[taught] = processor.batch_decode(ids, skip_special_tokens=True)
+    assert all(written[False])
+    assert written[True] == ["", "", ""]
 
 
 def test_short_clips_get_their_silence_and_masks_say_where_the_clip_is() -> None:

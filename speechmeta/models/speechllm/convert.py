@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speechmeta.errors import OutputError
 from speechmeta.models.speechllm.loading import load_model
+from speechmeta.models.weights import ordinary_modes
 
 
 def convert_checkpoint(
@@ -29,6 +30,7 @@ def convert_checkpoint(
     try:
         model.save_pretrained(target)
         processor.save_pretrained(target)
+        ordinary_modes(target)
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror}", "check space and rights"

@@ -106,6 +106,19 @@ def load_published(
     return model.eval(), SpeechLLMProcessor.for_config(config, extractor, tokenizer)
 
 
+def fetch_companions(source: Source) -> None:
+    """Fetches what a published checkpoint names and does not hold: configs and a tokenizer.
+
+    Raises:
+        ModelError: they cannot be had.
+    """
+    data = read_json_object(source.folder / "config.json")
+    _sub_config(source, data["audio_encoder_name"], AUDIO_ENCODERS)
+    _sub_config(source, data["llm_model_name"], DECODERS)
+    _tokenizer(source, data["llm_model_name"])
+    _feature_extractor(source, data.get("audio_processor_name", data["audio_encoder_name"]))
+
+
 def _admit_mask(model: SpeechLLMForConditionalGeneration, names: set[str]) -> None:
     # Encoders are saved with the vector that masks in training, whether or not this config masks.
     name = "masked_spec_embed"

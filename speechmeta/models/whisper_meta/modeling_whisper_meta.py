@@ -28,6 +28,7 @@ from transformers.models.whisper.modeling_whisper import (
 from transformers.utils import ModelOutput, cached_file
 
 from speechmeta.errors import ModelError
+from speechmeta.models.whisper_meta.calibration import calibrated
 from speechmeta.models.whisper_meta.configuration_whisper_meta import WhisperMetaConfig
 from speechmeta.models.whisper_meta.heads import LabelHeads
 from speechmeta.models.whisper_meta.weights import (
@@ -46,6 +47,8 @@ HUB_ARGUMENTS = (
 
 FRAMES_PER_POSITION = 2
 """Log-mel frames (10 ms) that the encoder's second convolution joins to one position (20 ms)."""
+
+FRAMES_PER_SECOND = 100
 
 
 @dataclass
@@ -384,8 +387,11 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
     ) -> torch.Tensor:
         """The transcripts' token ids (batch, tokens), by transformers' own `generate`.
 
+        Where the checkpoint was taught what is no speech, a clip in which nobody speaks gets the
+        end token alone, as it gets no words from `Analyzer`.
+
         Args:
-            input_features, frames: see `encode`.
+            input_features, frames, audio_frames: see `encode`.
             kwargs: as of `WhisperForConditionalGeneration.generate`. The checkpoint's language is
                 the default one.
         """
@@ -397,20 +403,53 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
             return ids
         if frames is None:
             frames = torch.full((len(input_features),), input_features.shape[-1])
+        heard = frames if audio_frames is None else audio_frames
+        end = torch.tensor([self.config.whisper_config.eos_token_id], device=self.device)
         # Its decoder knows no mask over the encoder's positions: rows of one length go together.
         rows: dict[int, torch.Tensor] = {}
         for length in sorted(set(frames.tolist())):
             chosen = (frames == length).nonzero()[:, 0]
             part = input_features[chosen.to(input_features.device), :, :length]
-            states = self.encode(part, output_hidden_states=False)
-            outputs = BaseModelOutput(last_hidden_state=states.last_hidden_state)
+            states = self.encode(
+                part,
+                audio_frames=heard[chosen.to(heard.device)],
+                output_hidden_states=self.label_heads is not None,
+            )
+            silent = self._nobody_speaks(states, heard[chosen.to(heard.device)])
+            rows.update((row, end) for row in chosen[silent].tolist())
+            if bool(silent.all()):
+                continue
+            spoken = states.last_hidden_state[(~silent).to(states.last_hidden_state.device)]
+            outputs = BaseModelOutput(last_hidden_state=spoken)
             ids = self.whisper.generate(encoder_outputs=outputs, **kwargs)
-            rows.update(zip(chosen.tolist(), ids, strict=True))
+            rows.update(zip(chosen[~silent].tolist(), ids, strict=True))
         return nn.utils.rnn.pad_sequence(
             [rows[row] for row in range(len(input_features))],
             batch_first=True,
             padding_value=self.config.whisper_config.pad_token_id,
         )
+
+    def _nobody_speaks(self, states: EncoderStates, audio_frames: torch.Tensor) -> torch.Tensor:
+        """Which rows hold no speech (rows,) bool: where the decoder's probability of no speech is
+        above the head's of speech (1/2 without a head), as the recognizer decides it."""
+        count = len(states.last_hidden_state)
+        if not self.config.no_speech_taught:
+            return torch.zeros(count, dtype=torch.bool)
+        limits = torch.full((count,), 0.5, dtype=torch.float64)
+        logits = self.classify(states).get("SpeechActivity")
+        if logits is not None:
+            head = (self.config.heads or {})[self.heads_name or ""]["fields"]["SpeechActivity"]
+            labels = self.config.head_labels(self.heads_name)["SpeechActivity"]
+            for row, scores in enumerate(logits.cpu().double().tolist()):
+                seconds = float(audio_frames[row]) / FRAMES_PER_SECOND
+                limits[row] = calibrated(labels, scores, head, seconds)["True"]
+        start = self.config.whisper_config.decoder_start_token_id
+        first = torch.full((count, 1), start, device=self.device)
+        # Whisper's vocabulary has the token for no speech right before the one for no times.
+        token = self.generation_config.no_timestamps_token_id - 1
+        table = self.decode_tokens(first, states)[:, 0].float().softmax(-1)
+        decoder = table[:, token].cpu().double()
+        return (decoder > limits) | (limits < 0.5)
 
 
 def key_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

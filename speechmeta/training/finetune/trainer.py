@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from speechmeta.errors import UsageError, require_extra
+from speechmeta.models.weights import ordinary_modes
 from speechmeta.training.finetune.clips import ClipDataset
 from speechmeta.training.finetune.config import TrainConfig
 from speechmeta.training.finetune.speechllm import SAVED, SpeechLLMCollator, adapted_modules
@@ -93,6 +94,7 @@ def _train(config: TrainConfig, resume: bool) -> Path:
     from transformers import Trainer, set_seed
 
     from speechmeta.models.speechllm import load_model
+    from speechmeta.training.logs import log_readably
 
     arguments = training_arguments(config)
     if resume and not any(config.output.glob("checkpoint-*")):
@@ -129,6 +131,7 @@ def _train(config: TrainConfig, resume: bool) -> Path:
         eval_dataset=evaluation,
         data_collator=SpeechLLMCollator(processor),
     )
+    log_readably(trainer, logger)
     trainer.train(resume_from_checkpoint=resume)
     final = config.output / "final"
     if not trainer.is_world_process_zero():
@@ -147,5 +150,11 @@ def _train(config: TrainConfig, resume: bool) -> Path:
         "lora": config.lora.model_dump(),
     }
     (final / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-    logger.info("trained: %s", summary)
+    ordinary_modes(config.output)
+    logger.info(
+        "trained %d steps on %d clips, %.2f hours",
+        summary["steps"],
+        len(dataset),
+        summary["hours_of_audio"],
+    )
     return final

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.errors import UsageError
+from speechmeta.models.weights import ordinary_modes
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.splits import read_halves
 from speechmeta.training.whisper_meta.heads_calibrate import (
@@ -273,6 +274,7 @@ def run_heads(recipe: HeadsRecipe) -> Path:
     config["default_heads"] = OPEN
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     config_file.write_text(text, encoding="utf-8")
+    ordinary_modes(recipe.checkpoint)
     return recipe.checkpoint
 
 

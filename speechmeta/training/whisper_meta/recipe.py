@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speechmeta.errors import UsageError
+from speechmeta.models.weights import ordinary_modes
 from speechmeta.training.manifest import Clip, read_clips
 from speechmeta.training.whisper_meta.draws import NOTHING, Batches, Draw, Sounds, plan_batches
 from speechmeta.training.whisper_meta.features import SAMPLES_PER_FRAME
@@ -197,7 +198,9 @@ def run_recipe(recipe: WordsRecipe, resume: bool = False) -> Path:
         original.state_dict(), tuned.state_dict(), recipe.encoder_mix, recipe.decoder_mix
     )
     tuned.load_state_dict(weights)
-    return export(tuned, recipe.whisper, recipe.output, recipe.trailing_silence, recipe.min_seconds)
+    made = export(tuned, recipe.whisper, recipe.output, recipe.trailing_silence, recipe.min_seconds)
+    ordinary_modes(recipe.output)
+    return made
 
 
 def prepare(recipe: WordsRecipe) -> tuple[Batches, Steps]:

@@ -8,6 +8,7 @@ decoder's own distribution over them (Kullback-Leibler), so that what it knew is
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ import torch
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments, WhisperForConditionalGeneration
 
+from speechmeta.training.logs import log_readably
 from speechmeta.training.whisper_meta.draws import IGNORED, Batches
 from speechmeta.training.whisper_meta.layers import decode, encode
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ def tune(whisper: str, batches: Batches, steps: Steps, folder: Path, resume: boo
         disable_tqdm=True,
     )
     trainer = _Tuner(steps, model=model, args=arguments, train_dataset=batches)
+    log_readably(trainer, _LOG)
     trainer.train(resume_from_checkpoint=resume and any(checkpoints(folder)))
     trainer.save_model(str(folder / "tuned"))
     return folder / "tuned"

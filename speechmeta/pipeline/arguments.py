@@ -1,0 +1,59 @@
+"""The options as keyword arguments, for type checkers: `analyze_call("a.wav", redact=True)`.
+
+What they mean, their defaults and limits stand once, in `CallOptions` and `ModelOptions`; a test
+holds the names here to theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypedDict
+
+from speechmeta.audio.limits import Limits
+from speechmeta.pipeline.options import ComputeType
+from speechmeta.segmentation.channels import ChannelMode
+from speechmeta.segmentation.turns import TurnOptions
+
+
+class CallArguments(TypedDict, total=False):
+    """`CallOptions`, single fields."""
+
+    fields: Sequence[str] | None
+    min_confidence: float | None
+    redact: bool
+    word_times: bool
+    channels: ChannelMode
+    roles: Sequence[str] | None
+    raw: str | None
+    vad: bool
+    turns: TurnOptions
+    limits: Limits
+    speakers: int | None
+    speaker_model: str | None
+
+
+class EngineArguments(TypedDict, total=False):
+    """`ModelOptions` without the model's name."""
+
+    device: str
+    dtype: ComputeType
+    batch_size: int | None
+    heads: str | None
+    language: str | None
+    hotwords: str | None
+    beams: int
+    local_files_only: bool
+
+
+class ModelArguments(EngineArguments, total=False):
+    """`ModelOptions`, single fields."""
+
+    model: str | os.PathLike[str] | None
+
+
+class AnalysisArguments(CallArguments, ModelArguments, total=False):
+    """Both."""
+
+
+__all__ = ["AnalysisArguments", "CallArguments", "EngineArguments", "ModelArguments"]
