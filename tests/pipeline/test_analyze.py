@@ -148,11 +148,11 @@ def test_damage_reaches_the_report(analyzer: Analyzer, tmp_path: Path, sine: Sin
 def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
     tone = (sine(1, 8000), 8000)
     with pytest.raises(UsageError, match="channels"):
-        analyzer.analyze_call(tone, channels="both")
+        analyzer.analyze_call(tone, channels="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Mood"):
         analyzer.analyze_call(tone, fields=["Mood"])
     with pytest.raises(UsageError, match="no option 'rolls'") as caught:
-        analyzer.analyze_call(tone, rolls=["a"])
+        analyzer.analyze_call(tone, rolls=["a"])  # type: ignore[call-arg]
     assert "roles" in caught.value.hint
 
 
