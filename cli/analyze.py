@@ -122,6 +122,7 @@ def analyze(
     from speechmeta.models.base import given_fields
     from speechmeta.pipeline.analyzer import Analyzer
     from speechmeta.pipeline.redaction.audio import Cover, write_redacted
+    from speechmeta.writers.files import atomic_file
 
     from .table import print_call
 
@@ -135,7 +136,9 @@ def analyze(
         for writer, target in outputs.get(path, []):
             writer.write(report, target, overwrite=overwrite)
         if redact_audio is not None:
-            write_redacted(path, redact_audio, report.redactions or [], cover)
+            spans = report.redactions or []
+            with atomic_file(redact_audio, overwrite=overwrite) as file:
+                write_redacted(path, file, spans, cover, raw=call.raw, limits=call.limits)
         return report
 
     codes = []
@@ -266,6 +269,8 @@ def _check_redact_audio(files: Sequence[str], target: Path, overwrite: bool) -> 
             "--redact-audio reads the recording twice, and a stream can be read once",
             "save it to a file first",
         )
+    if target.suffix.lower() != ".wav":
+        raise UsageError(f"{target} does not end in .wav", "redacted audio is written as WAV")
     if len(files) > 1:
         raise UsageError("--redact-audio writes one recording", "analyse the recordings one by one")
     if _identity(target) in {_identity(path) for path in files} - {None}:

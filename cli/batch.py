@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions, ModelOptions
 
 RUN_PANEL = "Run"
+STDOUT = Path("-")
 
 
 class EngineName(StrEnum):
@@ -202,6 +203,11 @@ def batch(
     """
     if output is None:
         raise UsageError("no output folder was given", "add -o OUT")
+    if output == STDOUT:
+        raise UsageError(
+            "a folder run keeps a journal, so it writes into a folder",
+            "give one, and print its results.jsonl; or analyze FILE... -o - -f jsonl",
+        )
     if folder is None:
         if not summary:
             raise UsageError("no folder was given", "speechmeta batch DIR -o OUT")

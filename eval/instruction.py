@@ -136,7 +136,10 @@ def _item(row: dict[str, Any], number: int, folder: Path) -> Item:
                 f"{', '.join(known_constraints())}"
             )
         for constraint in constraints:
-            check_constraint(constraint, "")  # a constraint without its value fails here
+            try:
+                check_constraint(constraint, "")  # a constraint without its value fails here
+            except UsageError as error:
+                raise ValueError(str(error)) from error
         return Item(**common, constraints=constraints)
     choices, label = tuple(map(str, row["choices"])), str(row["label"])
     if label not in choices or len({normalise(c) for c in choices}) < max(2, len(choices)):

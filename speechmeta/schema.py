@@ -6,6 +6,7 @@ Knows nothing of audio or models, and imports neither torch nor transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self, cast
 
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
@@ -415,6 +417,15 @@ class RedactedSpan(BaseModel):
     mark: str
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """A recording's outline, to be drawn: of each channel the loudest sample, 0 to 100, of equal
+    stretches of `duration` seconds."""
+
+    duration: float
+    channels: tuple[tuple[int, ...], ...]
+
+
 class CallReport(BaseModel):
     """The document of `speechmeta analyze FILE --json`."""
 
@@ -430,3 +441,14 @@ class CallReport(BaseModel):
     )
     """Absent where no redaction was asked for."""
     warnings: list[_FileText] = Field(default_factory=list)
+    _peaks: Peaks | None = PrivateAttr(default=None)
+
+    @property
+    def peaks(self) -> Peaks | None:
+        """What the page draws; no part of the document, so None in a report that was read back."""
+        return self._peaks
+
+    def with_peaks(self, peaks: Peaks | None) -> Self:
+        """This report, from now on with an outline."""
+        self._peaks = peaks
+        return self

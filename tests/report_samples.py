@@ -14,12 +14,12 @@ from speechmeta.schema import (
     LabelEstimate,
     ModelInfo,
     Monologue,
+    Peaks,
     SpeakerMeta,
     SpeakerSummary,
     Turn,
     Word,
 )
-from speechmeta.writers.peaks import Peaks
 
 NASTY = 'He said "stop" <script>alert(1)</script> & left; 50 % \\ tab\there, line\nbreak --> é 你好'
 """Text that every format must carry or escape."""

@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from speechmeta.decoding.confined import confined
+from speechmeta.errors import UsageError
+
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+(?:['\u2019-]\w+)*", text)
@@ -50,6 +53,14 @@ def _excludes(text: str, value: Any) -> bool:
     return not any(_contains(text, word) for word in unwanted)
 
 
+def _matches(text: str, value: Any) -> bool:
+    # A suite's pattern may go over a text for ever, and cannot be interrupted here.
+    try:
+        return bool(confined("matches", str(value), text.strip()))
+    except UsageError as error:
+        raise UsageError(f"the pattern {str(value)[:80]!r}: {error.message}", error.hint) from error
+
+
 _CHECKS: dict[str, Callable[[str, Any], bool]] = {
     "json": _is_json,
     "max_words": lambda text, n: len(_words(text)) <= int(n),
@@ -69,7 +80,7 @@ _CHECKS: dict[str, Callable[[str, Any], bool]] = {
     "one_of": lambda text, value: (
         text.strip().rstrip(".").lower() in [str(v).lower() for v in value]
     ),
-    "matches": lambda text, value: re.fullmatch(str(value), text.strip(), re.DOTALL) is not None,
+    "matches": _matches,
 }
 _WITHOUT_VALUE = ("json", "uppercase", "lowercase", "no_commas", "quoted")
 
@@ -87,6 +98,7 @@ def check_constraint(constraint: Mapping[str, Any], text: str) -> bool:
     Raises:
         KeyError: the type is not known, or its value is missing.
         ValueError: the value is not what the type needs.
+        UsageError: it is a pattern that is none, or that takes too long.
     """
     kind = constraint["type"]
     value = constraint.get("value") if kind in _WITHOUT_VALUE else constraint["value"]

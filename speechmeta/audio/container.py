@@ -7,6 +7,7 @@ the telephone codecs (G.711, GSM, AMR) that soundfile does not.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import av
@@ -36,6 +37,10 @@ _AMR_PACKET_SECONDS = 0.02
 # The zero of these containers is the recording's beginning. In others (MPEG-TS, Ogg, FLV ...)
 # the first packet has any time.
 _ABSOLUTE = {"mov", "mp4", "matroska", "webm", "avi", "nut"}
+
+# Frames one after the other, whose times FFmpeg counts; what it skips has none.
+_UNTIMED = {"aac", "ac3", "dts", "eac3", "loas", "mp3"}
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")
 
 # Here FFmpeg computes a duration from the size and a bit rate.
 _GUESSED = {"aac", "amr", "amrnb", "amrwb", "loas"}
@@ -86,6 +91,7 @@ class MediaReader:
             self.close()
             raise
         self._clock: Clock | None = None
+        self._pace = _Pace()
 
     def close(self) -> None:
         self._container.close()
@@ -109,8 +115,9 @@ class MediaReader:
             return None
         if self._stream.duration is not None and self._stream.time_base is not None:
             late = 0.0
-            if self._is_absolute() and self._stream.start_time is not None:
-                late = max(0.0, float(self._stream.start_time * self._stream.time_base))
+            if self._stream.start_time is not None and not self._counts_samples():
+                begin = float(self._stream.start_time * self._stream.time_base)
+                late = max(0.0, begin - self._zero(begin))
             return float(self._stream.duration * self._stream.time_base) + late
         if self._container.duration is not None and len(self._container.streams) == 1:
             return self._container.duration / 1_000_000
@@ -129,6 +136,8 @@ class MediaReader:
         damaged = 0
         sounded = 0
         foreign = 0.0  # seconds
+        untimed = self._container.format.name in _UNTIMED
+        early = _Early()
         packets = self._container.demux(self._stream)
         while True:
             packet = None
@@ -144,7 +153,10 @@ class MediaReader:
                 damaged += 1
                 if packet is not None and self._clock is not None:
                     self._clock.lose(self._seconds_of(packet))
+                elif packet is not None:
+                    early.lose(_time_of(packet), self._seconds_of(packet))
                 continue
+            self._pace.add(packet)
             for frame in decoded:
                 damaged += bool(frame.is_corrupt)
                 if frame.samples == 0:
@@ -153,11 +165,12 @@ class MediaReader:
                 if self._clock is None:
                     # The first frame knows better than the header, as with SBR in AAC.
                     self.sample_rate, self.channels = shape
-                    self._clock = Clock(self.sample_rate, self._zero(frame.time))
+                    self._clock = Clock(self.sample_rate, self._zero(early.begin(frame.time)))
+                    self._clock.lose(early.seconds)
                 elif shape != (self.sample_rate, self.channels):
                     foreign += frame.samples / max(1, frame.sample_rate)
                     continue
-                gap = self._clock.place(frame.time, frame.samples)
+                gap = self._clock.place(None if untimed else frame.time, frame.samples)
                 yield from silence(self.channels, gap)
                 sounded += frame.samples
                 yield samples_of(frame)
@@ -180,12 +193,22 @@ class MediaReader:
         return list(self._decoder.decode(packet))
 
     def _seconds_of(self, packet: Packet[Any]) -> float:
+        """How long a packet that cannot be decoded would have been."""
+        if self._container.format.name in _UNTIMED and packet.size:
+            # All that lies between two good frames comes as one packet.
+            return 0.0 if bytes(packet).startswith(_TAGS) else self._pace.seconds(packet.size)
         if packet.duration and packet.time_base is not None:
             return float(packet.duration * packet.time_base)
         return _AMR_PACKET_SECONDS if self.codec in _DECODERS else 0.0
 
     def _is_absolute(self) -> bool:
-        return bool(_ABSOLUTE & set(self._container.format.name.split(",")))
+        return self._counts_samples() or bool(
+            _ABSOLUTE & set(self._container.format.name.split(","))
+        )
+
+    def _counts_samples(self) -> bool:
+        """FLAC numbers its frames from the first on, of as many as its header states."""
+        return self._container.format.name == "flac" and self._stream.duration is not None
 
     def _zero(self, first: float | None) -> float:
         """The time of the packets at which the recording begins."""
@@ -198,15 +221,17 @@ class MediaReader:
 
     def count_seconds(self) -> float:
         """The duration in seconds by the packets' times, without decoding."""
-        seconds = 0.0
+        first: float | None = None
+        end = 0.0
         try:
             for packet in self._container.demux(self._stream):
                 if packet.pts is not None and packet.time_base is not None:
-                    end = (packet.pts + (packet.duration or 0)) * packet.time_base
-                    seconds = max(seconds, float(end))
+                    first = float(packet.pts * packet.time_base) if first is None else first
+                    last = (packet.pts + (packet.duration or 0)) * packet.time_base
+                    end = max(end, float(last))
         except av.error.FFmpegError:
-            self.warnings.append(f"{self.name} is damaged after {seconds:.2f} s")
-        return seconds
+            self.warnings.append(f"{self.name} is damaged after {end - self._zero(first):.2f} s")
+        return max(0.0, end - self._zero(first))
 
     def _open(self, content: Bytes) -> InputContainer:
         try:
@@ -290,7 +315,8 @@ class MediaReader:
     def _duration_is_a_guess(self) -> bool:
         """Whether FFmpeg computed the stated duration from the file size and a bit rate."""
         form = self._container.format.name
-        if form in _GUESSED:
+        # ASF states the length of the file, whose tracks may be shorter.
+        if form in _GUESSED or (form == "asf" and len(self._container.streams) > 1):
             return True
         if form != "mp3":
             return False
@@ -338,6 +364,46 @@ class MediaReader:
                         f"{self.name} is a SPHERE file packed as {coding}, which cannot be read",
                         SPHERE_HINT,
                     )
+
+
+@dataclass
+class _Early:
+    """What could not be decoded before the first frame that could: the recording begins there."""
+
+    seconds: float = 0.0
+    _first: float | None = None
+
+    def lose(self, time: float | None, seconds: float) -> None:
+        self.seconds += seconds
+        if self._first is None:
+            self._first = time
+
+    def begin(self, time: float | None) -> float | None:
+        """The first packet's time, given that of the first frame."""
+        return time if time is None or self._first is None else min(time, self._first)
+
+
+@dataclass
+class _Pace:
+    """Bytes a second of the packets that were decoded."""
+
+    _bytes: int = 0
+    _seconds: float = 0.0
+
+    def add(self, packet: Packet[Any]) -> None:
+        if packet.duration and packet.time_base is not None:
+            self._bytes += packet.size
+            self._seconds += float(packet.duration * packet.time_base)
+
+    def seconds(self, size: int) -> float:
+        """How long so many bytes are; 0 before anything was decoded."""
+        return size * self._seconds / self._bytes if self._bytes else 0.0
+
+
+def _time_of(packet: Packet[Any]) -> float | None:
+    if packet.pts is None or packet.time_base is None:
+        return None
+    return float(packet.pts * packet.time_base)
 
 
 def _own_decoder(stream: AvAudioStream) -> AudioCodecContext | None:

@@ -77,9 +77,13 @@ class Limits(Options):
                 _allow("max-channels", "channels", self.max_channels),
             )
 
+    def too_long(self, seconds: float) -> bool:
+        """Whether a recording of this length is refused."""
+        return seconds > self.max_hours * 3600
+
     def check_length(self, name: str, seconds: float) -> None:
         """Raises AudioError if a recording is longer than is analysed."""
-        if seconds > self.max_hours * 3600:
+        if self.too_long(seconds):
             raise AudioError(
                 f"{name} is longer than {self.max_hours:g} hours",
                 _allow("max-hours", "hours", self.max_hours),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeAlias, Union, cast
@@ -380,6 +380,10 @@ def _open(
     reader = open_reader(media, rules)
     stack.callback(reader.close)
     limits.check_shape(media.name, reader.sample_rate or limits.min_rate, reader.channels)
+    if limits.too_long(reader.declared or 0.0):
+        # Headers are wrong more often than calls are that long: the packets are asked.
+        with closing(open_reader(media, rules)) as counted:
+            limits.check_length(media.name, counted.count_seconds())
     return reader, media.path, media.size
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from speechmeta.audio.clock import Missing
 from speechmeta.audio.limits import Limits
 from speechmeta.audio.loading import Audio, AudioSource, as_array, stream_audio
+from speechmeta.audio.peaks import PeakMeter
 from speechmeta.audio.source import MediaFile, open_media
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import AudioError
-from speechmeta.schema import AudioInfo
+from speechmeta.schema import AudioInfo, Peaks
 
 KEEP_BYTES = 64 * 2**20
 """Up to this size the decoded samples stay in memory (8 minutes of stereo at 16 kHz)."""
@@ -42,8 +43,8 @@ class Recording:
         limits: what it may have and take; None for the defaults.
 
     Attributes:
-        warnings: complete after the first run through the blocks, and so is `missing`, the
-            stretches for which silence stands in.
+        warnings: complete after the first run through the blocks, and so are `missing`, the
+            stretches for which silence stands in, and `peaks`, the outline for drawings.
 
     Raises:
         AudioError: the audio cannot be used.
@@ -69,6 +70,7 @@ class Recording:
         self.rate: int = rate_for(self.sample_rate)
         self.warnings: list[str] = []
         self.missing: tuple[Missing, ...] = ()
+        self.peaks: Peaks | None = None
         self.samples = 0
         windows = BLOCK_WINDOWS * _BLOCK_CHANNELS // max(self.channels, _BLOCK_CHANNELS)
         self._block_seconds = max(_FEWEST_BLOCK_WINDOWS, windows) * window_seconds
@@ -101,11 +103,14 @@ class Recording:
             yield from self._kept
             return
         samples = 0
+        meter = None if self._complete else PeakMeter(self.rate)
         with stream_audio(
             self._source, self._block_seconds, self.rate, self._raw, self._limits
         ) as stream:
             for block in stream:
                 samples += block.shape[1]
+                if meter is not None:
+                    meter.add(block)
                 if not self._complete and self._kept is not None:
                     self._kept.append(block)
                     if sum(part.nbytes for part in self._kept) > KEEP_BYTES:
@@ -122,9 +127,9 @@ class Recording:
                 f"{self.path or 'the recording'} became shorter while it was read",
                 "analyse it again when it is no longer being written",
             )
-        if not self._complete:
+        if meter is not None:
             self._complete, self.samples = True, samples
-            self.warnings, self.missing = warnings, missing
+            self.warnings, self.missing, self.peaks = warnings, missing, meter.peaks()
 
 
 @dataclass(frozen=True)

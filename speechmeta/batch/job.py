@@ -18,7 +18,6 @@ import numpy.typing as npt
 from speechmeta.errors import AudioError
 from speechmeta.schema import CallReport, ModelInfo
 from speechmeta.writers.files import output_error, printable
-from speechmeta.writers.peaks import Peaks
 
 Waveform = npt.NDArray[np.float32]
 Ask = Callable[[Any], Any]
@@ -96,12 +95,10 @@ class Prepared:
     Attributes:
         state: of `Job.prepare`.
         lengths: samples of each turn in the spill file, one after the other as float32.
-        peaks: outline of the waveform, if it was asked for.
     """
 
     state: Any
     lengths: tuple[int, ...]
-    peaks: Peaks | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,6 @@ class PrepareTask:
     """Runs `Job.prepare` in a worker process; a payload is (path as bytes, spill path)."""
 
     job: Job
-    with_peaks: bool
 
     def start(self) -> None:
         self.job.warm_up()
@@ -126,13 +122,12 @@ class PrepareTask:
         before = _state(path)
         with SpillFile(spill_path) as spill:
             state = self.job.prepare(path, spill, ask)
-        peaks = _outline(path) if self.with_peaks else None
         if _state(path) != before:
             raise AudioError(
                 f"{printable(path)} changed while it was read",
                 "wait until it is complete, then --resume --retry-failed",
             )
-        return Prepared(state, tuple(spill.lengths), peaks)
+        return Prepared(state, tuple(spill.lengths))
 
 
 class SpillFile:
@@ -188,18 +183,6 @@ def _state(path: str) -> tuple[int, int]:
         reason = os.strerror(error.errno or 0)
         raise AudioError(f"cannot read {printable(path)}: {reason}") from error
     return status.st_size, status.st_mtime_ns
-
-
-def _outline(path: str) -> Peaks | None:
-    from speechmeta.audio.loading import stream_audio
-    from speechmeta.writers.peaks import peaks_of
-
-    try:
-        with stream_audio(path) as blocks:
-            return peaks_of(blocks, blocks.sample_rate)
-    except AudioError:
-        # The turns were found; a call is not lost for want of a drawing.
-        return None
 
 
 @dataclass(frozen=True)

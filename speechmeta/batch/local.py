@@ -32,7 +32,6 @@ from speechmeta.batch.spills import Spills
 from speechmeta.batch.workers import Done, Pool, ProcessPool, Question, ThreadPool
 from speechmeta.errors import DecodingError, ModelError, OutputError, SpeechMetaError
 from speechmeta.schema import CallReport
-from speechmeta.writers.peaks import Peaks
 
 QUEUED_SECONDS = 1800.0
 """No further file is prepared while this many seconds of turns wait for the model."""
@@ -48,7 +47,6 @@ class Outcome:
     entry: Entry
     report: CallReport | None = None
     error: SpeechMetaError | tuple[str, str] | None = None
-    peaks: Peaks | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ class EngineOptions:
         model_processes: 0 keeps the model in this process; N loads it in N others, each
             with an equal share of the processor cores.
         actors: models of a Ray cluster; 0 for one on each GPU, or for every second core.
-        peaks: hand on the waveform's outline, for the HTML report.
     """
 
     workers: int = 1
@@ -71,7 +68,6 @@ class EngineOptions:
     batch_size: int = 32
     model_processes: int = 0
     actors: int = 0
-    peaks: bool = False
 
 
 @dataclass
@@ -107,9 +103,7 @@ class LocalEngine:
         self._preparing: dict[int, Entry] = {}
         self._postponed: deque[Entry] = deque()
         self._tight = False
-        self._prepare = ProcessPool(
-            PrepareTask(job, options.peaks), options.workers, options.timeout
-        )
+        self._prepare = ProcessPool(PrepareTask(job), options.workers, options.timeout)
         self._model = self._model_pool(source)
 
     def _model_pool(self, source: ModelSource) -> Pool:
@@ -270,7 +264,7 @@ class LocalEngine:
         except Exception as error:
             # A bug that one call meets must not cost the others.
             return Outcome(call.entry, error=(type(error).__name__, str(error)))
-        return Outcome(call.entry, report=report, peaks=call.prepared.peaks)
+        return Outcome(call.entry, report=report)
 
 
 def _as_error(error: SpeechMetaError | tuple[str, str]) -> SpeechMetaError:

@@ -68,7 +68,7 @@ class FileActor:
         ids = [entry.id for entry in entries]
         try:
             done = {
-                outcome.entry.id: pickle.dumps((outcome.report, outcome.error, outcome.peaks))
+                outcome.entry.id: pickle.dumps((outcome.report, outcome.error))
                 for outcome in self._engine.run(iter(entries), rows[0]["root"])
             }
             outcomes = [done[number] for number in ids]
@@ -125,8 +125,8 @@ class RayEngine:
                         raise pickle.loads(outcome)
                     entry = waiting.pop(number, None)
                     if entry is not None:
-                        report, error, peaks = pickle.loads(outcome)
-                        yield Outcome(entry, report, error, peaks)
+                        report, error = pickle.loads(outcome)
+                        yield Outcome(entry, report, error)
                 if not waiting:
                     break
             for entry in waiting.values():

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,11 +35,10 @@ from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.repair import repair_journal
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import CallReport
-from speechmeta.writers import HtmlWriter, get_writer
+from speechmeta.writers import get_writer
 from speechmeta.writers.failure import error_record
 from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
 from speechmeta.writers.parquet import check_parquet, write_turns
-from speechmeta.writers.peaks import Peaks
 from speechmeta.writers.structured import compact, document
 
 RESULTS = "results.jsonl"
@@ -183,7 +182,7 @@ def run_folder(
                 rules = getattr(job, "raw_rules", None)
                 journal.add(find_audio(root, *globs, skip, found, options.strict, rules))
                 journal.count_others(found.others)
-                engine = (make_engine or _engine_of(options))(job, source, _use(options), spill)
+                engine = (make_engine or _engine_of(options))(job, source, options.use, spill)
                 run = _Run(Path(root), out, journal, options, progress)
                 try:
                     run.work(engine)
@@ -195,10 +194,6 @@ def run_folder(
                 )
         finally:
             shutil.rmtree(spill, ignore_errors=True)
-
-
-def _use(options: FolderOptions) -> EngineOptions:
-    return replace(options.use, peaks="html" in options.formats)
 
 
 def _engine_of(options: FolderOptions) -> Callable[[Job, ModelSource, EngineOptions, Path], Engine]:
@@ -357,7 +352,7 @@ class _Run:
         error = outcome.error
         if outcome.report is not None:
             try:
-                seconds = self._write(entry, outcome.report, outcome.peaks, path)
+                seconds = self._write(entry, outcome.report, path)
             except SpeechMetaError as refused:
                 cause = refused.__cause__
                 if isinstance(cause, OSError) and cause.errno in _RUN_OVER:
@@ -375,7 +370,7 @@ class _Run:
         self._bytes += entry.size
         self._tell(path, message)
 
-    def _write(self, entry: Entry, report: CallReport, peaks: Peaks | None, path: str) -> float:
+    def _write(self, entry: Entry, report: CallReport, path: str) -> float:
         """Writes one call's files, then the journal: a kill between leaves the file missing."""
         audio = report.audio.model_copy(update={"path": path})
         warnings = [printable(text) for text in report.warnings]
@@ -383,13 +378,11 @@ class _Run:
         for name in self._options.formats:
             writer = get_writer(name)
             target = output_path(self._out, entry.relative, writer.extension)
-            _make_folder(target.parent)
+            # Before folders are made, which a link would put elsewhere.
             _check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
+            _make_folder(target.parent)
             # The folder is this run's own, and a killed run may have written the file already.
-            if isinstance(writer, HtmlWriter):
-                writer.write_with_peaks(report, target, peaks, overwrite=True)
-            else:
-                writer.write(report, target, overwrite=True)
+            writer.write(report, target, overwrite=True)
         line = compact(document(report))
         self._journal.finish(entry, "done", line, report.audio.duration)
         return report.audio.duration

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmeta.audio.foreign import audio_errors
+from speechmeta.audio.limits import Limits
 from speechmeta.audio.loading import AudioSource, load_audio, resample
+from speechmeta.audio.rawformats import RawRules
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
@@ -106,6 +108,8 @@ class Analyzer:
         fields: Sequence[str] | None = None,
         min_confidence: float | None = None,
         instruction: str | None = None,
+        raw: str | None = None,
+        limits: Limits | None = None,
     ) -> SpeakerMeta:
         """Analyses one clip as one voice; several channels are mixed.
 
@@ -115,12 +119,15 @@ class Analyzer:
             min_confidence: labels less probable than this become None; by default the
                 checkpoint's own thresholds, field by field.
             instruction: the prompt's wording for checkpoints that take one.
+            raw, limits: how headerless clips are read, and what a clip may have and take; see
+                `load_audio`.
 
         Raises:
             AudioError: the audio cannot be used.
-            UsageError: a field is not known.
+            UsageError: a field is not known, or `raw` is not understood.
         """
-        result = self.generate_meta_batch([audio], fields, min_confidence, instruction)[0]
+        asked = (fields, min_confidence, instruction, raw, limits)
+        result = self.generate_meta_batch([audio], *asked)[0]
         if isinstance(result, SpeechMetaError):
             raise result
         return result
@@ -131,6 +138,8 @@ class Analyzer:
         fields: Sequence[str] | None = None,
         min_confidence: float | None = None,
         instruction: str | None = None,
+        raw: str | None = None,
+        limits: Limits | None = None,
     ) -> list[SpeakerMeta | SpeechMetaError]:
         """Analyses several clips, each as `generate_meta` would.
 
@@ -140,10 +149,11 @@ class Analyzer:
         """
         asked = given_fields(self.engine, fields)
         thresholds = self.thresholds(min_confidence)
+        RawRules.parse(raw)
         waveforms: list[Waveform | SpeechMetaError] = []
         for source in audios:
             try:
-                clip = load_audio(source)
+                clip = load_audio(source, raw=raw, limits=limits)
                 with audio_errors(clip.path or "the clip"):
                     waveforms.append(resample(clip.mono(), clip.sample_rate, 16000))
             except SpeechMetaError as error:
@@ -277,6 +287,8 @@ def generate_meta(
     fields: Sequence[str] | None = None,
     *,
     min_confidence: float | None = None,
+    raw: str | None = None,
+    limits: Limits | None = None,
     **options: Unpack[ModelArguments],
 ) -> SpeakerMeta:
     """`Analyzer.generate_meta` with a model that is kept for the next call.
@@ -284,7 +296,8 @@ def generate_meta(
     Args:
         options: of `ModelOptions`.
     """
-    return _kept_analyzer(ModelOptions(**options)).generate_meta(audio, fields, min_confidence)
+    analyzer = _kept_analyzer(ModelOptions(**options))
+    return analyzer.generate_meta(audio, fields, min_confidence, raw=raw, limits=limits)
 
 
 def analyze_call(

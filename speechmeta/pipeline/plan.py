@@ -24,7 +24,7 @@ from speechmeta.audio.types import FloatArray
 from speechmeta.errors import UsageError
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.sides import Sides, find_sides
-from speechmeta.schema import AudioInfo
+from speechmeta.schema import AudioInfo, Peaks
 from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.chunking import divide
 from speechmeta.segmentation.turns import (
@@ -89,6 +89,7 @@ class CallPlan:
         dead: number of channels without a signal.
         warnings: for the report.
         missing: stretches for which the recording has no sound.
+        peaks: the recording's outline.
     """
 
     audio: AudioInfo
@@ -103,6 +104,7 @@ class CallPlan:
     dead: int
     warnings: tuple[str, ...]
     missing: tuple[Missing, ...] = ()
+    peaks: Peaks | None = None
 
 
 class PreparedCall:
@@ -187,6 +189,7 @@ def prepare_call(
         dead=len(activity.plan.dead),
         warnings=tuple(dict.fromkeys(warnings)),
         missing=recording.missing,
+        peaks=recording.peaks,
     )
     return PreparedCall(plan, recording)
 

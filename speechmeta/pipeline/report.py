@@ -86,7 +86,7 @@ def assemble_call(
         conversation=measure(turns, plan.audio.duration, [name for name, _ in plan.speakers]),
         coverage=_coverage(plan, speech, skipped),
         warnings=warnings,
-    )
+    ).with_peaks(plan.peaks)
     if plan.options.redact:
         report = redact_report(report, keep_words=plan.options.word_times)
     return report.model_copy(update={"turns": [_words_within(turn) for turn in report.turns]})

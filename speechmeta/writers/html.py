@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 from importlib import resources
-from typing import IO, Any
+from typing import Any
 
-from speechmeta.errors import AudioError
-from speechmeta.schema import CallReport
+from speechmeta.schema import CallReport, Peaks
 from speechmeta.version import __version__
 from speechmeta.writers.base import TextWriter
-from speechmeta.writers.files import atomic_file
 from speechmeta.writers.html_parts import (
     clock,
     conversation_card,
@@ -27,7 +25,6 @@ from speechmeta.writers.html_parts import (
 )
 from speechmeta.writers.html_timeline import timeline
 from speechmeta.writers.markup import Markup, el, joined
-from speechmeta.writers.peaks import Peaks, peaks_of
 from speechmeta.writers.structured import document
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -39,23 +36,8 @@ class HtmlWriter(TextWriter):
     name = "html"
 
     def text(self, report: CallReport) -> str:
-        """The page, with the waveform if the report's audio file can still be read."""
-        return self.page(report, _peaks_from_disk(report))
-
-    def dump(self, report: CallReport, file: IO[bytes]) -> None:
-        file.write(self.text(report).encode("utf-8"))
-
-    def write_with_peaks(
-        self,
-        report: CallReport,
-        path: str | os.PathLike[str],
-        peaks: Peaks | None,
-        *,
-        overwrite: bool = False,
-    ) -> None:
-        """Like `write`, with the waveform's outline given instead of read from the audio again."""
-        with atomic_file(path, overwrite=overwrite) as file:
-            file.write(self.page(report, peaks).encode("utf-8"))
+        """The page, with the waveform if the report comes from an analysis."""
+        return self.page(report, report.peaks)
 
     def page(self, report: CallReport, peaks: Peaks | None = None) -> str:
         """The whole page; without `peaks` the lanes show turns only."""
@@ -125,21 +107,6 @@ class HtmlWriter(TextWriter):
 
 def _asset(name: str) -> Markup:
     return Markup("\n" + resources.files(__package__).joinpath(name).read_text("utf-8"))
-
-
-def _peaks_from_disk(report: CallReport) -> Peaks | None:
-    path = report.audio.path
-    if path is None or not os.path.isfile(path):
-        return None
-    # Here, not above: writers of text need no decoder.
-    from speechmeta.audio.loading import stream_audio
-
-    try:
-        with stream_audio(path) as blocks:
-            return peaks_of(blocks, blocks.sample_rate)
-    except AudioError:
-        # The report is complete without the drawing; the file has changed since.
-        return None
 
 
 def _header(data: dict[str, Any], title: str) -> Markup:

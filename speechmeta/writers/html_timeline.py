@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from speechmeta.schema import LABEL_FIELDS
+from speechmeta.schema import LABEL_FIELDS, Peaks
 from speechmeta.writers.html_parts import clock, emotion_colours, percent, plural, turn_colour
 from speechmeta.writers.markup import Markup, el
-from speechmeta.writers.peaks import Peaks
 
 Lane = tuple[str, int | None]
 

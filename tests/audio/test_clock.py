@@ -105,6 +105,71 @@ def test_dropped_packets_add_up(tmp_path: Path, sine: Sine) -> None:
     assert "places" in audio.warnings[0]
 
 
+def spoilt(path: Path, first: float, last: float) -> Path:
+    """The file with a stretch of zeros, from and to a share of its bytes."""
+    data = bytearray(path.read_bytes())
+    start, end = round(len(data) * first), round(len(data) * last)
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["mp3", "mp2"])
+def test_damage_between_frames_that_have_no_times(tmp_path: Path, sine: Sine, codec: str) -> None:
+    """The bytes that are lost say how long it was."""
+    path = tmp_path / f"call.{codec}"
+    wave = sine(6, 16000) * (np.arange(96000) % 16000 < 3200)
+    encode_with_av(path, "libmp3lame" if codec == "mp3" else "mp2", wave, 16000)
+    before = loud_seconds(load_audio(path).waveform[0], 16000)
+    audio = load_audio(spoilt(path, 0.4, 0.55))
+    assert audio.duration == pytest.approx(6, abs=0.1)
+    after = loud_seconds(audio.waveform[0], 16000)
+    assert set(after[after > 3.5]) == set(before[before > 3.5])
+    assert any("no sound of its own" in warning for warning in audio.warnings)
+    # A tag behind the sound, as of a joined file, is none that was lost.
+    path.write_bytes(path.read_bytes() + b"ID3" + bytes(7) + b"x" * 20_000)
+    assert load_audio(path).duration == pytest.approx(6, abs=0.1)
+
+
+def test_damage_at_the_beginning_makes_nothing_early(tmp_path: Path, sine: Sine) -> None:
+    path = tmp_path / "call.flac"
+    wave = sine(4, 16000) * (np.arange(64000) % 16000 < 3200)
+    encode_with_av(path, "flac", wave + 1e-3 * sine(4, 16000, 300), 16000)
+    data = path.read_bytes()
+    first = data.index(b"\xff\xf8", 4 + 34) / len(data)
+    audio = load_audio(spoilt(path, first, first + 0.1))
+    assert audio.duration == pytest.approx(4, abs=0.01)
+    assert loud_seconds(audio.waveform[0], 16000)[-2:] == pytest.approx([3.0, 3.1])
+    assert "from 0.00 s" in " ".join(audio.warnings)
+
+
+@pytest.mark.parametrize("ending", ["ts", "asf", "mka"])
+def test_a_track_beside_another_that_is_longer(tmp_path: Path, sine: Sine, ending: str) -> None:
+    """Its length is its own: nothing is said to be cut short, and a late one is late."""
+    path = tmp_path / f"call.{ending}"
+    codec = "wmav2" if ending == "asf" else "mp2"
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream(codec, rate=16000) for _ in range(2)]
+        packets = []
+        for number, stream in enumerate(streams):
+            stream.layout, stream.bit_rate = "mono", 64000
+            size = stream.frame_size or 1024
+            for index in range((4 - 2 * number) * 16000 // size):
+                tone = (sine(size / 16000, 16000)[None] * 32767).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+                frame.sample_rate, frame.time_base = 16000, Fraction(1, 16000)
+                frame.pts = index * size + number * 16000
+                packets += stream.encode(frame)
+        packets.sort(key=lambda packet: float(packet.pts * packet.time_base))
+        for packet in packets:
+            container.mux(packet)
+    audio = load_audio(path)
+    assert audio.channels == 2
+    assert not any("cut short" in warning for warning in audio.warnings)
+    assert loud_seconds(audio.waveform[1], 16000)[0] == pytest.approx(1.0, abs=0.11)
+    assert probe_audio(path).duration == pytest.approx(4, abs=0.15)
+
+
 def test_packets_that_cannot_be_decoded_are_silence(tmp_path: Path, sine: Sine) -> None:
     def spoil(number: int, packet: av.Packet[Any]) -> av.Packet[Any]:
         if not 10 <= number < 20:

@@ -65,6 +65,24 @@ def test_each_limit_is_an_option() -> None:
         Limits(max_hours=0)
 
 
+def test_a_recording_that_is_too_long_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long = Limits(max_hours=1.5 / 3600)
+    monkeypatch.setattr(Limits, "watched", lambda *_: pytest.fail("it was decoded"))
+    for read in (load_audio, probe_audio, stream_audio):
+        with pytest.raises(AudioError, match="--max-hours"):
+            read(wav(seconds=2), limits=long)
+
+
+def test_a_header_that_states_too_much_is_no_reason(tmp_path: Path) -> None:
+    data = bytearray(wav(seconds=1))
+    data[4:8], data[40:44] = struct.pack("<I", 10**9 + 36), struct.pack("<I", 10**9)
+    audio = load_audio(bytes(data), limits=Limits(max_hours=2 / 3600))
+    assert audio.duration == pytest.approx(1)
+    assert "cut short" in audio.warnings[0]
+
+
 def test_a_small_file_of_three_days_is_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FREE_SAMPLES", 100_000)
     handed: list[int] = []
@@ -145,7 +163,7 @@ def test_damaged_files_of_the_reported_kinds_are_audio_errors_or_audio(shared_di
 
 @pytest.mark.parametrize(
     ("case", "option"),
-    [("20-flac-bomb/flac3days.flac", "--max-expansion"), ("21-low-rate/rate1.wav", "--min-rate")],
+    [("20-flac-bomb/flac3days.flac", "--max-hours"), ("21-low-rate/rate1.wav", "--min-rate")],
 )
 def test_the_reported_bombs_are_refused(shared_dir: Path, case: str, option: str) -> None:
     path = shared_dir / "cases" / case

@@ -12,6 +12,7 @@ import pytest
 from conftest import RunCli
 from desta_tiny import Shape, make_checkpoint
 
+from speechmeta.decoding import confined
 from speechmeta.errors import AudioError, DatasetError, UsageError
 from speechmeta.eval.instruction import Item, prompt, read_choice, read_items, report, run_items
 from speechmeta.eval.metrics.constraints import check_constraint
@@ -85,6 +86,14 @@ def test_constraints(kind: str, value: Any, good: str, bad: str) -> None:
     assert check_constraint(constraint, good)
     assert not check_constraint(constraint, bad)
     assert not check_constraint(constraint, "  ")
+
+
+def test_a_pattern_that_would_go_on_for_ever_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "SECONDS", 1.0)
+    with pytest.raises(UsageError, match=r"the pattern .*takes more than"):
+        check_constraint({"type": "matches", "value": "(a|a)*b"}, "a" * 60)
+    with pytest.raises(UsageError, match="no regular expression"):
+        check_constraint({"type": "matches", "value": "(a"}, "a")
 
 
 def _manifest(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:

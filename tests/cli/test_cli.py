@@ -152,7 +152,6 @@ def test_names_that_are_not_utf8(run_cli: RunCli, made: list[Any], call: Path) -
     result = run_cli("analyze", odd, "-o", out, "-f", formats, "--no-vad")
     assert result.code == 0, result.stderr
     assert len(os.listdir(out)) == 9
-    # The page finds the file on the disk all the same, and draws its waveform.
     page = next(out.glob("*.html")).read_text()
     assert 'class="wave"' in page
     assert "caf\\xe9.wav" in page

@@ -10,6 +10,8 @@ import pytest
 from audio_files import Sine, write_wav
 from fakes import FakeEngine
 
+from speechmeta.audio.limits import Limits
+from speechmeta.audio.loading import AudioSource
 from speechmeta.decoding.joining import join_records
 from speechmeta.errors import AudioError, DecodingError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
@@ -43,6 +45,24 @@ def test_fields_and_confidence(analyzer: Analyzer, sine: Sine) -> None:
         analyzer.generate_meta(tone, ["Mood"])
     with pytest.raises(UsageError, match="min_confidence"):
         analyzer.generate_meta(tone, min_confidence=1.5)
+
+
+def test_a_clip_without_a_header_and_one_beyond_its_limits(
+    analyzer: Analyzer, tmp_path: Path, sine: Sine
+) -> None:
+    clip = tmp_path / "clip.rec"
+    clip.write_bytes((sine(2, 8000) * 32767).astype("<i2").tobytes())
+    said = analyzer.generate_meta(clip, raw="codec=s16le,rate=8000").transcript
+    assert said == "2.0 seconds"
+    both: list[AudioSource] = [clip, (sine(1, 8000), 8000)]
+    results = analyzer.generate_meta_batch(both, raw="*.rec: codec=s16le", limits=Limits())
+    assert [item.transcript for item in results if isinstance(item, SpeakerMeta)] == [
+        "2.0 seconds", "1.0 seconds"
+    ]  # fmt: skip
+    with pytest.raises(AudioError, match="--max-hours"):
+        analyzer.generate_meta(clip, raw="codec=s16le", limits=Limits(max_hours=1 / 3600))
+    with pytest.raises(UsageError, match="not understood"):
+        analyzer.generate_meta_batch([], raw="codec=none")
 
 
 def test_silence(analyzer: Analyzer) -> None:

@@ -24,7 +24,7 @@ from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.pipeline.report import assemble_call
 from speechmeta.schema import CallReport
 from speechmeta.segmentation.turns import TurnOptions
-from speechmeta.writers import WRITERS, get_writer
+from speechmeta.writers import WRITERS, HtmlWriter, get_writer
 
 Sine = Callable[..., np.ndarray]
 
@@ -309,6 +309,21 @@ def test_a_stream_that_cannot_go_back(analyzer: Analyzer, tmp_path: Path) -> Non
 
     pipe: Any = io.BufferedReader(Pipe(path.read_bytes()))
     assert len(analyzer.analyze_call(pipe).turns) == 6
+
+
+def test_the_page_draws_what_was_heard(analyzer: Analyzer) -> None:
+    call = make_call(turns=2)
+    rows = np.clip(call.waveform, -1, 1)
+    stream: Any = io.BytesIO((rows.T * 32767).astype("<i2").tobytes())
+    stream.name = "call.rec"
+    report = analyzer.analyze_call(stream, raw="codec=s16le,channels=2")
+    assert len(report.turns) == 2
+    assert report.peaks is not None
+    assert report.peaks.duration == pytest.approx(call.waveform.shape[1] / 8000)
+    assert HtmlWriter().text(report).count('class="wave"') == 2
+    assert "peaks" not in report.model_dump_json()
+    assert CallReport.model_validate_json(report.model_dump_json()).peaks is None
+    assert report.model_copy(update={"warnings": []}).peaks == report.peaks
 
 
 def test_without_turns(analyzer: Analyzer) -> None:

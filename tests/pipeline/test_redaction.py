@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechmeta.errors import UsageError
+from speechmeta.audio.limits import Limits
+from speechmeta.errors import AudioError
 from speechmeta.pipeline.redaction import redact, redact_report, redact_words
 from speechmeta.pipeline.redaction.audio import Cover, write_redacted
 from speechmeta.pipeline.redaction.numbers import is_card
@@ -204,7 +206,8 @@ def test_sound_of_what_was_said_is_covered(filling: Cover, tmp_path: Path) -> No
     source, target = tmp_path / "call.wav", tmp_path / "clean.wav"
     soundfile.write(source, loud.T, rate, subtype="PCM_16")
     span = RedactedSpan(turn=0, start=1.0, end=2.0, mark="[CODE]")
-    write_redacted(source, target, [span], filling)
+    with target.open("wb") as file:
+        write_redacted(source, file, [span], filling)
     before, _ = soundfile.read(source, dtype="float32")
     after, read_rate = soundfile.read(target, dtype="float32")
     assert (read_rate, after.shape) == (rate, before.shape)
@@ -216,8 +219,19 @@ def test_sound_of_what_was_said_is_covered(filling: Cover, tmp_path: Path) -> No
     assert (
         abs(np.corrcoef(covered[:, 0], before[first:last, 0])[0, 1] if covered.any() else 0) < 0.1
     )
-    with pytest.raises(UsageError):
-        write_redacted(source, source, [span], filling)
+
+
+def test_the_sound_is_read_as_it_was_analysed(tmp_path: Path) -> None:
+    source = tmp_path / "call.rec"
+    source.write_bytes(bytes([0x80, 0xFF] * 8000))  # mu-law: loud left, silent right
+    with (tmp_path / "clean.wav").open("wb") as file:
+        write_redacted(source, file, [], raw="codec=mulaw,channels=2")
+    samples, rate = soundfile.read(tmp_path / "clean.wav")
+    assert (rate, samples.shape) == (8000, (8000, 2))
+    assert np.abs(samples[:, 0]).min() > 0.9
+    assert not samples[:, 1].any()
+    with pytest.raises(AudioError, match="--max-hours"):
+        write_redacted(source, io.BytesIO(), [], raw="codec=mulaw", limits=Limits(max_hours=1e-4))
 
 
 def test_report_has_nothing_left() -> None:

@@ -48,7 +48,7 @@ def report() -> CallReport:
 @pytest.fixture(scope="module")
 def page(report: CallReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "call.html"
-    HtmlWriter().write_with_peaks(report, path, sample_peaks(report))
+    HtmlWriter().write(report.with_peaks(sample_peaks(report)), path)
     return path
 
 

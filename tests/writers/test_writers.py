@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from report_samples import NASTY, empty_report, sample_peaks, sample_report, turn
 
+from speechmeta.audio.peaks import PeakMeter
 from speechmeta.errors import OutputError, UsageError
 from speechmeta.schema import CallReport, SpeakerMeta
 from speechmeta.writers import WRITERS, HtmlWriter, TextWriter, get_writer
 from speechmeta.writers.files import atomic_file, printable, remove_temporary
 from speechmeta.writers.html_parts import clock
 from speechmeta.writers.parquet import turn_schema, write_turns
-from speechmeta.writers.peaks import PeakMeter
 from speechmeta.writers.structured import document
 from speechmeta.writers.subtitles import timestamp
 from speechmeta.writers.tabular import COLUMNS, rows

@@ -6,13 +6,13 @@ import math
 import wave
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 
+from speechmeta.audio.limits import Limits
+from speechmeta.audio.loading import AudioSource, stream_audio
 from speechmeta.audio.types import FloatArray
-from speechmeta.errors import UsageError
 from speechmeta.schema import RedactedSpan
 
 MARGIN_SECONDS = 0.25
@@ -59,35 +59,31 @@ def cover(
 
 
 def write_redacted(
-    source: Path | str,
-    target: Path,
+    source: AudioSource,
+    file: IO[bytes],
     spans: Sequence[RedactedSpan],
     with_: Cover = "silence",
+    *,
+    raw: str | None = None,
+    limits: Limits | None = None,
 ) -> None:
     """Writes a recording as WAV (16 bits, its own rate and channels) without what is private.
 
+    Args:
+        file: binary, opened for writing, seekable.
+        raw, limits: those with which the recording was analysed.
+
     Raises:
-        UsageError: the target is the recording itself, or no `.wav`.
         AudioError: the recording cannot be read.
     """
-    from speechmeta.audio.loading import stream_audio
-
-    if target.suffix.lower() != ".wav":
-        raise UsageError(f"{target} does not end in .wav", "redacted audio is written as WAV")
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise UsageError(f"{target} is the recording itself", "name another file for the copy")
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with closing(stream_audio(source)) as stream, wave.open(str(partial), "wb") as file:
-            file.setnchannels(stream.channels)
-            file.setsampwidth(2)
-            file.setframerate(stream.sample_rate)
-            place = 0
-            for block in stream:
-                covered = cover(block, stream.sample_rate, spans, with_, first=place)
-                place += block.shape[-1]
-                scaled = np.clip(np.round(covered.T * 32767.0), -32768, 32767)
-                file.writeframes(scaled.astype("<i2").tobytes())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = stream_audio(source, raw=raw, limits=limits)
+    with closing(stream), wave.open(file, "wb") as whole:
+        whole.setnchannels(stream.channels)
+        whole.setsampwidth(2)
+        whole.setframerate(stream.sample_rate)
+        place = 0
+        for block in stream:
+            covered = cover(block, stream.sample_rate, spans, with_, first=place)
+            place += block.shape[-1]
+            scaled = np.clip(np.round(covered.T * 32767.0), -32768, 32767)
+            whole.writeframes(scaled.astype("<i2").tobytes())

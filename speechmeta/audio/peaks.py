@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speechmeta.schema import Peaks
+
 WINDOW_SECONDS = 0.02
 BINS = 1200
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """Outline of each channel: equal stretches of `duration` seconds, values 0 to 100."""
-
-    duration: float
-    channels: tuple[tuple[int, ...], ...]
 
 
 class PeakMeter:
@@ -67,11 +59,3 @@ class PeakMeter:
         loudest = float(reduced.max())
         scaled = np.sqrt(reduced / loudest) * 100 if loudest > 0 else reduced * 0
         return Peaks(duration, tuple(tuple(int(v) for v in row) for row in np.rint(scaled)))
-
-
-def peaks_of(blocks: Iterable[NDArray[Any]], sample_rate: int, bins: int = BINS) -> Peaks:
-    """The outline of a stream of blocks of shape (channels, n)."""
-    meter = PeakMeter(sample_rate)
-    for block in blocks:
-        meter.add(block)
-    return meter.peaks(bins)
