@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,18 +20,26 @@ from . import options
 from .console import (
     TRACEBACK_VARIABLE,
     describe_fault,
+    leave_at_once,
     out_console,
     print_error,
     print_note,
-    progress,
 )
 from .flags import CALL, MODEL, add_command
+from .progress import watching
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from speechmeta.pipeline.options import CallOptions, ModelOptions
+    from speechmeta.pipeline.progress import CallProgress
+    from speechmeta.pipeline.stream import Step
     from speechmeta.schema import CallReport
     from speechmeta.writers import Writer
     from speechmeta.writers.base import TextWriter
+
+    from .progress import Watch
+    from .table import CallTable
 
 _STDOUT = Path("-")
 
@@ -119,66 +129,152 @@ def analyze(
         call = call.updated({"redact": True})
     elif beep:
         raise UsageError("--beep needs --redact-audio", "add --redact-audio OUT.wav")
-    from speechmeta.models.base import given_fields
-    from speechmeta.pipeline.analyzer import Analyzer
-    from speechmeta.pipeline.redaction.audio import Cover, write_redacted
-    from speechmeta.writers.files import atomic_file
-
-    from .table import print_call
-
-    analyzer = Analyzer(**dict(model))
-    # What the model does not give is said before the first file.
-    fields = given_fields(analyzer.engine, call.fields)
-    cover: Cover = "beep" if beep else "silence"
-
-    def one(path: str) -> CallReport:
-        report = analyzer.analyze_call(path, call)
-        for writer, target in outputs.get(path, []):
-            writer.write(report, target, overwrite=overwrite)
-        if redact_audio is not None:
-            spans = report.redactions or []
-            with atomic_file(redact_audio, overwrite=overwrite) as file:
-                write_redacted(path, file, spans, cover, raw=call.raw, limits=call.limits)
-        return report
-
-    codes = []
-    for path, outcome in _analyze_each(files, one, quiet):
-        if isinstance(outcome, SpeechMetaError):
-            print_error(outcome.message, outcome.hint)
-            codes.append(outcome.exit_code if len(files) == 1 else 1)
-        elif not quiet:
-            for warning in outcome.warnings:
-                print_note(f"warning: {warning}")
-            for _, target in outputs.get(path, []):
-                print_note(f"wrote {target}")
-        if as_json:
-            _print_json(path, outcome, several=len(files) > 1)
-        elif streamed is not None:
-            if not isinstance(outcome, SpeechMetaError):
-                print(streamed.text(outcome), end="", flush=True)
-        elif output_dir is None and not isinstance(outcome, SpeechMetaError):
-            print_call(out_console(), outcome, fields)
+    work = _Work(call, model, outputs, overwrite, redact_audio, beep)
+    shows_table = not as_json and streamed is None and output_dir is None
+    codes: list[int] = []
+    with watching(quiet) as watch:
+        try:
+            work.load()
+            for path, outcome in _analyze_each(files, work, watch, shows_table):
+                if isinstance(outcome, SpeechMetaError):
+                    print_error(outcome.message, outcome.hint)
+                    codes.append(outcome.exit_code if len(files) == 1 else 1)
+                else:
+                    codes.append(0)
+                    if not quiet:
+                        for warning in outcome.warnings:
+                            print_note(f"warning: {warning}")
+                        for _, target in outputs.get(path, []):
+                            print_note(f"wrote {target}")
+                if as_json:
+                    watch.print(partial(_print_json, path, outcome, len(files) > 1))
+                elif streamed is not None and not isinstance(outcome, SpeechMetaError):
+                    watch.print(partial(_print_text, streamed.text(outcome)))
+        except KeyboardInterrupt:
+            interrupted = _told_interruption(files, len(codes), work)
+        else:
+            interrupted = None
+    if interrupted is not None:
+        print_error(*interrupted)
+        leave_at_once(130)
+        return 130
     return max(codes, default=0)
 
 
+class _Work:
+    """What is done with each recording.
+
+    Attributes:
+        fields: those that a report holds; known once the model is loaded.
+        now: how far the recording is that is being analysed.
+    """
+
+    def __init__(
+        self,
+        call: CallOptions,
+        model: ModelOptions,
+        outputs: dict[str, list[tuple[Writer, Path]]],
+        overwrite: bool,
+        redact_audio: Path | None,
+        beep: bool,
+    ) -> None:
+        self._call, self._model, self._outputs = call, model, outputs
+        self._overwrite, self._redact_audio, self._beep = overwrite, redact_audio, beep
+        self.fields: Sequence[str] = ()
+        self.now: CallProgress | None = None
+
+    def load(self) -> None:
+        """Loads the model.
+
+        Raises:
+            SpeechMetaError: it cannot be, or does not give what is asked.
+        """
+        from speechmeta.models.base import given_fields
+        from speechmeta.pipeline.analyzer import Analyzer
+
+        self._analyzer = Analyzer(**dict(self._model))
+        # What the model does not give is said before the first file.
+        self.fields = given_fields(self._analyzer.engine, self._call.fields)
+
+    def report(self, path: str, watch: Watch, table: bool) -> CallReport:
+        """Analyses a recording, shows its turns as they end, and writes its files."""
+        self.now = None
+
+        def told(progress: CallProgress) -> None:
+            self.now = progress
+            watch.call(progress)
+
+        steps = self._analyzer.analysis(path, self._call, told)
+        shown: CallTable | None = None
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                report: CallReport = end.value
+                break
+            if table:
+                if shown is None:
+                    shown = self._table(step)
+                    watch.print(partial(shown.begin, step.audio, self._analyzer.info.name))
+                if step.turns:
+                    watch.print(partial(shown.rows, step.turns))
+        if shown is not None:
+            watch.print(partial(shown.summary, report))
+        for writer, target in self._outputs.get(path, []):
+            writer.write(report, target, overwrite=self._overwrite)
+        if self._redact_audio is not None:
+            from speechmeta.pipeline.redaction.audio import Cover, write_redacted
+            from speechmeta.writers.files import atomic_file
+
+            cover: Cover = "beep" if self._beep else "silence"
+            spans, call = report.redactions or [], self._call
+            with atomic_file(self._redact_audio, overwrite=self._overwrite) as file:
+                write_redacted(path, file, spans, cover, raw=call.raw, limits=call.limits)
+        return report
+
+    def _table(self, step: Step) -> CallTable:
+        from .table import CallTable
+
+        return CallTable(out_console().width, self.fields, step.speakers, step.audio.duration)
+
+
 def _analyze_each(
-    files: Sequence[str], analyze_one: Callable[[str], CallReport], quiet: bool
+    files: Sequence[str], work: _Work, watch: Watch, table: bool
 ) -> Iterator[Outcome]:
     """Each file's report or error, as soon as it is known; no error ends the others."""
-    with progress(len(files), quiet) as advance:
-        for path in files:
-            advance(os.path.basename(path))
-            outcome: CallReport | SpeechMetaError
-            try:
-                outcome = analyze_one(path)
-            except SpeechMetaError as error:
-                outcome = error
-            except Exception as error:
-                if os.environ.get(TRACEBACK_VARIABLE):
-                    traceback.print_exc()
-                outcome = SpeechMetaError(*describe_fault(error, path))
-            advance(step=1)
-            yield path, outcome
+    for number, path in enumerate(files, start=1):
+        watch.begin(os.path.basename(path), number, len(files))
+        outcome: CallReport | SpeechMetaError
+        try:
+            outcome = work.report(path, watch, table)
+        except SpeechMetaError as error:
+            outcome = error
+        except Exception as error:
+            if os.environ.get(TRACEBACK_VARIABLE):
+                traceback.print_exc()
+            outcome = SpeechMetaError(*describe_fault(error, path))
+        yield path, outcome
+
+
+def _told_interruption(files: Sequence[str], finished: int, work: _Work) -> tuple[str, str]:
+    """What was done when Ctrl-C came, and how to go on."""
+    from .progress import clock
+
+    if len(files) == 1:
+        now = work.now
+        if now is None or now.stage != "turns" or not now.duration:
+            return "interrupted before the first turn", "the same command begins anew"
+        return (
+            f"interrupted at {clock(now.seconds)} of {clock(now.duration)}, "
+            f"{now.turns_done} of {now.turns} turns",
+            "no file was written; the same command begins anew",
+        )
+    left = [shlex.quote(path) for path in files[finished:]]
+    named = " ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    return (
+        f"interrupted; {finished} of {len(files)} recordings were finished",
+        f"go on with {named}",
+    )
 
 
 def _stdout_writer(
@@ -287,7 +383,13 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _print_json(path: str, outcome: CallReport | SpeechMetaError, several: bool) -> None:
+def _print_text(text: str, console: Console) -> None:
+    print(text, end="", flush=True)
+
+
+def _print_json(
+    path: str, outcome: CallReport | SpeechMetaError, several: bool, console: Console
+) -> None:
     from speechmeta.writers import get_writer
     from speechmeta.writers.base import TextWriter
 

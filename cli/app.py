@@ -20,7 +20,7 @@ from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
 from . import analyze, app_, batch, chat, convert, eval_, models, schema, train
-from .console import TRACEBACK_VARIABLE, describe_fault, print_error, speak_utf8
+from .console import TRACEBACK_VARIABLE, describe_fault, print_error, run_as_program, speak_utf8
 
 COMMANDS = (analyze, batch, chat, app_, eval_, models, schema, train, convert)
 """Modules with `register(app)`, in the order of the help."""
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _silence_libraries()
     speak_utf8()
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        run_as_program()
     command = typer.main.get_command(app)
     try:
         with warnings.catch_warnings():

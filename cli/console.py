@@ -32,6 +32,24 @@ def describe_fault(error: Exception, doing: str = "") -> tuple[str, str]:
     )
 
 
+_AS_PROGRAM = False
+
+
+def run_as_program() -> None:
+    """Notes that this process is the command's own, and nothing goes on after it."""
+    global _AS_PROGRAM
+    _AS_PROGRAM = True
+
+
+def leave_at_once(code: int) -> None:
+    """Ends the process, where it is the command's own, without what torch does at the end of one:
+    on a busy machine that takes seconds, and who pressed Ctrl-C waits for it."""
+    if _AS_PROGRAM:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def print_note(message: str) -> None:
     """One line on stderr for what a user should know."""
     # Names of files may hold anything: odd bytes and escape sequences are shown, not sent.

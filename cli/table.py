@@ -36,17 +36,15 @@ class CallTable:
     """Prints the turns of calls.
 
     Args:
-        console: where to; its width decides on the columns.
+        width: cells of a line; decides on the columns.
         fields: the fields that are shown.
         speakers: the names that may come, for the width of their column.
         duration: of the recording in seconds, for the width of the times.
     """
 
     def __init__(
-        self, console: Console, fields: Sequence[str], speakers: Sequence[str], duration: float
+        self, width: int, fields: Sequence[str], speakers: Sequence[str], duration: float
     ) -> None:
-        self._console = console
-        width = console.width
         self._ends = width >= _ENDS_FROM
         self._sure = width >= _PROBABILITIES_FROM
         # Whether anybody speaks is seen from the words; alone it is all that there is to see.
@@ -61,8 +59,8 @@ class CallTable:
         self._beside = width - taken - columns >= (_TRANSCRIPT_BESIDE if self._words else 0)
         self._text = max(8, width - taken - (columns if self._beside else 0))
 
-    def title(self, audio: AudioInfo, model: str) -> None:
-        """The line above the table."""
+    def begin(self, audio: AudioInfo, model: str, console: Console) -> None:
+        """The lines above the turns: the recording, and the names of the columns."""
         facts = [
             clock(audio.duration),
             f"{audio.sample_rate} Hz",
@@ -71,21 +69,22 @@ class CallTable:
             f"model {visible_line(model)}",
         ]
         name = Text(visible_line(audio.path or ""), style="bold", overflow="fold")
-        self._console.print(name)
-        self._console.print(Text(visible_line(", ".join(facts)), style="dim"))
-
-    def head(self) -> None:
-        """The names of the columns."""
+        console.print(name)
+        console.print(Text(visible_line(", ".join(facts)), style="dim"))
         names = ["time", "speaker"]
         if self._beside:
             names += [*(["Transcript"] if self._words else []), *self._labels]
         else:
             # One heading for words and labels, which stand beneath each other.
             names.append("Transcript" if self._words else "labels")
-        self._print([Text(name, style="bold") for name in names])
+        self._print([Text(name, style="bold") for name in names], console)
 
-    def row(self, turn: Turn) -> None:
-        """One turn."""
+    def rows(self, turns: Sequence[Turn], console: Console) -> None:
+        """A row for each turn."""
+        for turn in turns:
+            self._row(turn, console)
+
+    def _row(self, turn: Turn, console: Console) -> None:
         cells = [
             Text(self._times(turn.start, turn.end), style="dim"),
             Text(visible_line(turn.speaker), style="cyan"),
@@ -100,7 +99,7 @@ class CallTable:
             if labels:
                 parts.append(Text(", ").join(labels))
             cells.append(Text("\n").join(parts))
-        self._print(cells)
+        self._print(cells, console)
 
     def _label(self, field: str, turn: Turn) -> Text | None:
         value = turn.meta.value(field)
@@ -115,7 +114,7 @@ class CallTable:
     def _times(self, start: float, end: float) -> str:
         return f"{clock(start, 1)} - {clock(end, 1)}" if self._ends else clock(start, 1)
 
-    def _print(self, cells: Sequence[Text]) -> None:
+    def _print(self, cells: Sequence[Text], console: Console) -> None:
         grid = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
         grid.add_column(width=self._time, no_wrap=True, justify="right")
         grid.add_column(width=self._speaker, overflow="fold")
@@ -125,24 +124,20 @@ class CallTable:
             for name in self._labels:
                 grid.add_column(width=_BESIDE[name], overflow="fold")
         grid.add_row(*cells)
-        self._console.print(grid)
+        console.print(grid)
 
-    def summary(self, report: CallReport) -> None:
+    def summary(self, report: CallReport, console: Console) -> None:
         """Who talked how much, who interrupted, and how it sounded."""
-        self._console.print(Text(visible_line(summary_line(report)), style="bold"))
+        console.print(Text(visible_line(summary_line(report)), style="bold"))
 
 
 def print_call(console: Console, report: CallReport, fields: Sequence[str]) -> None:
     """A whole call."""
-    table = CallTable(
-        console, fields, [turn.speaker for turn in report.turns], report.audio.duration
-    )
-    table.title(report.audio, report.model.name)
-    if report.turns:
-        table.head()
-    for turn in report.turns:
-        table.row(turn)
-    table.summary(report)
+    speakers = [turn.speaker for turn in report.turns]
+    table = CallTable(console.width, fields, speakers, report.audio.duration)
+    table.begin(report.audio, report.model.name, console)
+    table.rows(report.turns, console)
+    table.summary(report, console)
 
 
 def summary_line(report: CallReport) -> str:

@@ -266,17 +266,24 @@ class AudioStream(Iterator[FloatArray]):
         self._stack.close()
 
     @property
+    def declared(self) -> float | None:
+        """Seconds that the recording should have by its header; None where that is a guess."""
+        return self._seconds if self._reader is None else self._reader.declared
+
+    @property
     def missing(self) -> list[Missing]:
         return [] if self._reader is None else list(self._reader.missing)
 
     def _begin(self, source: AudioSource | MediaFile) -> Iterator[FloatArray]:
         self._reader: Reader | None = None
+        self._seconds: float | None = None
         if not isinstance(source, (Audio, MediaFile)):
             array = as_array(source, None)
             if array is not None:
                 source = _from_array(*array)
         if isinstance(source, Audio):
             self.path, self.codec = source.path, source.codec
+            self._seconds = source.duration
             self.warnings = list(source.warnings)
             self.sample_rate, self.channels = source.sample_rate, source.channels
             _check_audio(source, self._limits)

@@ -7,7 +7,7 @@ Short recordings stay in memory in between, long ones are decoded again.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -41,8 +41,10 @@ class Recording:
         window_seconds: every block but the last is a multiple of this.
         raw: how headerless recordings are read.
         limits: what it may have and take; None for the defaults.
+        on_block: called in every run with the number of the run, from 0, and the seconds read.
 
     Attributes:
+        declared: seconds that it should have by its header; None where it does not say.
         warnings: complete after the first run through the blocks, and so are `missing`, the
             stretches for which silence stands in, and `peaks`, the outline for drawings.
 
@@ -57,8 +59,10 @@ class Recording:
         window_seconds: float,
         raw: str | None = None,
         limits: Limits | None = None,
+        on_block: Callable[[int, float], None] | None = None,
     ) -> None:
         self._raw, self._limits = raw, limits
+        self._on_block, self._runs = on_block, 0
         self._source: AudioSource | MediaFile = source
         if not isinstance(source, Audio) and as_array(source, None) is None:
             media = open_media(cast(Any, source))
@@ -67,6 +71,7 @@ class Recording:
         with stream_audio(self._source, block_seconds=1.0, raw=raw, limits=limits) as stream:
             self.sample_rate, self.channels = stream.sample_rate, stream.channels
             self.path, self.codec = stream.path, stream.codec
+            self.declared = stream.declared
         self.rate: int = rate_for(self.sample_rate)
         self.warnings: list[str] = []
         self.missing: tuple[Missing, ...] = ()
@@ -99,6 +104,16 @@ class Recording:
         Raises:
             AudioError: the audio cannot be used, or the file is no longer what it was.
         """
+        run = self._runs
+        self._runs += 1
+        read = 0
+        for block in self._read():
+            yield block
+            read += block.shape[1]
+            if self._on_block is not None:
+                self._on_block(run, read / self.rate)
+
+    def _read(self) -> Iterator[FloatArray]:
         if self._complete and self._kept is not None:
             yield from self._kept
             return

@@ -7,11 +7,13 @@ analyze_call("call.wav", roles=["agent", "customer"])       # CallReport
 from __future__ import annotations
 
 import itertools
+import logging
+import os
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from functools import lru_cache
+import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +34,11 @@ from speechmeta.pipeline.arguments import (
     ModelArguments,
 )
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
-from speechmeta.pipeline.plan import EmbedderSource, prepare_call
-from speechmeta.pipeline.report import Outcome, assemble_call
-from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta
+from speechmeta.pipeline.plan import EmbedderSource, plan_pieces, prepare_call
+from speechmeta.pipeline.progress import CallProgress, OnProgress, stage_of
+from speechmeta.pipeline.report import EndedTurns, Outcome, assemble_call
+from speechmeta.pipeline.stream import CallStream, Step, Steps
+from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, Turn
 from speechmeta.segmentation.chunking import cut_quietly
 
 if TYPE_CHECKING:
@@ -44,9 +48,17 @@ if TYPE_CHECKING:
 
 Waveform = npt.NDArray[np.float32]
 
+_LOG = logging.getLogger(__name__)
+
+_FIRST_CLIPS = 8
+"""Clips that are decoded together at the beginning, so that turns soon come; then twice as many
+each time, up to four batches."""
+
 
 class Analyzer:
     """Takes audio to `SpeakerMeta` or `CallReport` with one model, loaded once.
+
+    Analyzers with the same options, and the functions of this module, share the loaded model.
 
     Args:
         model: a folder or a hub id; None for the bundled checkpoint.
@@ -59,7 +71,7 @@ class Analyzer:
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineArguments]) -> None:
         self.options = ModelOptions(model=model, **options)
-        self.engine: SpeechModel = load_speech_model(**dict(self.options))
+        self.engine: SpeechModel = _engine_of(self.options)
 
     @classmethod
     def from_engine(cls, engine: SpeechModel, *, local_files_only: bool = False) -> Self:
@@ -175,6 +187,8 @@ class Analyzer:
         self,
         audio: AudioSource,
         options: CallOptions | None = None,
+        *,
+        on_progress: OnProgress | None = None,
         **overrides: Unpack[CallArguments],
     ) -> CallReport:
         """Analyses a recording turn by turn, however long it is.
@@ -182,6 +196,7 @@ class Analyzer:
         Args:
             audio: a path, file object, bytes, or `(waveform, sample_rate)`.
             options: what is asked of the call; None for the defaults.
+            on_progress: called with a `CallProgress` some times a second.
             overrides: single fields of `CallOptions`, such as `roles=["agent", "customer"]`.
 
         Raises:
@@ -189,34 +204,85 @@ class Analyzer:
             ModelError: a model that an option needs is not there.
             UsageError: an option is not understood or does not fit the recording.
         """
-        steps = self.analysis(audio, CallOptions.of(options, dict(overrides)))
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                report: CallReport = end.value
-                return report
+        return self.stream(audio, options, on_progress=on_progress, **overrides).report
+
+    def stream(
+        self,
+        audio: AudioSource,
+        options: CallOptions | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        **overrides: Unpack[CallArguments],
+    ) -> CallStream:
+        """The turns of a recording as they end, by `for` or `async for`; then its report.
+
+        Nothing is read before the first turn is asked for.
+
+        Args:
+            audio, options, on_progress, overrides: see `analyze_call`.
+
+        Raises:
+            UsageError: an option is not understood; what else can go wrong does so while the
+                turns are taken, see `analyze_call`.
+        """
+        chosen = CallOptions.of(options, dict(overrides))
+        return CallStream(self.analysis(audio, chosen, on_progress))
 
     def analysis(
-        self, audio: AudioSource, chosen: CallOptions
-    ) -> Generator[float, None, CallReport]:
-        """`analyze_call` step by step: yields the share of the turns that is done, returns the
-        report. Who stops asking stops the work; several analyses may take turns at the model.
+        self, audio: AudioSource, chosen: CallOptions, on_progress: OnProgress | None = None
+    ) -> Steps:
+        """`analyze_call` step by step: yields what each step brought, returns the report. Who
+        stops asking stops the work; several analyses may take turns at the model.
 
         Raises:
             SpeechMetaError: see `analyze_call`.
         """
+
+        planned = False
+
+        def on_read(run: int, seconds: float, duration: float | None) -> None:
+            # The last run is told by its turns.
+            if on_progress is not None and not planned:
+                on_progress(CallProgress(stage_of(run), seconds, duration))
+
         asked = chosen.updated({"fields": given_fields(self.engine, chosen.fields)})
-        call = prepare_call(audio, asked, self.embedder_source(asked.speaker_model))
+        embedder = self.embedder_source(asked.speaker_model)
+        call = prepare_call(audio, asked, embedder, on_read)
+        plan, planned = call.plan, True
+        words = asked.needs_words(self.engine.gives_words)
+        names = tuple(name for name, _ in plan.speakers)
+        ended = EndedTurns(plan, self.label_sets, self.thresholds())
+        lengths = [(end - start) / plan.rate for start, end in plan_pieces(plan)]
+        total, done = sum(lengths) or 1.0, 0.0
         outcomes: list[Outcome] = []
+        fresh: list[Turn] = []
+        _LOG.info(
+            "%s: %.1f s, %d turns of %d speakers",
+            plan.audio.path or "recording", plan.audio.duration, len(plan.turns), len(names),
+        )  # fmt: skip
         clips = call.clips()
-        # A few batches at a time: enough to sort clips by length, few enough for any memory.
-        while group := list(itertools.islice(clips, 4 * self.engine.batch_size)):
-            yield len(outcomes) / len(call.plan.clips)
-            outcomes += self.decode(
-                group, asked.fields, word_times=asked.needs_words(self.engine.gives_words)
+        size = min(_FIRST_CLIPS, 4 * self.engine.batch_size)
+        while True:
+            share = done / total * plan.audio.duration
+            progress = CallProgress(
+                "turns", share, plan.audio.duration, ended.count, len(plan.turns)
             )
-        return assemble_call(call.plan, outcomes, self.info, self.label_sets, self.thresholds())
+            if on_progress is not None:
+                on_progress(progress)
+            # Numbers that are read out over several turns are found when all are there.
+            yield Step(progress, plan.audio, names, () if asked.redact else tuple(fresh))
+            # A few batches at a time: enough to sort clips by length, few enough for any memory.
+            if not (group := list(itertools.islice(clips, size))):
+                break
+            decoded = self.decode(group, asked.fields, word_times=words)
+            done += sum(lengths[len(outcomes) : len(outcomes) + len(group)])
+            outcomes += decoded
+            fresh = ended.add(decoded)
+            size = min(2 * size, 4 * self.engine.batch_size)
+        report = assemble_call(plan, outcomes, self.info, self.label_sets, self.thresholds())
+        if asked.redact:
+            yield Step(progress, plan.audio, names, tuple(report.turns))
+        return report
 
     def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
         """What makes the embedder that tells speakers apart, when one is needed.
@@ -277,9 +343,42 @@ def _turn_at(engine: Any) -> threading.Lock:
         return _TURNS.setdefault(engine, threading.Lock())
 
 
-@lru_cache(maxsize=1)
+_Key = tuple[ModelOptions, int]
+_ENGINES: WeakValueDictionary[_Key, SpeechModel] = WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def _engine_of(options: ModelOptions) -> SpeechModel:
+    """The loaded model of these options: one for all who ask, while anybody holds it."""
+    key = options, _changed(options.model)
+    with _LOADING:
+        engine = _ENGINES.get(key)
+        if engine is None:
+            begun = time.monotonic()
+            engine = load_speech_model(**dict(options))
+            _ENGINES[key] = engine
+            _LOG.info(
+                "loaded %s on %s in %.1f s",
+                engine.info.name, engine.info.device, time.monotonic() - begun,
+            )  # fmt: skip
+        return engine
+
+
+def _changed(model: str | None) -> int:
+    """When a local checkpoint last changed: one that is trained anew is loaded anew."""
+    if model is None or not os.path.isdir(model):
+        return 0
+    return max((entry.stat().st_mtime_ns for entry in os.scandir(model)), default=0)
+
+
+_KEPT: list[Analyzer] = []
+
+
 def _kept_analyzer(options: ModelOptions) -> Analyzer:
-    return Analyzer(**dict(options))
+    """An analyzer of the functions below; the last one is kept, and with it its model."""
+    analyzer = Analyzer(**dict(options))
+    _KEPT[:] = [analyzer]
+    return analyzer
 
 
 def generate_meta(
@@ -301,13 +400,19 @@ def generate_meta(
 
 
 def analyze_call(
-    audio: AudioSource, options: CallOptions | None = None, **overrides: Unpack[AnalysisArguments]
+    audio: AudioSource,
+    options: CallOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    **overrides: Unpack[AnalysisArguments],
 ) -> CallReport:
     """`Analyzer.analyze_call` with a model that is kept for the next call.
 
     Args:
         options: what is asked of the call; None for the defaults.
+        on_progress: see `Analyzer.analyze_call`.
         overrides: single fields of `CallOptions` and of `ModelOptions`.
     """
     model, call = divided(dict(overrides))
-    return _kept_analyzer(model).analyze_call(audio, options, **call)
+    analyzer = _kept_analyzer(model)
+    return analyzer.analyze_call(audio, options, on_progress=on_progress, **call)

@@ -107,6 +107,11 @@ class CallPlan:
     peaks: Peaks | None = None
 
 
+def plan_pieces(plan: CallPlan) -> list[tuple[int, int]]:
+    """First and last sample of each of `plan.clips`, in that order."""
+    return [plan.turns[turn].pieces[piece] for turn, piece in plan.clips]
+
+
 class PreparedCall:
     """A plan, and the recording from which its clips are cut."""
 
@@ -121,15 +126,18 @@ class PreparedCall:
             AudioError: the file is no longer what it was.
         """
         plan = self.plan
-        cuts = []
-        for turn, piece in plan.clips:
-            start, end = plan.turns[turn].pieces[piece]
-            cuts.append(Cut(plan.turns[turn].row, start, end))
+        cuts = [
+            Cut(plan.turns[turn].row, *bounds)
+            for (turn, _), bounds in zip(plan.clips, plan_pieces(plan), strict=True)
+        ]
         yield from _cut_clips(self._recording, plan.signals, cuts)
 
 
 def prepare_call(
-    source: AudioSource, options: CallOptions, embedder: EmbedderSource | None = None
+    source: AudioSource,
+    options: CallOptions,
+    embedder: EmbedderSource | None = None,
+    on_read: Callable[[int, float, float | None], None] | None = None,
 ) -> PreparedCall:
     """Finds channels, turns and speakers of a recording.
 
@@ -137,6 +145,8 @@ def prepare_call(
         source: as for `speechmeta.audio.loading.load_audio`.
         embedder: makes the embedder when several speakers have to be told apart; None where
             there is none, so that one channel is one speaker.
+        on_read: called while the recording is gone through with the number of the run, from 0,
+            the seconds read, and those that there are (None where they are not known yet).
 
     Raises:
         AudioError: the audio cannot be used.
@@ -144,7 +154,11 @@ def prepare_call(
     """
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
-    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits)
+    def on_block(run: int, seconds: float) -> None:
+        if on_read is not None:
+            on_read(run, seconds, recording.duration or recording.declared)
+
+    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits, on_block)
     activity = find_voice_activity(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *activity.plan.warnings]
     sides = find_sides(options, recording.channels, activity)

@@ -153,6 +153,50 @@ def _turn(
     )
 
 
+class EndedTurns:
+    """The turns of a plan as their clips are decoded, one after the other.
+
+    Args:
+        plan, label_sets, abstain_below: as of `assemble_call`, whose turns these are.
+    """
+
+    def __init__(
+        self,
+        plan: CallPlan,
+        label_sets: LabelSets,
+        abstain_below: float | Mapping[str, float] = 0.0,
+    ) -> None:
+        self._plan, self._label_sets = plan, label_sets
+        asked = plan.options.min_confidence
+        self._threshold = abstain_below if asked is None else asked
+        self._clips = iter(plan.clips)
+        self._decoded: dict[tuple[int, int], Outcome] = {}
+        self.count = 0
+        """Turns that ended, those that could not be decoded among them."""
+
+    def add(self, outcomes: Sequence[Outcome]) -> list[Turn]:
+        """Takes the next clips' outcomes; returns the turns that are whole with them.
+
+        A turn comes when all before it have: their order is that of the report.
+        """
+        # The outcomes first: `zip` takes one more of what comes before the shortest.
+        pairs = zip(outcomes, self._clips, strict=False)
+        self._decoded.update((clip, outcome) for outcome, clip in pairs)
+        ended: list[Turn] = []
+        while self.count < len(self._plan.turns):
+            planned = self._plan.turns[self.count]
+            keys = [(self.count, piece) for piece in range(len(planned.pieces))]
+            if not all(key in self._decoded for key in keys):
+                break
+            found = [self._decoded.pop(key) for key in keys]
+            good = [item for item in found if isinstance(item, DecodedRecord)]
+            if len(good) == len(found):
+                turn = _turn(self._plan, planned, good, self._label_sets, self._threshold)
+                ended.append(_words_within(turn))
+            self.count += 1
+        return ended
+
+
 class _Absence:
     """How much of a channel's turns the recording has no sound for."""
 

@@ -1,0 +1,157 @@
+"""Progress: what it says, that nothing of it is left or gets into a pipe, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audio_files import write_wav
+from conftest import RunCli
+from fakes import FakeEngine
+from voices import make_call
+
+from speechmeta.cli import progress as home
+from speechmeta.cli.progress import watching
+from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.pipeline.progress import CallProgress
+
+HALF = CallProgress("turns", 600.0, 1200.0, 100, 200)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    engine: Any = FakeEngine()
+    made = Analyzer.from_engine(engine)
+    monkeypatch.setattr("speechmeta.pipeline.analyzer.Analyzer", lambda **_: made)
+    return write_wav(tmp_path / "call.wav", make_call(turns=2).waveform, 8000)
+
+
+def test_nothing_is_drawn_into_a_pipe(run_cli: RunCli, call: Path) -> None:
+    result = run_cli("analyze", call)
+    assert (result.code, result.stderr) == (0, "")
+    assert "\x1b" not in result.stdout
+    assert len([line for line in result.stdout.splitlines() if "seconds" in line]) == 2
+
+
+def test_a_log_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(home, "LOG_SECONDS", 0.05)
+    with watching(quiet=False) as watch:
+        time.sleep(0.2)
+        watch.begin("a\x1b[2Jb.wav", 2, 3)
+        watch.call(HALF)
+        time.sleep(0.3)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("speechmeta: loading the model, ")
+    assert told[-1].startswith("speechmeta: a\\x1b[2Jb.wav (2 of 3): turns 10:00 of 20:00, ")
+    assert told[-1].endswith(" left")
+    with watching(quiet=True) as watch:
+        watch.call(HALF)
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="this system has no pseudo-terminals")
+def test_a_terminal_keeps_the_results_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", "70")
+        monkeypatch.setenv("TERM", "xterm")
+        with watching(quiet=False) as watch:
+            watch.begin("call.wav", 1, 1)
+            watch.call(HALF)
+            watch.print(lambda console: console.print("first"))
+            watch.print(lambda console: console.print("second"))
+        terminal.flush()
+        drawn = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "10:00 of 20:00" in drawn
+    assert screen(drawn) == ["first", "second"]
+
+
+def screen(drawn: str) -> list[str]:
+    """What is on a terminal in the end; knows what rich's live lines use."""
+    lines, row, column = [""], 0, 0
+    place = 0
+    while place < len(drawn):
+        if drawn[place] == "\x1b":
+            end = place + 2
+            while not drawn[end].isalpha():
+                end += 1
+            code, kind = drawn[place + 2 : end], drawn[end]
+            if kind == "A":
+                row -= int(code or 1)
+            elif kind == "K":
+                assert code == "2"
+                lines[row] = ""
+            place = end + 1
+            continue
+        character = drawn[place]
+        place += 1
+        if character == "\r":
+            column = 0
+        elif character == "\n":
+            row, column = row + 1, 0
+            if row == len(lines):
+                lines.append("")
+        else:
+            lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_ctrl_c_says_what_is_done_and_how_to_go_on(
+    run_cli: RunCli, call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_wav(tmp_path / "an other.wav", make_call(turns=2).waveform, 8000)
+    original, count = FakeEngine.decode, 0
+
+    def pressed(self: FakeEngine, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(FakeEngine, "decode", pressed)
+    result = run_cli("analyze", call, other, call, "--json")
+    assert result.code == 130
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == (
+        f"speechmeta: interrupted; 1 of 3 recordings were finished; go on with '{other}' {call}\n"
+    )
+    count = 1
+    alone = run_cli("analyze", call)
+    assert alone.code == 130
+    assert alone.stderr.startswith("speechmeta: interrupted at 0:00 of 0:")
+    assert alone.stderr.endswith(
+        ", 0 of 2 turns; no file was written; the same command begins anew\n"
+    )
+
+
+def test_what_the_line_says() -> None:
+    state = home._State()
+    assert state.text() == "loading the model, 0 s"
+    state.begin("call.wav", 1, 1)
+    assert state.text() == "call.wav: opening, 0 s"
+    state._began -= 60
+    state.call(CallProgress("reading", 100.0, None))
+    assert state.text() == "call.wav: reading 1:40"
+    state.call(CallProgress("turns", 600.0, 1200.0, 100, 200))
+    share = 0.15 + 0.85 / 2
+    left = home.clock(60 * (1 - share) / share)
+    assert (
+        state.text() == f"call.wav: turns 10:00 of 20:00, {share * 20:.1f}x real time, {left} left"
+    )
