@@ -132,6 +132,7 @@ def analyze(
     work = _Work(call, model, outputs, overwrite, redact_audio, beep)
     shows_table = not as_json and streamed is None and output_dir is None
     codes: list[int] = []
+    interrupted: tuple[str, str] | None = None
     with watching(quiet) as watch:
         try:
             work.load()
@@ -152,8 +153,6 @@ def analyze(
                     watch.print(partial(_print_text, streamed.text(outcome)))
         except KeyboardInterrupt:
             interrupted = _told_interruption(files, len(codes), work)
-        else:
-            interrupted = None
     if interrupted is not None:
         print_error(*interrupted)
         leave_at_once(130)
