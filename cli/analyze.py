@@ -27,6 +27,7 @@ from .console import (
 )
 from .flags import CALL, MODEL, add_command
 from .progress import watching
+from .startup import without_garbage_collection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,10 +189,11 @@ class _Work:
         Raises:
             SpeechMetaError: it cannot be, or does not give what is asked.
         """
-        from speechmeta.models.base import given_fields
-        from speechmeta.pipeline.analyzer import Analyzer
+        with without_garbage_collection():
+            from speechmeta.models.base import given_fields
+            from speechmeta.pipeline.analyzer import Analyzer
 
-        self._analyzer = Analyzer(**dict(self._model))
+            self._analyzer = Analyzer(**dict(self._model))
         # What the model does not give is said before the first file.
         self.fields = given_fields(self._analyzer.engine, self._call.fields)
 

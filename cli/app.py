@@ -21,6 +21,7 @@ from speechmeta.version import __version__
 
 from . import analyze, app_, batch, chat, convert, eval_, models, schema, train
 from .console import TRACEBACK_VARIABLE, describe_fault, print_error, run_as_program, speak_utf8
+from .startup import let_threads_sleep
 
 COMMANDS = (analyze, batch, chat, app_, eval_, models, schema, train, convert)
 """Modules with `register(app)`, in the order of the help."""
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted.
     """
     _silence_libraries()
+    let_threads_sleep()
     speak_utf8()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:

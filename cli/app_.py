@@ -9,6 +9,7 @@ import typer
 from . import options
 from .console import print_note
 from .flags import CALL, MODEL, add_command
+from .startup import without_garbage_collection
 
 if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel
@@ -61,9 +62,10 @@ def app_(
     from speechmeta.app import build_app, launch
 
     def analyzer() -> Analyzer:
-        from speechmeta.pipeline.analyzer import Analyzer
+        with without_garbage_collection():
+            from speechmeta.pipeline.analyzer import Analyzer
 
-        return Analyzer(**dict(model))
+            return Analyzer(**dict(model))
 
     def chat() -> ChatModel:
         from speechmeta.chat.model import ChatModel

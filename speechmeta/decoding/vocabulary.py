@@ -7,8 +7,7 @@ Reads the tokenizer and never changes it. Knows two shapes: Llama's (`▁` for t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -23,18 +22,33 @@ _ANCHORS = ("\n", "\x07", "|", "0")
 
 
 def _byte_level_alphabet() -> dict[int, str]:
-    """From GPT-2's printable stand-ins to the 256 bytes as Latin-1 (openai/gpt-2 `encoder.py`).
-
-    What stands for no byte is mapped beyond Latin-1.
-    """
+    """From GPT-2's printable stand-ins to the 256 bytes as Latin-1 (openai/gpt-2 `encoder.py`)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(0x100) for byte in range(256)}
-    table |= {byte: chr(byte) for byte in printable}
+    table = {byte: chr(byte) for byte in printable}
     return table | {256 + offset: chr(byte) for offset, byte in enumerate(others)}
 
 
 _BYTE_LEVEL = _byte_level_alphabet()
+_IN_ALPHABET = re.compile(f"[{re.escape(''.join(map(chr, _BYTE_LEVEL)))}]*")
+
+
+def _byte_level(entries: Mapping[int, str]) -> Iterator[tuple[int, bytes]]:
+    """The bytes of entries in GPT-2's alphabet; those with other characters stand for none."""
+    known = {index: token for index, token in entries.items() if _IN_ALPHABET.fullmatch(token)}
+    # All at once: a character is a byte.
+    text = "".join(known.values()).translate(_BYTE_LEVEL).encode("latin-1")
+    start = 0
+    for index, token in known.items():
+        yield index, text[start : start + len(token)]
+        start += len(token)
+
+
+def _sentence_piece(entries: Mapping[int, str]) -> Iterator[tuple[int, bytes]]:
+    """The bytes of entries in Llama's shape."""
+    for index, token in entries.items():
+        match = _BYTE_TOKEN.fullmatch(token)
+        yield index, bytes([int(match[1], 16)]) if match else token.replace("▁", " ").encode()
 
 
 class TokenTable:
@@ -67,21 +81,15 @@ class TokenTable:
             if token != unknown and index not in left_out
         }
         decoder = b"" if backend.decoder is None else backend.decoder.__getstate__()
-        byte_level = b'"ByteLevel"' in decoder
         size = max(entries, default=-1) + 1
         self.bytes: list[bytes | None] = [None] * size
-        for index, token in entries.items():
-            if index in added:
-                # Added text is matched before anything else, as it stands.
-                self.bytes[index] = added[index].content.encode()
-            elif byte_level:
-                # An entry with other characters stands for no bytes at all.
-                with suppress(UnicodeEncodeError):
-                    self.bytes[index] = token.translate(_BYTE_LEVEL).encode("latin-1")
-            elif match := _BYTE_TOKEN.fullmatch(token):
-                self.bytes[index] = bytes([int(match[1], 16)])
-            else:
-                self.bytes[index] = token.replace("▁", " ").encode()
+        for index in added.keys() & entries.keys():
+            # Added text is matched before anything else, as it stands.
+            self.bytes[index] = added[index].content.encode()
+            del entries[index]
+        pieces = _byte_level(entries) if b'"ByteLevel"' in decoder else _sentence_piece(entries)
+        for index, piece in pieces:
+            self.bytes[index] = piece
         eos = tokenizer.eos_token_id
         self.eos_token_id: int = size if eos is None else int(eos)
         if self.eos_token_id < size:

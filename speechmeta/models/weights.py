@@ -96,7 +96,7 @@ def load_weights(
     """
     pairs = ((rename(name), read) for name, read in _each(files))
     names = {rename(name) for name in tensor_names(files)}
-    fill(model, names, pairs, files[0].parent, tied, dtype, device)
+    fill(model, names, pairs, files[0].parent, tied, dtype, device, mapped=True)
 
 
 def fill(
@@ -107,6 +107,8 @@ def fill(
     tied: Mapping[str, str],
     dtype: torch.dtype,
     device: torch.device,
+    *,
+    mapped: bool = False,
 ) -> None:
     """`load_weights` from any source.
 
@@ -114,6 +116,7 @@ def fill(
         names: all that there are, by the model's names.
         pairs: of each the name and what reads it.
         folder: for messages.
+        mapped: whether what is read lies in a file's mapping, which ends with the file.
 
     Raises:
         ModelError: as `load_weights`.
@@ -141,9 +144,7 @@ def fill(
             wrong.append(f"{target} {list(tensor.shape)} for {list(expected[target].shape)}")
             continue
         kind = dtype if tensor.is_floating_point() else tensor.dtype
-        # A copy even where nothing is converted: the file's mapping ends with the file.
-        value = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
-        _assign(model, target, value)
+        _assign(model, target, tensor.to(device, kind, copy=mapped))
     if wrong:
         raise ModelError(
             f"the checkpoint {folder} has wrong shapes: {_listed(wrong)}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +62,31 @@ def read_quantized(
         ModelError: the files are missing or damaged, or a scale does not fit its matrix.
     """
     kind = dtype or torch.float32
-    stored = read_tensors(folder / "model.safetensors")
     result: dict[str, torch.Tensor] = {}
-    for name, tensor in stored.items():
-        if name.endswith(SCALE):
-            continue
-        if not name.startswith(prefix):
-            raise ModelError(
-                f"the checkpoint {folder} has unexpected {name}",
-                f"the names of its weights have to begin with {prefix}",
-            )
-        if tensor.dtype != torch.int8:
-            result[name] = tensor.to(kind) if tensor.is_floating_point() else tensor
-            continue
-        scale = stored.get(name + SCALE)
-        if scale is None or scale.numel() != len(tensor):
-            raise ModelError(
-                f"the checkpoint {folder} has no scales that fit {name}", "fetch the file again"
-            )
-        by_row = scale.float().view(-1, *[1] * (tensor.ndim - 1))
-        result[name] = (tensor * by_row).to(kind)
+    with _opened(folder / "model.safetensors") as stored:
+        names = set(stored.keys())
+        for name in stored.keys():  # noqa: SIM118 - not a mapping
+            if name.endswith(SCALE):
+                continue
+            if not name.startswith(prefix):
+                raise ModelError(
+                    f"the checkpoint {folder} has unexpected {name}",
+                    f"the names of its weights have to begin with {prefix}",
+                )
+            tensor = stored.get_tensor(name)
+            if tensor.dtype != torch.int8:
+                # A copy: the file's mapping ends with the file.
+                result[name] = tensor.to(
+                    kind if tensor.is_floating_point() else tensor.dtype, copy=True
+                )
+                continue
+            scale = stored.get_tensor(name + SCALE) if name + SCALE in names else None
+            if scale is None or scale.numel() != len(tensor):
+                raise ModelError(
+                    f"the checkpoint {folder} has no scales that fit {name}", "fetch the file again"
+                )
+            by_row = scale.float().view(-1, *[1] * (tensor.ndim - 1))
+            result[name] = tensor.float().mul_(by_row).to(kind)
     return result
 
 
@@ -90,12 +96,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: it is missing or damaged.
     """
+    with _opened(path) as tensors:
+        # A copy each: the file's mapping ends with the file.
+        return {name: tensors.get_tensor(name).clone() for name in tensors.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
     if not path.is_file():
         raise ModelError(f"the checkpoint {path.parent} lacks {path.name}", "fetch the file")
     try:
         with safe_open(path, framework="pt") as tensors:
-            # A copy each: the file's mapping ends with the file.
-            return {name: tensors.get_tensor(name).clone() for name in tensors.keys()}  # noqa: SIM118
+            yield tensors
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"cannot read the weights {path}: {error}", "fetch the file again"
