@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -101,8 +101,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return {name: tensors.get_tensor(name).clone() for name in tensors.keys()}  # noqa: SIM118
 
 
+class _Stored(Protocol):
+    """What of an open safetensors file is used here."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _opened(path: Path) -> Iterator[_Stored]:
     if not path.is_file():
         raise ModelError(f"the checkpoint {path.parent} lacks {path.name}", "fetch the file")
     try:
