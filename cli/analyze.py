@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.pipeline.progress import CallProgress
     from speechmeta.pipeline.stream import Step
-    from speechmeta.schema import CallReport
+    from speechmeta.schema import CallReport, PartFailure
     from speechmeta.writers import Writer
     from speechmeta.writers.base import TextWriter
 
@@ -142,7 +142,9 @@ def analyze(
                     print_error(outcome.message, outcome.hint)
                     codes.append(outcome.exit_code if len(files) == 1 else 1)
                 else:
-                    codes.append(0)
+                    for failure in outcome.failures:
+                        print_error(_failed(path, failure), failure.hint)
+                    codes.append(1 if outcome.failures else 0)
                     if not quiet:
                         for warning in outcome.warnings:
                             print_note(f"warning: {warning}")
@@ -276,6 +278,13 @@ def _told_interruption(files: Sequence[str], finished: int, work: _Work) -> tupl
         f"interrupted; {finished} of {len(files)} recordings were finished",
         f"go on with {named}",
     )
+
+
+def _failed(path: str, failure: PartFailure) -> str:
+    """A line on what of a call could not be had."""
+    numbers = failure.turns or []
+    turns = f" of {len(numbers)} turn{'s' if len(numbers) != 1 else ''}" if numbers else ""
+    return f"{path}: no {failure.part}{turns}: {failure.message}"
 
 
 def _stdout_writer(

@@ -44,6 +44,10 @@ class DecodingError(SpeechMetaError):
     """A record could not be decoded, for example for lack of memory."""
 
 
+class EndpointError(SpeechMetaError):
+    """A server that was asked gave no answer, or none that can be used."""
+
+
 class DatasetError(SpeechMetaError):
     """A data set folder, manifest or label table is not what it should be."""
 

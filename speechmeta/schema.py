@@ -426,6 +426,17 @@ class Peaks:
     channels: tuple[tuple[int, ...], ...]
 
 
+class PartFailure(BaseModel):
+    """A part of what was asked for that could not be had; the rest of the document stands."""
+
+    part: str
+    """`transcript`: of `turns`, which have no Transcript, or one that lacks a piece."""
+    message: str
+    hint: str = ""
+    turns: list[int] | None = Field(default=None, exclude_if=lambda turns: turns is None)
+    """Counted from 0; absent where it is not a matter of single turns."""
+
+
 class CallReport(BaseModel):
     """The document of `speechmeta analyze FILE --json`."""
 
@@ -440,6 +451,10 @@ class CallReport(BaseModel):
         default=None, exclude_if=lambda spans: spans is None
     )
     """Absent where no redaction was asked for."""
+    failures: list[PartFailure] = Field(
+        default_factory=list, exclude_if=lambda failures: not failures
+    )
+    """Absent where everything that was asked for is there."""
     warnings: list[_FileText] = Field(default_factory=list)
     _peaks: Peaks | None = PrivateAttr(default=None)
 

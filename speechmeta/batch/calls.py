@@ -139,7 +139,10 @@ class AnalyzerSource:
 
     def settings(self) -> dict[str, Any]:
         """What results depend on, for the journal."""
-        names = ("model", "dtype", "heads", "language", "hotwords", "beams")
+        names = (
+            *("model", "dtype", "heads", "language", "hotwords", "beams"),
+            *("transcriber", "transcriber_model"),
+        )
         return {name: getattr(self.model, name) for name in names}
 
     def load(self) -> CallModel:

@@ -274,24 +274,25 @@ class CrossAttentionDecoder:
         positions: torch.Tensor,
         cache: MemoryCache,
         heads: Sequence[tuple[int, int]],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Where some heads of the cross attention look in a pass; arguments as for `forward`.
 
         Args:
             heads: (layer, head) of each.
 
         Returns:
-            Scores (rows, heads, tokens, memory positions) before their softmax.
+            Scores (rows, heads, tokens, memory positions) before their softmax, and what
+            `forward` gives.
         """
         queries: dict[int, list[torch.Tensor]] = {layer: [] for layer, _ in heads}
-        self._run(embeds, mask, positions, cache, queries)
+        hidden = self._run(embeds, mask, positions, cache, queries)
         scores = []
         for layer, head in heads:
             attention = self._decoder.layers[layer].encoder_attn
             own = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
             query = queries[layer][0][..., own] * attention.scaling
             scores.append(query @ cache.keys(layer)[:, head].transpose(1, 2))
-        return torch.stack(scores, dim=1)
+        return torch.stack(scores, dim=1), hidden
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(hidden)

@@ -37,8 +37,8 @@ def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> 
         )
         if field in LABEL_FIELDS and spoken:
             values[field] = max(probabilities[field], key=probabilities[field].__getitem__)
-    if "Transcript" in values:
-        texts = [str(record.values["Transcript"] or "") for record, _ in heard]
+    if any("Transcript" in record.values for record, _ in heard):
+        texts = [str(record.values.get("Transcript") or "") for record, _ in heard]
         values["Transcript"] = " ".join(text.strip() for text in texts if text.strip())
     return DecodedRecord(
         values=values,
@@ -52,6 +52,7 @@ def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> 
         words=_joined_words(heard, records, seconds),
         transcript_confidence=_confidence(heard),
         language=max(heard, key=lambda item: item[1])[0].language,
+        no_transcript=next((r.no_transcript for r in records if r.no_transcript), None),
     )
 
 
@@ -68,7 +69,11 @@ def _joined_words(
     records: Sequence[DecodedRecord],
     seconds: Sequence[float],
 ) -> list[TimedWord] | None:
-    """The words of the pieces with speech, from the start of the first; None if one has none."""
+    """The words of the pieces with speech, from the start of the first; None if one has none.
+
+    A piece whose transcript another model failed to write is no reason to lose the others' words.
+    """
+    heard = [(record, length) for record, length in heard if record.no_transcript is None]
     if any(record.words is None for record, _ in heard):
         return None
     chosen = {id(record) for record, _ in heard}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import LABEL_FIELDS, LabelSets, SpeakerMeta, threshold_of
 
 TRUNCATED = "transcript_truncated"
 LOOP = "transcript_loop"
+TRANSCRIPT_FAILED = "transcript_failed"
+"""Another model was to write the transcript and did not."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class DecodedRecord:
         abstain_below: by label field, the probability below which the checkpoint gives no label
             of this clip.
         language: of the transcript, as it was given or detected; None where the model has one only.
+        no_transcript: what kept another model from writing the transcript, or a piece of it.
     """
 
     values: dict[str, bool | str | None]
@@ -64,6 +68,7 @@ class DecodedRecord:
     words: list[TimedWord] | None = None
     transcript_confidence: float | None = None
     language: str | None = None
+    no_transcript: SpeechMetaError | None = None
 
     def to_meta(
         self, label_sets: LabelSets, min_confidence: float | Mapping[str, float] = 0.0

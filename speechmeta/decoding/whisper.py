@@ -167,6 +167,57 @@ class TranscriptDecoder:
             self._time(found, prompts)
         return found
 
+    @torch.inference_mode()
+    def align(
+        self,
+        encoder_states: Sequence[torch.Tensor],
+        seconds: Sequence[float],
+        texts: Sequence[str],
+        language: str | None = None,
+    ) -> list[list[TimedWord] | None]:
+        """When the words of texts that were written elsewhere are said.
+
+        The decoder is fed each text as if it had written it, in one pass; a word's probability is
+        what this decoder gives it.
+
+        Args:
+            encoder_states, seconds: as `decode` takes them.
+            texts: none is empty.
+            language: of the texts; None detects it row by row, where the checkpoint knows several.
+
+        Returns:
+            By row, the words in order; None where the text is longer than the context, or holds
+            what the vocabulary cannot write.
+
+        Raises:
+            UsageError: the language is not known.
+        """
+        self.tokens.check(language)
+        languages = [language if self.tokens.languages else None] * len(texts)
+        if language is None and self.tokens.languages:
+            nothing: list[float | None] = [-1.0] * len(texts)
+            heard = self.decode(encoder_states, seconds, no_speech_above=nothing)
+            languages = [None if isinstance(i, SpeechMetaError) else i.language for i in heard]
+        prompts = self._prompts(self._prompt(None), encoder_states, seconds)
+        words: list[list[TimedWord] | None] = [None] * len(texts)
+        rows: dict[int, WrittenRow] = {}
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            code = languages[number]
+            if code is None and self.tokens.languages:
+                continue
+            task = self.tokens.task(code)
+            ids = self._plain(" " + text.strip())
+            pieces = [self.states.piece(token) for token in ids]
+            fits = len(prompt.embeds) + len(task) + len(ids) + 1 <= self.decoder.max_positions
+            if fits and b"".join(pieces).decode(errors="replace").strip() == text.strip():
+                length = prompt.seconds
+                rows[number] = WrittenRow(prompt, task, ids, pieces, None, length, code)
+        if rows:
+            timed = word_times(self.decoder, list(rows.values()), self._heads, self.tokens.end)
+            for number, found in zip(rows, timed, strict=True):
+                words[number] = found
+        return words
+
     def _time(
         self, found: Sequence[Transcription | SpeechMetaError], prompts: Sequence[Prompt]
     ) -> None:
@@ -207,6 +258,12 @@ class TranscriptDecoder:
         # As openai/whisper does: half of the context is left to the transcript.
         kept = ids[-(self.decoder.max_positions // 2 - 1) :]
         return [self.tokens.previous, *kept, self.tokens.start]
+
+    def _plain(self, text: str) -> list[int]:
+        """The tokens of a text in which `<|endoftext|>` and its like are text like any other."""
+        backend = self._tokenizer.backend_tokenizer
+        pieces = backend.pre_tokenizer.pre_tokenize_str(text)
+        return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
 
     def _prompts(
         self,

@@ -42,7 +42,8 @@ class WrittenRow:
         task: the ids of the prompt behind the start token.
         tokens: of the text.
         pieces: the bytes of each.
-        log_probs: of each.
+        log_probs: of each, as it was written; None for a text from elsewhere, for which the
+            same pass gives them.
         seconds: length of the clip's own audio.
         language: of the text.
     """
@@ -51,7 +52,7 @@ class WrittenRow:
     task: list[int]
     tokens: list[int]
     pieces: list[bytes]
-    log_probs: list[float]
+    log_probs: list[float] | None
     seconds: float
     language: str | None
 
@@ -88,7 +89,8 @@ def word_times(
     positions = torch.arange(total, device=decoder.device).expand(len(rows), total)
     causal = torch.ones(total, total, dtype=torch.bool, device=decoder.device).tril()
     cache = decoder.start([row.prompt for row in rows], total)
-    looks = decoder.look(embeds, causal.expand(len(rows), 1, total, total), positions, cache, heads)
+    mask = causal.expand(len(rows), 1, total, total)
+    looks, hidden = decoder.look(embeds, mask, positions, cache, heads)
     found = []
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         # From the start token on; what came before it is no part of the transcript.
@@ -97,8 +99,22 @@ def word_times(
         scores = looks[number, :, first:last, :frames].float()
         # The state that writes a token is that of the token before it.
         costs = _costs(scores)[len(row.task) : -1]
-        found.append(_words(row, *_times(costs, align(costs), row.seconds)))
+        log_probs = row.log_probs
+        if log_probs is None:
+            begin = first + len(row.task)
+            log_probs = _log_probs(decoder, hidden[number, begin : last - 2], row.tokens)
+        found.append(_words(row, log_probs, *_times(costs, align(costs), row.seconds)))
     return found
+
+
+def _log_probs(
+    decoder: CrossAttentionDecoder, hidden: torch.Tensor, tokens: list[int]
+) -> list[float]:
+    """Of each token, by the states (tokens, width) that write them."""
+    scores = decoder.head(hidden).float().log_softmax(-1)
+    chosen = torch.tensor(tokens, device=scores.device)[:, None]
+    log_probs: list[float] = scores.gather(-1, chosen)[:, 0].tolist()
+    return log_probs
 
 
 def _costs(scores: torch.Tensor) -> np.ndarray:
@@ -168,7 +184,9 @@ def _times(costs: np.ndarray, path: np.ndarray, seconds: float) -> tuple[list[fl
     return starts, ends
 
 
-def _words(row: WrittenRow, starts: list[float], ends: list[float]) -> list[TimedWord]:
+def _words(
+    row: WrittenRow, log_probs: list[float], starts: list[float], ends: list[float]
+) -> list[TimedWord]:
     """Words of the text with the times of their tokens."""
     words = []
     before = 0.0
@@ -177,7 +195,7 @@ def _words(row: WrittenRow, starts: list[float], ends: list[float]) -> list[Time
         said = [t for t in tokens if any(c.isalnum() for c in _text(row.pieces[t]))] or tokens
         start = max(before, starts[said[0]])
         end = max(start, ends[said[-1]])
-        probability = float(np.exp(np.mean([row.log_probs[token] for token in tokens])))
+        probability = float(np.exp(np.mean([log_probs[token] for token in tokens])))
         words.append(TimedWord(text, round(start, 3), round(end, 3), probability))
         before = words[-1].end
     return words

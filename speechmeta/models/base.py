@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.schema import LabelSets, ModelInfo, check_fields
 
@@ -73,6 +73,29 @@ class SpeechModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Aligner(Protocol):
+    """A model that finds the words of a text that it did not write."""
+
+    def align(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str]
+    ) -> list[list[TimedWord] | None]:
+        """When the words of texts are said.
+
+        Args:
+            waveforms: (samples,) at 16 kHz, each no longer than the model's `max_seconds`.
+            texts: of each, not empty.
+
+        Returns:
+            In their order, words with times from the start of the waveform; None where they
+            could not be found.
+
+        Raises:
+            AudioError: a waveform is longer than that, or holds no samples.
+        """
+        ...
+
+
 def given_fields(model: SpeechModel, fields: Sequence[str] | None) -> tuple[str, ...]:
     """The fields that are asked of a model, in the schema's order; None for all that it gives.
 
@@ -92,4 +115,4 @@ def given_fields(model: SpeechModel, fields: Sequence[str] | None) -> tuple[str,
     return asked
 
 
-__all__ = ["SpeechModel", "Waveform", "given_fields"]
+__all__ = ["Aligner", "SpeechModel", "Waveform", "given_fields"]

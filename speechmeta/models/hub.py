@@ -72,8 +72,15 @@ class Source:
         return _download(name, patterns, self.local_files_only)
 
 
-def find_checkpoint(name_or_path: str | Path, local_files_only: bool = False) -> Source:
+def find_checkpoint(
+    name_or_path: str | Path,
+    local_files_only: bool = False,
+    patterns: Sequence[str] = CHECKPOINT_PATTERNS,
+) -> Source:
     """Finds a checkpoint by folder or hub id, and fetches it where it is not here yet.
+
+    Args:
+        patterns: of the files that are fetched.
 
     Raises:
         ModelError: it cannot be found or reached, or has no `config.json`.
@@ -91,7 +98,7 @@ def find_checkpoint(name_or_path: str | Path, local_files_only: bool = False) ->
             f"there is no checkpoint {name}",
             "give a folder with config.json, or a hub id such as skit-ai/speechllm-2B",
         )
-    return Source(_download(name, CHECKPOINT_PATTERNS, local_files_only), local_files_only)
+    return Source(_download(name, patterns, local_files_only), local_files_only)
 
 
 def revision_of(folder: str | Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def load_speech_model(
     language: str | None = None,
     hotwords: str | None = None,
     beams: int = 1,
+    transcriber: str | None = None,
+    transcriber_model: str | None = None,
+    transcriber_key_variable: str | None = None,
+    transcriber_timeout: float = 120.0,
+    transcriber_requests: int = 4,
 ) -> SpeechModel:
     """Loads a checkpoint as the pipeline needs it.
 
@@ -85,29 +91,71 @@ def load_speech_model(
         language: of the speech, such as "de"; None for the checkpoint's own, or to detect it.
         hotwords: names and terms that Whisper is told to expect, separated by commas.
         beams: transcripts that Whisper follows at the same time.
+        transcriber: what writes the transcripts in the model's place, a checkpoint or the address
+            of a server; language, hotwords and beams are for it then.
+        transcriber_model: its name at the server.
+        transcriber_key_variable, transcriber_timeout, transcriber_requests: see
+            `speechmeta.models.endpoint.Endpoint`.
 
     Raises:
         ModelError: see `load_model`.
         UsageError: see `load_model`; or the checkpoint does not know the language, or takes no
-            language, hotwords or beams.
+            language, hotwords or beams; or the server's address is none.
+        MissingExtraError: a server is named, and the client for it is not installed.
     """
+    words: dict[str, Any] = {"language": language, "hotwords": hotwords, "beams": beams}
     name = BUNDLED_NAME if model is None else str(model)
-    loaded, processor = load_model(model, device, dtype, local_files_only, heads)
+    if transcriber is None:
+        return _recognizer(name, device, dtype, batch_size, local_files_only, heads, words)
+    from speechmeta.models.endpoint import Endpoint, is_address
+    from speechmeta.models.transcribers.base import Transcriber
+    from speechmeta.models.transcribers.beside import TranscribedBeside
+
+    writer: Transcriber
+    if is_address(transcriber):
+        from speechmeta.models.transcribers.remote import EndpointTranscriber
+
+        endpoint = Endpoint(
+            transcriber, transcriber_key_variable, transcriber_timeout, transcriber_requests
+        )
+        endpoint.check_offline(local_files_only)
+        if beams > 1:
+            raise UsageError("a server takes no beams", "leave --beams out")
+        writer = EndpointTranscriber(endpoint, transcriber_model or "", language, hotwords)
+    else:
+        from speechmeta.models.transcribers.local import load_transcriber
+
+        writer = load_transcriber(
+            BUNDLED if transcriber == BUNDLED_NAME else transcriber,
+            device,
+            dtype,
+            batch_size,
+            local_files_only,
+            name=transcriber,
+            **words,
+        )
+    alone = {"language": None, "hotwords": None, "beams": 1}
+    base = _recognizer(name, device, dtype, batch_size, local_files_only, heads, alone)
+    return TranscribedBeside(base, writer)
+
+
+def _recognizer(
+    name: str,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    local_files_only: bool,
+    heads: str | None,
+    words: Mapping[str, Any],
+) -> SpeechModel:
+    """One model, without a transcriber beside it; `words` are how Whisper writes."""
+    loaded, processor = load_model(name, device, dtype, local_files_only, heads)
     if loaded.config.model_type == "whisper_meta":
         from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
 
-        return WhisperMetaRecognizer(
-            loaded,
-            processor,
-            name=name,
-            batch_size=batch_size,
-            language=language,
-            hotwords=hotwords,
-            beams=beams,
-        )
-    several = beams if beams > 1 else None
-    for option, value in (("language", language), ("hotwords", hotwords), ("beams", several)):
-        if value is not None:
+        return WhisperMetaRecognizer(loaded, processor, name=name, batch_size=batch_size, **words)
+    for option, value in words.items():
+        if value is not None and value != 1:
             raise UsageError(
                 f"the model {name} takes no {option}", f"leave --{option} out, or name a Whisper"
             )

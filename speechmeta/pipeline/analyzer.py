@@ -176,6 +176,8 @@ class Analyzer:
         results: list[SpeakerMeta | SpeechMetaError] = []
         for item in waveforms:
             outcome = item if isinstance(item, SpeechMetaError) else next(records)
+            if isinstance(outcome, DecodedRecord) and outcome.no_transcript is not None:
+                outcome = outcome.no_transcript
             results.append(
                 outcome
                 if isinstance(outcome, SpeechMetaError)

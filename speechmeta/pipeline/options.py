@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from speechmeta.audio.limits import Limits
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.errors import UsageError
+from speechmeta.models.endpoint import is_address
 from speechmeta.schema import check_fields
 from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.turns import TurnOptions
@@ -23,6 +24,7 @@ from speechmeta.settings import OptionError, Options, option
 AUDIO = "Audio"
 MODEL = "Model"
 OUTPUT = "Output"
+TRANSCRIBER = "Transcriber"
 TURNS = "Turns and speakers"
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -207,6 +209,34 @@ class ModelOptions(Options):
         False, "Never use the network; only what is already on this machine.", panel=MODEL
     )
 
+    transcriber: Annotated[str | None, BeforeValidator(_path_as_text)] = option(
+        None,
+        "What writes the transcripts in the model's place: a Whisper, another speech recognition "
+        "model of transformers, or the address of a server with OpenAI's API "
+        "(docs/transcribers.md).",
+        unset="the model itself",
+        metavar="NAME_OR_URL",
+        panel=TRANSCRIBER,
+    )
+    transcriber_model: str | None = option(
+        None, "The transcriber's name at the server.", unset="none", panel=TRANSCRIBER
+    )
+    transcriber_key_variable: str | None = option(
+        None,
+        "Environment variable that holds the server's key.",
+        unset="OPENAI_API_KEY for api.openai.com; other servers are given no key",
+        panel=TRANSCRIBER,
+    )
+    transcriber_timeout: float = option(
+        120.0,
+        "Seconds in which the server has to answer for one turn, repetitions included.",
+        panel=TRANSCRIBER,
+        gt=0.0,
+    )
+    transcriber_requests: int = option(
+        4, "Turns that the server is sent at a time.", panel=TRANSCRIBER, ge=1, le=256
+    )
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -215,6 +245,21 @@ class ModelOptions(Options):
                 f"unknown device {value!r}", "choose from auto, cpu, cuda, cuda:N, mps", "device"
             )
         return value
+
+    @model_validator(mode="after")
+    def _servers_have_models(self) -> Self:
+        address = self.transcriber is not None and is_address(self.transcriber)
+        if address and not self.transcriber_model:
+            raise UsageError(
+                "the transcriber is a server, and no model of it is named",
+                "add --transcriber-model NAME",
+            )
+        if self.transcriber_model and not address:
+            raise UsageError(
+                "a transcriber's model was named without the address of its server",
+                "add --transcriber http://127.0.0.1:8000/v1",
+            )
+        return self
 
 
 def divided(options: dict[str, Any]) -> tuple[ModelOptions, dict[str, Any]]:

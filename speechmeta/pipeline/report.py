@@ -12,7 +12,15 @@ from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.plan import CallPlan, PlannedTurn
 from speechmeta.pipeline.redaction import redact_report
-from speechmeta.schema import CallReport, Coverage, LabelSets, ModelInfo, Turn, Word
+from speechmeta.schema import (
+    CallReport,
+    Coverage,
+    LabelSets,
+    ModelInfo,
+    PartFailure,
+    Turn,
+    Word,
+)
 
 Outcome = DecodedRecord | SpeechMetaError
 """What decoding gave for one clip."""
@@ -57,6 +65,7 @@ def assemble_call(
     speech = [0.0] * len(plan.signals)
     skipped = [float(samples) for samples in plan.skipped]
     absent = [_Absence(plan, signal.channel) for signal in plan.signals]
+    unwritten: dict[tuple[str, str], list[int]] = {}
     for index, planned in enumerate(plan.turns):
         pieces = [by_turn[index][piece] for piece in range(len(planned.pieces))]
         failed = [item for item in pieces if isinstance(item, SpeechMetaError)]
@@ -69,6 +78,8 @@ def assemble_call(
             )
             continue
         good = [item for item in pieces if isinstance(item, DecodedRecord)]
+        if (why := next((r.no_transcript for r in good if r.no_transcript), None)) is not None:
+            unwritten.setdefault((why.message, why.hint), []).append(len(turns))
         turn = _turn(plan, planned, good, label_sets, threshold)
         turns.append(turn)
         if turn.meta.speech_activity is not False:
@@ -85,6 +96,10 @@ def assemble_call(
         ],
         conversation=measure(turns, plan.audio.duration, [name for name, _ in plan.speakers]),
         coverage=_coverage(plan, speech, skipped),
+        failures=[
+            PartFailure(part="transcript", message=message, hint=hint, turns=numbers)
+            for (message, hint), numbers in unwritten.items()
+        ],
         warnings=warnings,
     ).with_peaks(plan.peaks)
     if plan.options.redact:

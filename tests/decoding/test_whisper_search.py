@@ -138,7 +138,7 @@ def test_fast_layers_compute_what_the_modules_do(dtype: torch.dtype) -> None:
             positions,
             cache,
             heads,
-        ).float()
+        )[0].float()
         for decoder, cache in zip(decoders, caches, strict=True)
     ]
     assert looks[0].shape == (3, 3, 5, 50)

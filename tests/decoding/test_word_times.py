@@ -98,3 +98,34 @@ def test_words_stay_in_their_clip_and_in_order(seed: int, attention: str) -> Non
         assert [(word.word, word.start, word.end) for word in alone.words or []] == [
             (word.word, word.start, word.end) for word in item.words
         ]
+
+
+@pytest.mark.parametrize("language", ["en", None])
+def test_a_text_from_elsewhere_is_timed_as_if_it_had_been_written(
+    language: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = tiny_whisper(3)
+    decoder = TranscriptDecoder(model, tokenizer, DecodeOptions(max_transcript_tokens=12))
+    memory, seconds = list(tiny_memory(4)), [1.0, 0.8, 1.0, 0.6]
+    own = decoder.decode(memory, seconds, language=language, want_words=True)
+    written = [item for item in own if isinstance(item, Transcription) and item.text]
+    assert len(written) == 4
+    texts = [item.text for item in written]
+    # Random models write tokens that no tokenizer chooses.
+    ids = iter([item.token_ids for item in written])
+    monkeypatch.setattr(decoder, "_plain", lambda _: next(ids))
+    for item, words in zip(written, decoder.align(memory, seconds, texts, language), strict=True):
+        assert words is not None
+        for mine, theirs in zip(item.words or [], words, strict=True):
+            assert (mine.word, mine.start, mine.end) == (theirs.word, theirs.start, theirs.end)
+            assert mine.probability == pytest.approx(theirs.probability, rel=1e-3)
+
+
+def test_control_tokens_in_a_text_from_elsewhere_are_text() -> None:
+    model, tokenizer = tiny_whisper()
+    decoder = TranscriptDecoder(model, tokenizer)
+    text = "one <|endoftext|> <|0.00|> two"
+    (words,) = decoder.align(list(tiny_memory(1)), [1.0], [text], "en")
+    assert words is not None
+    assert [word.word for word in words] == text.split()
+    assert decoder.align(list(tiny_memory(1)), [1.0], ["long " * 100], "en") == [None]

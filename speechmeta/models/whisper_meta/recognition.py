@@ -18,7 +18,7 @@ import torch
 
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
-from speechmeta.decoding.record import DecodedRecord
+from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 from speechmeta.decoding.whisper_layers import encoder_layers
 from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
@@ -235,6 +235,42 @@ class WhisperMetaRecognizer:
                 )
             return_freed_memory()
         return [item for item in results if item is not None]
+
+    def align(
+        self,
+        waveforms: Sequence[npt.NDArray[np.float32]],
+        texts: Sequence[str],
+    ) -> list[list[TimedWord] | None]:
+        """See `speechmeta.models.base.Aligner.align`."""
+        clips: list[tuple[int, Clip]] = []
+        for row, waveform in enumerate(waveforms):
+            features, frames = self.processor.features(waveform)
+            clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
+        waiting: list[tuple[int, Heard]] = []
+        for bucket in self._buckets(clips):
+            encoded = in_parts([clip for _, clip in bucket], self._encode)
+            waiting += [
+                (row, item)
+                for (row, _), item in zip(bucket, encoded, strict=True)
+                if isinstance(item, Heard)
+            ]
+        found: list[list[TimedWord] | None] = [None] * len(waveforms)
+        for batch in self._batches(waiting):
+            aligned = in_parts(
+                [(item, texts[row]) for row, item in batch],
+                lambda part: list(
+                    self.transcripts.align(
+                        [item.states for item, _ in part],
+                        [item.seconds for item, _ in part],
+                        [text for _, text in part],
+                        self.language,
+                    )
+                ),
+            )
+            for (row, _), words in zip(batch, aligned, strict=True):
+                found[row] = None if isinstance(words, SpeechMetaError) else words
+        return_freed_memory()
+        return found
 
     def _needs_words(self, item: Heard, asked: tuple[str, ...]) -> bool:
         """Whether a clip goes on to the decoder."""

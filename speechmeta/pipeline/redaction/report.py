@@ -28,7 +28,15 @@ def redact_report(report: CallReport, keep_words: bool = True) -> CallReport:
         turn = turns[index]
         spans += _times(index, turn, found, timed)
         turns[index] = _redacted(turn, found, timed, keep_words)
-    return report.model_copy(update={"turns": turns, "redactions": spans})
+    # A server that failed may have said in its answer what it was sent or heard.
+    failures = [
+        item.model_copy(update={"message": _hidden(item.message)}) for item in report.failures
+    ]
+    return report.model_copy(update={"turns": turns, "redactions": spans, "failures": failures})
+
+
+def _hidden(text: str) -> str:
+    return replaced(text, _found([Utterance(text)])[0])
 
 
 def redact_words(words: Sequence[Word]) -> list[Word]:

@@ -1,0 +1,1 @@
+"""Other models' transcripts beside our speech activity, labels and word times."""

@@ -1,0 +1,96 @@
+"""What writes transcripts in place of the model that hears speech and voices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from speechmeta.decoding.record import TimedWord
+from speechmeta.errors import DecodingError, SpeechMetaError
+from speechmeta.models.base import Waveform
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a transcriber says of one clip.
+
+    Attributes:
+        text: may be empty.
+        language: of the text, where the transcriber tells it clip by clip.
+        confidence: 0 to 1, where it says.
+        words: with times from the start of the clip, where it gives them.
+        flags: as of `DecodedRecord`.
+    """
+
+    text: str
+    language: str | None = None
+    confidence: float | None = None
+    words: list[TimedWord] | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Transcriber(Protocol):
+    """Writes what is said in clips.
+
+    Attributes:
+        name: as it stands in a report; holds no key.
+        language: that it was told to expect; None where it finds it out.
+        max_seconds: the longest clip that it takes.
+        batch_size: clips that it takes together.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def language(self) -> str | None: ...
+
+    @property
+    def max_seconds(self) -> float: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def transcribe(
+        self, waveforms: Sequence[Waveform], word_times: bool = False
+    ) -> list[Transcript | SpeechMetaError]:
+        """Transcripts of clips (samples,) at 16 kHz, each no longer than `max_seconds`.
+
+        Args:
+            word_times: give words with times, if it can.
+
+        Returns:
+            In their order, a transcript or what kept it from being one.
+        """
+        ...
+
+
+_NOT_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+LONGEST_CHARACTERS = 500
+CHARACTERS_PER_SECOND = 60
+"""The fastest talkers write some 25."""
+
+
+def one_line(text: str, seconds: float) -> str:
+    """A foreign transcript as ours are: one line of characters that UTF-8 can write.
+
+    Args:
+        seconds: length of the clip.
+
+    Raises:
+        DecodingError: it is longer than anybody talks.
+    """
+    most = LONGEST_CHARACTERS + int(seconds * CHARACTERS_PER_SECOND)
+    if len(text) > most:
+        raise DecodingError(
+            f"the transcriber wrote {len(text)} characters for {seconds:.1f} s of speech",
+            "it may be caught in a loop; try another one",
+        )
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return _NOT_TEXT.sub(" ", whole).strip()
+
+
+__all__ = ["Transcriber", "Transcript", "one_line"]
