@@ -389,7 +389,7 @@ def _print_summary(output: Path, as_json: bool) -> int:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
         _print_tables(found)
-    return 1 if found.failed else 0
+    return 1 if found.failed or found.incomplete else 0
 
 
 def _print_tables(found: Summary) -> None:
@@ -398,8 +398,9 @@ def _print_tables(found: Summary) -> None:
 
     console = out_console()
     missing = f", {found.missing} not analysed yet" if found.missing else ""
+    lacking = f", {found.incomplete} incomplete" if found.incomplete else ""
     console.print(
-        f"{found.files} calls, {found.failed} failed{missing}; {found.turns} turns in "
+        f"{found.files} calls, {found.failed} failed{lacking}{missing}; {found.turns} turns in "
         f"{clock(found.audio_seconds)} of audio",
         markup=False,
     )

@@ -27,6 +27,7 @@ from speechmeta.batch.journal import (
     Counts,
     Entry,
     Journal,
+    State,
     journal_path,
     remove_journal,
     run_lock,
@@ -358,11 +359,12 @@ class _Run:
                 if isinstance(cause, OSError) and cause.errno in _RUN_OVER:
                     raise
                 error = refused
-        if error is None:
-            self._done += 1
+        if error is None and outcome.report is not None:
             self.audio_seconds += seconds
-            message = ""
-        else:
+            message = "; ".join(_incomplete(outcome.report))
+            self._failed += bool(message)
+            self._done += not message
+        elif error is not None:
             record = error_record(path, error)
             message = record["error"]["message"]
             self._journal.finish(entry, "failed", compact(record))
@@ -384,7 +386,9 @@ class _Run:
             # The folder is this run's own, and a killed run may have written the file already.
             writer.write(report, target, overwrite=True)
         line = compact(document(report))
-        self._journal.finish(entry, "done", line, report.audio.duration)
+        # What lacks a part counts as failed, so that --retry-failed looks for it again.
+        state: State = "failed" if report.failures else "done"
+        self._journal.finish(entry, state, line, report.audio.duration)
         return report.audio.duration
 
     def _tell(self, path: str = "", error: str = "") -> None:
@@ -402,6 +406,11 @@ class _Run:
                     error=error,
                 )
             )
+
+
+def _incomplete(report: CallReport) -> list[str]:
+    """What of a call could not be had."""
+    return [f"no {failure.part}: {printable(failure.message)}" for failure in report.failures]
 
 
 def output_path(out: Path, relative: bytes, extension: str) -> Path:
@@ -424,4 +433,5 @@ def _write_results(journal: Journal, out: Path, options: FolderOptions) -> None:
             file.write(line.encode("utf-8") + b"\n")
     if options.parquet:
         with atomic_file(out / TURNS, overwrite=True) as file:
-            write_turns((json.loads(line) for line in journal.documents("done")), file)
+            lines = map(json.loads, journal.documents())
+            write_turns((line for line in lines if "error" not in line), file)

@@ -24,6 +24,7 @@ class Summary:
 
     Attributes:
         missing: files that the run has not come to.
+        incomplete: files with a result that lacks a part, such as transcripts.
         other_files: files in the folder that are no recordings, by kind.
         labels: for each label field, seconds of turns by value; "not sure" where the
             label was left open.
@@ -34,6 +35,7 @@ class Summary:
     files: int = 0
     failed: int = 0
     missing: int = 0
+    incomplete: int = 0
     other_files: dict[str, int] = field(default_factory=dict)
     turns: int = 0
     audio_seconds: float = 0.0
@@ -55,6 +57,12 @@ class Summary:
                 self.examples.append((data["audio"]["path"], error["type"], error["message"]))
             return
         self.files += 1
+        lacking = {f"no {failure['part']}": failure for failure in data.get("failures", [])}
+        self.incomplete += bool(lacking)
+        for kind, failure in lacking.items():
+            self.failures[kind] += 1
+            if len(self.examples) < FAILURES_SHOWN:
+                self.examples.append((data["audio"]["path"], kind, failure["message"]))
         self.turns += len(data["turns"])
         self.audio_seconds += data["audio"]["duration"]
         measures = data["conversation"]
@@ -84,6 +92,7 @@ class Summary:
             "files": self.files,
             "failed": self.failed,
             "missing": self.missing,
+            "incomplete": self.incomplete,
             "other_files": self.other_files,
             "turns": self.turns,
             "audio_seconds": round(self.audio_seconds, 3),

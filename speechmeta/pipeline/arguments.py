@@ -44,6 +44,11 @@ class EngineArguments(TypedDict, total=False):
     hotwords: str | None
     beams: int
     local_files_only: bool
+    transcriber: str | os.PathLike[str] | None
+    transcriber_model: str | None
+    transcriber_key_variable: str | None
+    transcriber_timeout: float
+    transcriber_requests: int
 
 
 class ModelArguments(EngineArguments, total=False):

@@ -18,7 +18,11 @@ from voices import make_call
 from speechmeta.batch.calls import AnalyzerSource, CallJob, LoadedAnalyzer
 from speechmeta.batch.local import EngineOptions
 from speechmeta.batch.runner import FolderOptions, run_folder
+from speechmeta.batch.summary import summary_of
 from speechmeta.cli import main
+from speechmeta.errors import EndpointError
+from speechmeta.models.transcribers.base import Transcript
+from speechmeta.models.transcribers.beside import TranscribedBeside
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.schema import LABEL_FIELDS
@@ -209,3 +213,43 @@ def test_progress_in_words() -> None:
     assert speed(half) == pytest.approx(6.0)
     assert failure(half) == "c.wav: no sound"
     assert [clock(59.6), clock(3661)] == ["1:00", "1:01:01"]
+
+
+class _Fickle:
+    """A transcriber that fails until it is mended."""
+
+    name, language, max_seconds, batch_size = "fickle", None, 30.0, 8
+
+    def __init__(self) -> None:
+        self.broken = True
+
+    def transcribe(self, waveforms: Any, word_times: bool = False) -> list[Any]:
+        if self.broken:
+            return [EndpointError("it is down") for _ in waveforms]
+        return [Transcript("hello") for _ in waveforms]
+
+
+def test_a_call_without_transcripts_is_kept_counted_and_tried_again(tmp_path: Path) -> None:
+    call = make_call(turns=2)
+    (tmp_path / "in").mkdir()
+    path = write_wav(tmp_path / "in" / "call.wav", call.waveform, call.rate)
+    fickle, out = _Fickle(), tmp_path / "out"
+    analyzer = Analyzer.from_engine(TranscribedBeside(FakeEngine(), fickle))
+    source, formats = LoadedAnalyzer(analyzer), ("json", "srt", "vtt", "txt", "csv", "html")
+    run = FolderOptions(formats=formats, parquet=True)
+    result = run_folder(path.parent, out, CallJob(), source, run)
+    assert (result.counts.done, result.counts.failed) == (0, 1)
+    line = lines_of(out)["call.wav"]
+    assert line["failures"][0]["turns"] == [0, 1]
+    assert [turn["Gender"] for turn in line["turns"]]
+    assert len(list((out / "calls").iterdir())) == len(formats)
+    summary = summary_of(out)
+    assert (summary.files, summary.failed, summary.incomplete) == (1, 0, 1)
+    assert summary.failures == {"no transcript": 1}
+    assert main(["batch", "--summary", "-o", str(out)]) == 1
+    fickle.broken = False
+    again = FolderOptions(formats=formats, parquet=True, resume=True, retry_failed=True)
+    result = run_folder(path.parent, out, CallJob(), source, again)
+    assert (result.counts.done, result.counts.failed) == (1, 0)
+    assert lines_of(out)["call.wav"]["turns"][0]["Transcript"] == "hello"
+    assert "failures" not in lines_of(out)["call.wav"]
