@@ -207,6 +207,10 @@ class Asked:
     request: Any
 
 
+ModelOrder = Asked | Sequence[SpilledTurn]
+"""What a model is given to do: to answer, or to decode."""
+
+
 class ModelTask:
     """Loads a model; a payload is a list of `SpilledTurn` to decode, or an `Asked` to answer.
 
@@ -228,7 +232,7 @@ class ModelTask:
         self._model = self._source.load()
         return self._model.facts
 
-    def run(self, payload: Sequence[SpilledTurn] | Asked, ask: Ask) -> Any:
+    def run(self, payload: ModelOrder, ask: Ask) -> Any:
         if self._model is None:
             raise RuntimeError("the task was not started")
         if isinstance(payload, Asked):

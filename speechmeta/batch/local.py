@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
@@ -20,6 +20,7 @@ from speechmeta.batch.job import (
     Asked,
     Job,
     ModelFacts,
+    ModelOrder,
     ModelSource,
     ModelTask,
     Prepared,
@@ -29,7 +30,7 @@ from speechmeta.batch.job import (
 from speechmeta.batch.journal import Entry
 from speechmeta.batch.scheduling import TurnQueue
 from speechmeta.batch.spills import Spills
-from speechmeta.batch.workers import Done, Pool, ProcessPool, Question, ThreadPool
+from speechmeta.batch.workers import Done, Failure, Question, WorkerPool
 from speechmeta.errors import DecodingError, ModelError, OutputError, SpeechMetaError
 from speechmeta.schema import CallReport
 
@@ -46,7 +47,7 @@ class Outcome:
 
     entry: Entry
     report: CallReport | None = None
-    error: SpeechMetaError | tuple[str, str] | None = None
+    error: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,17 @@ class LocalEngine:
         self._preparing: dict[int, Entry] = {}
         self._postponed: deque[Entry] = deque()
         self._tight = False
-        self._prepare = ProcessPool(PrepareTask(job), options.workers, options.timeout)
+        self._prepare: WorkerPool[int] = WorkerPool(
+            PrepareTask(job), options.workers, options.timeout
+        )
         self._model = self._model_pool(source)
 
-    def _model_pool(self, source: ModelSource) -> Pool:
-        if self._options.model_processes == 0:
-            return ThreadPool(ModelTask(source), self._on_facts)
+    def _model_pool(self, source: ModelSource) -> WorkerPool[ModelOrder]:
         count = self._options.model_processes
-        threads = max(1, (os.cpu_count() or 1) // count)
-        pool = ProcessPool(ModelTask(source, threads), count, None, self._on_facts)
+        threads = max(1, (os.cpu_count() or 1) // count) if count else None
+        pool: WorkerPool[ModelOrder] = WorkerPool(
+            ModelTask(source, threads), count or 1, on_ready=self._on_facts, threaded=not count
+        )
         pool.start_all()
         return pool
 
@@ -146,9 +149,9 @@ class LocalEngine:
                     yield failed
             if entry is None and self._postponed:
                 entry = self._postponed.popleft()
-            for done in self._model.collect():
-                if isinstance(done, Done):
-                    self._answered_or_decoded(done)
+            for answer in self._model.collect():
+                if isinstance(answer, Done):
+                    self._answered_or_decoded(answer)
             # Not before the model is known: its name stands in the report.
             while self._complete and self._facts is not None:
                 yield self._assembled(self._complete.popleft(), self._facts)
@@ -193,7 +196,7 @@ class LocalEngine:
         timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         connection.wait([*self._prepare.waitables(), *self._model.waitables()], timeout)
 
-    def _prepared(self, entry: Entry, done: Done) -> Outcome | None:
+    def _prepared(self, entry: Entry, done: Done[int]) -> Outcome | None:
         if done.error is not None:
             self._spills.release(entry.id)
             if isinstance(done.error, OutputError):
@@ -218,14 +221,15 @@ class LocalEngine:
             self._complete.append(call)
         return None
 
-    def _answered_or_decoded(self, done: Done) -> None:
-        if not isinstance(done.key, Asked):
-            self._decoded(done)
+    def _answered_or_decoded(self, done: Done[ModelOrder]) -> None:
+        order = done.key
+        if not isinstance(order, Asked):
+            self._decoded(order, done)
         elif done.lost:
             self._count_lost()
-            self._questions.append(done.key)
+            self._questions.append(order)
         else:
-            self._prepare.answer(done.key.call, done)
+            self._prepare.answer(order.call, done)
 
     def _count_lost(self) -> None:
         self._lost += 1
@@ -235,8 +239,7 @@ class LocalEngine:
                 "memory may be too small: fewer --model-processes or a smaller --batch-size",
             )
 
-    def _decoded(self, done: Done) -> None:
-        batch: list[SpilledTurn] = done.key
+    def _decoded(self, batch: Sequence[SpilledTurn], done: Done[ModelOrder]) -> None:
         if done.error is None:
             self._lost = 0
             records = done.value
@@ -267,7 +270,7 @@ class LocalEngine:
         return Outcome(call.entry, report=report)
 
 
-def _as_error(error: SpeechMetaError | tuple[str, str]) -> SpeechMetaError:
+def _as_error(error: Failure) -> SpeechMetaError:
     if isinstance(error, SpeechMetaError):
         return error
     return DecodingError(f"a turn could not be decoded: {error[0]}: {error[1]}")

@@ -2,6 +2,11 @@
 
 A pool hands tasks to processes one at a time, kills the one that passes its time limit,
 starts another in its place, and reports either as an error of that task.
+
+No library carries all that the tests ask of it. loky and `concurrent.futures` fail every task
+that waits when one process dies, and cannot kill one process alone. Pebble can, but its pool
+breaks when a process dies between two tasks or at its start, and loses the error of a start that
+failed. None lets a task in progress ask something, with its time limit standing still meanwhile.
 """
 
 from __future__ import annotations
@@ -9,15 +14,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, Protocol, TypeVar
 
 from speechmeta.errors import AudioError, SpeechMetaError
 
@@ -27,8 +31,11 @@ START_ATTEMPTS = 3
 CLOSE_SECONDS = 5.0
 """An idle process that does not end in this time is killed."""
 
-
 Ask = Callable[[Any], Any]
+"""Puts a question to the parent and waits for its answer."""
+Failure = SpeechMetaError | tuple[str, str]
+"""A `SpeechMetaError` as it was raised, or any other exception as (type name, message)."""
+Key = TypeVar("Key")
 
 
 class WorkerCrash(AudioError):
@@ -40,74 +47,54 @@ class WorkerTimeout(AudioError):
 
 
 class Task(Protocol):
-    """What a worker runs; must be picklable, as it travels to the process once."""
+    """What a worker runs; must be picklable where it travels to processes."""
 
     def start(self) -> Any:
-        """Prepares the process, such as by loading a model; returns what `ready` is told."""
+        """Prepares the worker, such as by loading a model; returns what `ready` is told."""
         ...
 
     def run(self, payload: Any, ask: Ask) -> Any:
-        """Does one task; `ask` puts a question to the parent and waits for its answer."""
+        """Does one task; value and payload are pickled."""
         ...
 
 
 @dataclass(frozen=True)
-class Done:
+class Done(Generic[Key]):
     """The end of one task: its value or its error.
 
     Attributes:
         key: as given to `submit`.
-        error: a `SpeechMetaError` as it was raised, or any other exception as
-            `(type name, message)`.
         lost: the process died or was killed.
     """
 
-    key: Any
+    key: Key
     value: Any = None
-    error: SpeechMetaError | tuple[str, str] | None = None
+    error: Failure | None = None
     lost: bool = False
 
 
 @dataclass(frozen=True)
-class Question:
-    """A task in progress asks something; it waits for `ProcessPool.answer`."""
+class Question(Generic[Key]):
+    """A task in progress asks something; it waits for `WorkerPool.answer`."""
 
-    key: Any
+    key: Key
     request: Any
 
 
-class Pool(Protocol):
-    """What a run needs of processes, or of a thread in their place."""
-
-    def free(self) -> int: ...
-    def submit(self, key: Any, payload: Any) -> None: ...
-    def waitables(self) -> list[Any]: ...
-    def deadline(self) -> float | None: ...
-    def collect(self) -> list[Done | Question]: ...
-    def close(self) -> None: ...
-
-
-def _failure(error: BaseException) -> SpeechMetaError | tuple[str, str]:
-    if isinstance(error, SpeechMetaError):
-        return error
-    return type(error).__name__, str(error) or "no message"
+def _outcome(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Failure | None]:
+    try:
+        return function(*arguments), None
+    except SpeechMetaError as error:
+        return None, error
+    except Exception as error:
+        return None, (type(error).__name__, str(error) or "no message")
 
 
 def _serve(task: Task, connection: Connection) -> None:
-    """The life of a worker process: start, then one task after the other."""
-    # Ctrl-C goes to the whole group; the parent decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-    try:
-        connection.send(("ready", task.start()))
-    except Exception as error:
-        connection.send(("failed", _failure(error)))
-        return
+    """The life of a worker: start, then one task after the other, until the parent hangs up."""
 
     def ask(request: Any) -> Any:
-        connection.send(("ask", request))
+        connection.send(("ask", request, None))
         value, error = connection.recv()
         if isinstance(error, SpeechMetaError):
             raise error
@@ -115,16 +102,21 @@ def _serve(task: Task, connection: Connection) -> None:
             raise RuntimeError(": ".join(error))
         return value
 
-    while True:
-        try:
+    with connection, contextlib.suppress(EOFError, OSError):
+        value, error = _outcome(task.start)
+        connection.send(("ready", value, error))
+        while error is None:
             payload = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer = ("value", task.run(payload, ask))
-        except Exception as error:
-            answer = ("error", _failure(error))
-        connection.send(answer)
+            connection.send(("done", *_outcome(task.run, payload, ask)))
+
+
+def _serve_in_process(task: Task, connection: Connection) -> None:
+    # Ctrl-C goes to the whole group; the parent decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+    _serve(task, connection)
 
 
 def _die_with(sentinel: int) -> None:
@@ -133,27 +125,55 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
+class _Thread(threading.Thread):
+    """A thread where a process is expected: it ends after its task, and cannot be killed."""
+
+    exitcode: int | None = None
+
+    def kill(self) -> None:
+        pass
+
+
 @dataclass
-class _Worker:
-    process: Any
+class _Worker(Generic[Key]):
+    """A worker and what it is at: `orders` are one (key, payload), or none."""
+
+    process: SpawnProcess | _Thread
     connection: Connection
     started: float
     ready: bool = False
-    key: Any = None
-    busy: bool = False
+    orders: tuple[Key, Any] | None = None
     since: float = 0.0
     asked: float | None = None
-    waiting: Any = field(default=None)
+
+    def begin(self) -> None:
+        """Hands on the orders that it has, once it is ready for them."""
+        if self.ready and self.orders is not None:
+            self.since = time.monotonic()
+            self.send(self.orders[1])
+
+    def send(self, message: Any) -> None:
+        # A process that died meanwhile is found by `collect`.
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def deadline(self, limit: float | None) -> float | None:
+        if not self.ready:
+            return self.started + START_SECONDS
+        if self.orders is None or self.asked is not None or limit is None:
+            return None
+        return self.since + limit
 
 
-class ProcessPool:
-    """Up to `size` processes that run one `Task`.
+class WorkerPool(Generic[Key]):
+    """Up to `size` processes that run one `Task`, or a thread of this process.
 
     Args:
-        task: picklable.
+        task: picklable, unless it is for a thread.
         size: number of processes; they start when there is work for them.
-        time_limit: seconds a task may take; None for no limit.
+        time_limit: seconds a task may take; None for no limit. A thread has none.
         on_ready: called with what `Task.start` returned, for every process.
+        threaded: one thread in the place of processes, for a model that lives here.
     """
 
     def __init__(
@@ -162,179 +182,66 @@ class ProcessPool:
         size: int,
         time_limit: float | None = None,
         on_ready: Callable[[Any], None] | None = None,
+        threaded: bool = False,
     ) -> None:
+        if threaded and (size != 1 or time_limit is not None):
+            raise ValueError("a thread is one, and has no time limit")
         self._task = task
         self._size = size
         self._limit = time_limit
         self._on_ready = on_ready
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: list[_Worker] = []
+        self._threaded = threaded
+        self._workers: list[_Worker[Key]] = []
         self._failed_starts = 0
 
     def free(self) -> int:
         """How many tasks may be submitted now."""
-        return self._size - sum(worker.busy for worker in self._workers)
+        return self._size - sum(worker.orders is not None for worker in self._workers)
 
-    def submit(self, key: Any, payload: Any) -> None:
-        """Gives a task to an idle process, starting one if there is none."""
-        idle = [worker for worker in self._workers if not worker.busy]
+    def submit(self, key: Key, payload: Any) -> None:
+        """Gives a task to an idle worker, starting one if there is none."""
+        idle = [worker for worker in self._workers if worker.orders is None]
         # Prefer one that runs already.
-        worker = next((w for w in idle if w.ready), None) or (idle[0] if idle else self._start())
-        worker.key, worker.busy = key, True
-        if worker.ready:
-            self._send(worker, payload)
-        else:
-            worker.waiting = (payload,)
+        worker = max(idle, key=lambda item: item.ready) if idle else self._start()
+        worker.orders = key, payload
+        worker.begin()
 
     def start_all(self) -> None:
-        """Starts every process now, so that loading a model is not left to the first task."""
+        """Starts every worker now, so that loading a model is not left to the first task."""
         while len(self._workers) < self._size:
             self._start()
 
     def waitables(self) -> list[Any]:
         """What `multiprocessing.connection.wait` is to wait for."""
-        return [
-            item
-            for worker in self._workers
-            for item in (worker.connection, worker.process.sentinel)
-        ]
+        ends = [w.process.sentinel for w in self._workers if not isinstance(w.process, _Thread)]
+        return [*(worker.connection for worker in self._workers), *ends]
 
     def deadline(self) -> float | None:
         """The `time.monotonic` at which a time limit passes next."""
-        return min(
-            (at for at in map(self._deadline, self._workers) if at is not None), default=None
-        )
+        times = (worker.deadline(self._limit) for worker in self._workers)
+        return min((at for at in times if at is not None), default=None)
 
-    def _deadline(self, worker: _Worker) -> float | None:
-        if not worker.ready:
-            return worker.started + START_SECONDS
-        if worker.busy and worker.asked is None and self._limit is not None:
-            return worker.since + self._limit
-        return None
-
-    def collect(self) -> list[Done | Question]:
+    def collect(self) -> list[Done[Key] | Question[Key]]:
         """What ended or was asked since the last call; never waits.
 
         Raises:
             SpeechMetaError: `Task.start` failed, or processes die before they are ready.
         """
-        done: list[Done | Question] = []
-        for worker in list(self._workers):
-            ended = self._look_at(worker)
-            if ended is not None:
-                done.append(ended)
-        return done
+        ended = [self._look_at(worker) for worker in list(self._workers)]
+        return [item for item in ended if item is not None]
 
-    def answer(self, key: Any, done: Done) -> None:
+    def answer(self, key: Key, done: Done[Any]) -> None:
         """Answers the question of the task `key`; its time limit stood still meanwhile."""
         for worker in self._workers:
-            if worker.busy and worker.asked is not None and worker.key == key:
+            if worker.asked is not None and worker.orders is not None and worker.orders[0] == key:
                 worker.since += time.monotonic() - worker.asked
                 worker.asked = None
-                with contextlib.suppress(OSError):
-                    worker.connection.send((done.value, done.error))
-
-    def _look_at(self, worker: _Worker) -> Done | Question | None:
-        alive = worker.process.is_alive()
-        if worker.connection.poll():
-            try:
-                kind, value = worker.connection.recv()
-            except (EOFError, OSError):
-                return self._lost(worker)
-            return self._heard(worker, kind, value)
-        if not alive:
-            return self._lost(worker)
-        at = self._deadline(worker)
-        if at is not None and time.monotonic() >= at:
-            return self._too_late(worker)
-        return None
-
-    def _heard(self, worker: _Worker, kind: str, value: Any) -> Done | Question | None:
-        if kind == "failed":
-            self._end(worker)
-            if isinstance(value, SpeechMetaError):
-                raise value
-            raise WorkerCrash(f"a worker could not start: {value[0]}: {value[1]}")
-        if kind == "ready":
-            worker.ready = True
-            self._failed_starts = 0
-            if self._on_ready is not None:
-                self._on_ready(value)
-            if worker.waiting is not None:
-                (payload,) = worker.waiting
-                worker.waiting = None
-                self._send(worker, payload)
-            return None
-        if kind == "ask":
-            worker.asked = time.monotonic()
-            return Question(worker.key, value)
-        key, worker.key, worker.busy = worker.key, None, False
-        if kind == "value":
-            return Done(key, value=value)
-        return Done(key, error=value)
-
-    def _lost(self, worker: _Worker) -> Done | None:
-        worker.process.join()
-        code = worker.process.exitcode
-        self._end(worker)
-        how = f"signal {_signal_name(-code)}" if code and code < 0 else f"exit code {code}"
-        if not worker.ready:
-            self._start_failed(worker, f"a worker died while starting ({how})")
-            return None
-        if not worker.busy:
-            return None
-        error = WorkerCrash(
-            f"the process that worked on it died ({how})",
-            "the file may be damaged, or memory ran out",
-        )
-        return Done(worker.key, error=error, lost=True)
-
-    def _too_late(self, worker: _Worker) -> Done | None:
-        self._end(worker)
-        if not worker.ready:
-            self._start_failed(worker, "a worker did not start in time")
-            return None
-        error = WorkerTimeout(
-            f"no result after {self._limit:g} seconds", "a longer file may need a higher --timeout"
-        )
-        return Done(worker.key, error=error, lost=True)
-
-    def _start_failed(self, worker: _Worker, message: str) -> None:
-        self._failed_starts += 1
-        if self._failed_starts >= START_ATTEMPTS:
-            raise WorkerCrash(message, "memory may be too small for so many --workers")
-        if worker.waiting is not None:
-            (payload,) = worker.waiting
-            self.submit(worker.key, payload)
-
-    def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve, args=(self._task, theirs), daemon=True, name="speechmeta-worker"
-        )
-        process.start()
-        theirs.close()
-        worker = _Worker(process, ours, time.monotonic())
-        self._workers.append(worker)
-        return worker
-
-    def _send(self, worker: _Worker, payload: Any) -> None:
-        worker.since = time.monotonic()
-        # A process that died meanwhile is found by `collect`.
-        with contextlib.suppress(OSError):
-            worker.connection.send(payload)
-
-    def _end(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
+                worker.send((done.value, done.error))
 
     def close(self) -> None:
-        """Ends all processes: idle ones by themselves, which lets them tidy up, others at once."""
-        idle = [worker for worker in self._workers if worker.ready and not worker.busy]
+        """Ends all workers: idle ones by themselves, which lets them tidy up, others at once."""
+        idle = [worker for worker in self._workers if worker.ready and worker.orders is None]
         for worker in idle:
-            # What it hears is the end of its orders.
             worker.connection.close()
         limit = time.monotonic() + CLOSE_SECONDS
         for worker in idle:
@@ -342,78 +249,104 @@ class ProcessPool:
         for worker in list(self._workers):
             self._end(worker)
 
-
-class ThreadPool:
-    """One thread of this process in the place of a pool, for a model that lives here."""
-
-    def __init__(self, task: Task, on_ready: Callable[[Any], None] | None = None) -> None:
-        self._task = task
-        self._on_ready = on_ready
-        self._inbox: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
-        self._outbox: deque[tuple[str, Any, Any]] = deque()
-        self._signal, self._wake = multiprocessing.Pipe(duplex=False)
-        self._busy = False
-        self._thread = threading.Thread(target=self._serve, name="speechmeta-model", daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        try:
-            self._answer("ready", None, self._task.start())
-        except Exception as error:
-            self._answer("failed", None, error)
-            return
-        while (item := self._inbox.get()) is not None:
-            key, payload = item
+    def _look_at(self, worker: _Worker[Key]) -> Done[Key] | Question[Key] | None:
+        alive = worker.process.is_alive()
+        if worker.connection.poll():
             try:
-                self._answer("value", key, self._task.run(payload, _nobody))
-            except Exception as error:
-                self._answer("error", key, _failure(error))
-
-    def _answer(self, kind: str, key: Any, value: Any) -> None:
-        self._outbox.append((kind, key, value))
-        # The other end is closed when the run was stopped meanwhile.
-        with contextlib.suppress(OSError):
-            self._wake.send_bytes(b".")
-
-    def free(self) -> int:
-        return 0 if self._busy else 1
-
-    def submit(self, key: Any, payload: Any) -> None:
-        self._busy = True
-        self._inbox.put((key, payload))
-
-    def waitables(self) -> list[Any]:
-        return [self._signal]
-
-    def deadline(self) -> float | None:
+                kind, value, error = worker.connection.recv()
+            except (EOFError, OSError):
+                return self._lost(worker)
+            return self._told(worker, kind, value, error)
+        if not alive:
+            return self._lost(worker)
+        at = worker.deadline(self._limit)
+        if at is not None and time.monotonic() >= at:
+            return self._too_late(worker)
         return None
 
-    def collect(self) -> list[Done | Question]:
-        """As `ProcessPool.collect`; an error of `Task.start` is raised as it was."""
-        done: list[Done | Question] = []
-        while self._signal.poll():
-            self._signal.recv_bytes()
-            kind, key, value = self._outbox.popleft()
-            if kind == "failed":
-                raise value
-            if kind == "ready":
-                if self._on_ready is not None:
-                    self._on_ready(value)
-                continue
-            self._busy = False
-            done.append(Done(key, value=value) if kind == "value" else Done(key, error=value))
-        return done
+    def _told(
+        self, worker: _Worker[Key], kind: str, value: Any, error: Failure | None
+    ) -> Done[Key] | Question[Key] | None:
+        if kind == "ready":
+            if error is not None:
+                self._end(worker)
+                raise _start_error(error)
+            worker.ready = True
+            self._failed_starts = 0
+            if self._on_ready is not None:
+                self._on_ready(value)
+            worker.begin()
+            return None
+        if worker.orders is None:
+            raise RuntimeError(f"a worker without orders says {kind}")
+        key = worker.orders[0]
+        if kind == "ask":
+            worker.asked = time.monotonic()
+            return Question(key, value)
+        worker.orders = None
+        return Done(key, value, error)
 
-    def close(self) -> None:
-        """Lets the thread end after the task that it is at; it is not waited for for long."""
-        self._inbox.put(None)
-        self._thread.join(CLOSE_SECONDS)
-        self._signal.close()
-        self._wake.close()
+    def _lost(self, worker: _Worker[Key]) -> Done[Key] | None:
+        worker.process.join()
+        code = worker.process.exitcode
+        how = f"signal {_signal_name(-code)}" if code and code < 0 else f"exit code {code}"
+        error = WorkerCrash(
+            f"the process that worked on it died ({how})",
+            "the file may be damaged, or memory ran out",
+        )
+        return self._replaced(worker, error, f"a worker died while starting ({how})")
+
+    def _too_late(self, worker: _Worker[Key]) -> Done[Key] | None:
+        error = WorkerTimeout(
+            f"no result after {self._limit or 0:g} seconds",
+            "a longer file may need a higher --timeout",
+        )
+        return self._replaced(worker, error, "a worker did not start in time")
+
+    def _replaced(
+        self, worker: _Worker[Key], error: SpeechMetaError, at_start: str
+    ) -> Done[Key] | None:
+        """Ends a worker that is dead or late; its task has failed, or goes to another worker."""
+        self._end(worker)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= START_ATTEMPTS:
+                raise WorkerCrash(at_start, "memory may be too small for so many --workers")
+            if worker.orders is not None:
+                self.submit(*worker.orders)
+            return None
+        if worker.orders is None:
+            return None
+        return Done(worker.orders[0], error=error, lost=True)
+
+    def _start(self) -> _Worker[Key]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process: SpawnProcess | _Thread
+        if self._threaded:
+            process = _Thread(target=_serve, args=(self._task, theirs), daemon=True)
+            process.start()
+        else:
+            process = context.Process(
+                target=_serve_in_process, args=(self._task, theirs), daemon=True
+            )
+            process.start()
+            theirs.close()
+        worker: _Worker[Key] = _Worker(process, ours, time.monotonic())
+        self._workers.append(worker)
+        return worker
+
+    def _end(self, worker: _Worker[Key]) -> None:
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.kill()
+        worker.process.join(CLOSE_SECONDS)
 
 
-def _nobody(request: Any) -> Any:
-    raise NotImplementedError("a task in a thread has nobody to ask")
+def _start_error(error: Failure) -> SpeechMetaError:
+    if isinstance(error, SpeechMetaError):
+        return error
+    return WorkerCrash(f"a worker could not start: {error[0]}: {error[1]}")
 
 
 def _signal_name(number: int) -> str:

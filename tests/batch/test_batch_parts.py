@@ -20,7 +20,7 @@ from speechmeta.batch.job import SpilledTurn
 from speechmeta.batch.journal import STATE_FOLDER, Journal
 from speechmeta.batch.scheduling import TurnQueue
 from speechmeta.batch.summary import summarize
-from speechmeta.batch.workers import Ask, Done, Pool, ProcessPool, ThreadPool, WorkerCrash
+from speechmeta.batch.workers import Ask, Done, WorkerCrash, WorkerPool
 from speechmeta.errors import AudioError, OutputError, UsageError
 from speechmeta.writers.failure import error_record
 
@@ -195,8 +195,8 @@ class Echo:
         return payload
 
 
-def gather(pool: Pool, count: int) -> dict[Any, Done]:
-    ended: dict[Any, Done] = {}
+def gather(pool: WorkerPool[str], count: int) -> dict[str, Done[str]]:
+    ended: dict[str, Done[str]] = {}
     while len(ended) < count:
         deadline = pool.deadline()
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -210,7 +210,7 @@ def gather(pool: Pool, count: int) -> dict[Any, Done]:
 class TestPools:
     def test_every_end_is_reported(self) -> None:
         ready: list[Any] = []
-        pool = ProcessPool(Echo(), 2, time_limit=1.0, on_ready=ready.append)
+        pool: WorkerPool[str] = WorkerPool(Echo(), 2, time_limit=1.0, on_ready=ready.append)
         try:
             pool.submit("a", "value")
             pool.submit("b", "die")
@@ -237,7 +237,7 @@ class TestPools:
             pool.close()
 
     def test_a_process_that_cannot_start_ends_the_run(self) -> None:
-        pool = ProcessPool(Echo("die"), 1)
+        pool: WorkerPool[str] = WorkerPool(Echo("die"), 1)
         try:
             pool.submit("a", "value")
             with pytest.raises(WorkerCrash, match="died while starting"):
@@ -247,7 +247,7 @@ class TestPools:
 
     @pytest.mark.parametrize("threaded", [False, True])
     def test_an_error_at_the_start_is_raised(self, threaded: bool) -> None:
-        pool = ThreadPool(Echo("fail")) if threaded else ProcessPool(Echo("fail"), 1)
+        pool: WorkerPool[str] = WorkerPool(Echo("fail"), 1, threaded=threaded)
         try:
             pool.submit("a", "value")
             with pytest.raises(AudioError, match="cannot start"):
@@ -257,7 +257,7 @@ class TestPools:
 
     def test_a_thread_in_place_of_processes(self) -> None:
         ready: list[Any] = []
-        pool = ThreadPool(Echo(), ready.append)
+        pool: WorkerPool[str] = WorkerPool(Echo(), 1, on_ready=ready.append, threaded=True)
         try:
             for key in ("pid", "wrong", "bug"):
                 pool.submit(key, key)
