@@ -156,11 +156,11 @@ def _without_serializer(core_schema: CoreSchema) -> CoreSchema:
 
 
 class SpeakerMeta(BaseModel):
-    """What was heard in one clip or turn.
+    """What is known of one clip or turn.
 
     Serialises to exactly the six keys of `FIELDS`, in that order; a field that was
     not asked for is absent. `confidence`, `probabilities` and `flags` belong to the
-    object and are left out of its JSON (a `Turn` writes the confidence beside it).
+    object and are left out of its JSON (a `Turn` has a confidence of its own).
 
     Labels are checked against `DEFAULT_LABEL_SETS`, or against the sets of a
     checkpoint given as `model_validate(..., context={"label_sets": sets})`.
@@ -177,11 +177,8 @@ class SpeakerMeta(BaseModel):
     accent: str | None = Field(default=None, alias="Accent")
     emotion: str | None = Field(default=None, alias="Emotion")
 
-    confidence: dict[str, float] = Field(default_factory=dict, exclude=True)
-    """Probability of the most probable value of each label field, also of one that
-    abstained; and of SpeechActivity."""
     probabilities: dict[str, dict[str, float]] = Field(default_factory=dict, exclude=True)
-    """The whole distribution over each label field's set."""
+    """The whole distribution over each label field's set, and over SpeechActivity."""
     flags: tuple[str, ...] = Field(default=(), exclude=True)
     """`transcript_truncated`, `transcript_loop`: what happened to the transcript."""
 
@@ -208,9 +205,15 @@ class SpeakerMeta(BaseModel):
     ) -> JsonSchemaValue:
         result = handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
         result["properties"] = meta_properties()
-        result["description"] = "What was heard; a field that was not asked for is absent."
+        result["description"] = "What was found; a field that was not asked for is absent."
         result.update(NOTHING_WITHOUT_SPEECH)
         return result
+
+    @property
+    def confidence(self) -> dict[str, float]:
+        """Probability of the most probable value of each label field, also of one that
+        abstained; and of SpeechActivity."""
+        return {name: max(table.values()) for name, table in self.probabilities.items()}
 
     @property
     def fields(self) -> tuple[str, ...]:

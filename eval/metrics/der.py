@@ -65,20 +65,20 @@ def diarization_error(
         if any(low < middle < high for low, high in near):
             continue
         said = _at(reference, middle)
-        heard = _at(answer, middle)
-        moments.append((end - start, said, heard))
+        answered = _at(answer, middle)
+        moments.append((end - start, said, answered))
         for one in said:
-            for other in heard:
+            for other in answered:
                 together[truth.index(one), found.index(other)] += end - start
     match = _best_match(together)
     pairs = {(truth[one], found[other]) for one, other in match}
     missed = false_alarm = confusion = speech = 0.0
-    for length, said, heard in moments:
-        right = sum((one, other) in pairs for one in said for other in heard)
+    for length, said, answered in moments:
+        right = sum((one, other) in pairs for one in said for other in answered)
         speech += length * len(said)
-        missed += length * max(0, len(said) - len(heard))
-        false_alarm += length * max(0, len(heard) - len(said))
-        confusion += length * (min(len(said), len(heard)) - right)
+        missed += length * max(0, len(said) - len(answered))
+        false_alarm += length * max(0, len(answered) - len(said))
+        confusion += length * (min(len(said), len(answered)) - right)
     if speech <= 0:
         raise ValueError("the reference has no speech")
     return DiarizationError(missed, false_alarm, confusion, speech)

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16000
-"""The rate in Hz that the models hear."""
+"""The rate in Hz that the models take."""
 
 MAX_CHANNELS = 512
 """A waveform with more rows than this and fewer columns than rows is taken for transposed."""

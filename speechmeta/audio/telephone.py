@@ -76,8 +76,8 @@ def coded(narrow: FloatArray, codec: Codec, bit_rate: int = 12200) -> FloatArray
     file = io.BytesIO()
     soundfile.write(file, narrow, RATE, format="WAV", subtype="GSM610")
     file.seek(0)
-    heard, _ = soundfile.read(file, dtype="float32")
-    return _fitted(heard, len(narrow))
+    received, _ = soundfile.read(file, dtype="float32")
+    return _fitted(received, len(narrow))
 
 
 def _through_ffmpeg(narrow: FloatArray, form: str, encoder: str, bit_rate: int) -> FloatArray:
@@ -103,17 +103,17 @@ def _through_ffmpeg(narrow: FloatArray, form: str, encoder: str, bit_rate: int) 
             block = frame.to_ndarray().reshape(-1)
             # FFmpeg's own AMR decoder gives floats, the opencore library 16-bit integers.
             blocks.append(block / 32768 if block.dtype.kind == "i" else block)
-    heard = np.concatenate(blocks).astype(np.float32)
+    received = np.concatenate(blocks).astype(np.float32)
     # What comes out is put over what went in.
-    return _fitted(heard[_delay(narrow, heard) :] if form == "amr" else heard, len(narrow))
+    return _fitted(received[_delay(narrow, received) :] if form == "amr" else received, len(narrow))
 
 
-def _delay(sent: FloatArray, heard: FloatArray) -> int:
-    """Samples, at most 20 ms, by which `heard` follows `sent`."""
-    count = min(len(sent), len(heard)) - 160
+def _delay(sent: FloatArray, received: FloatArray) -> int:
+    """Samples, at most 20 ms, by which `received` follows `sent`."""
+    count = min(len(sent), len(received)) - 160
     if count <= 0:
         return 0
-    scores = [float(np.dot(sent[:count], heard[lag : lag + count])) for lag in range(160)]
+    scores = [float(np.dot(sent[:count], received[lag : lag + count])) for lag in range(160)]
     return int(np.argmax(scores))
 
 

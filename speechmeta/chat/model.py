@@ -39,7 +39,7 @@ class _Request:
 
     Attributes:
         rows: the conversations that can be answered.
-        heard: windows that were encoded and transcribed for it.
+        windows: how many were encoded and transcribed for it.
         steps: the loop; each step appends to the rows' tokens.
     """
 
@@ -47,7 +47,7 @@ class _Request:
     grammar: Form | None
     constraint: Constraint | None
     reference: bool
-    heard: tuple[int, int]
+    windows: tuple[int, int]
     steps: Iterator[list[int | None]]
 
 
@@ -167,13 +167,13 @@ class ChatModel:
         Args:
             messages: a list of messages (see `speechmeta.chat.messages`), or a list of such lists.
                 For the next turn append the reply's text as role assistant and the next
-                question as role user: what was heard and computed before is used again.
+                question as role user: what was computed before is used again.
             output_type: a pydantic class, a JSON Schema as dict, or a regular expression, that
                 the answer is made to match.
-            reference_behaviour: hear and prompt exactly as the published code does, its flaws
-                included: audio is cut at 30 s (`HeardAudio.skipped_seconds` says so), DeSTA2
-                resamples twice and misplaces the audio by one token. Nothing is reused from
-                keys and values of earlier turns.
+            reference_behaviour: do exactly what the published code does, its flaws included:
+                audio is cut at 30 s (`HeardAudio.skipped_seconds` says so), DeSTA2 resamples
+                twice and misplaces the audio by one token. Nothing is reused from keys and values
+                of earlier turns.
             options: see `SamplingOptions`.
 
         Returns:
@@ -306,7 +306,7 @@ class ChatModel:
         grammar = self._forms.grammar(output_type)
         before = self.ear.encoded_windows, self.ear.transcribed_windows
         prepared = self._prepare(batch, reference, sampling)
-        heard = (
+        windows = (
             self.ear.encoded_windows - before[0],
             self.ear.transcribed_windows - before[1],
         )
@@ -317,7 +317,7 @@ class ChatModel:
             else None
         )
         steps = self._steps(rows, sampling, constraint, reference)
-        return _Request(rows, grammar, constraint, reference, heard, steps), prepared
+        return _Request(rows, grammar, constraint, reference, windows, steps), prepared
 
     def _prepare(
         self, batch: Sequence[Any], reference: bool, sampling: SamplingOptions
@@ -378,7 +378,7 @@ class ChatModel:
             value = request.grammar.parse(text)
             finish = "stop"
             flags = ["forced_close"] * constraint.forced[index]
-        heard = {
+        noted = {
             flag for audio in ready.audios for window in audio.windows for flag in window.flags
         }
         return ChatReply(
@@ -393,10 +393,10 @@ class ChatModel:
                 reused_tokens=row.reused,
                 prefill_tokens=len(row.embeds),
                 answer_tokens=len(row.tokens),
-                encoded_windows=request.heard[0],
-                transcribed_windows=request.heard[1],
+                encoded_windows=request.windows[0],
+                transcribed_windows=request.windows[1],
             ),
-            flags=(*flags, *sorted(heard)),
+            flags=(*flags, *sorted(noted)),
         )
 
 

@@ -17,7 +17,6 @@ from speechmeta.audio.loading import SAMPLE_RATE, load_audio
 from speechmeta.audio.types import FloatArray
 from speechmeta.chat.messages import AudioInput
 from speechmeta.errors import SpeechMetaError
-from speechmeta.models.desta2.loading import quiet_transformers
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, DestaProcessor
 from speechmeta.models.desta2.windows import (
@@ -28,6 +27,7 @@ from speechmeta.models.desta2.windows import (
     speech_spans,
     split_windows,
 )
+from speechmeta.models.weights import quiet_transformers
 
 # What the published DeSTA2.5 code lets Whisper write for 30 s; it is cut there without a word.
 _REFERENCE_TRANSCRIPT_TOKENS = 128
@@ -205,7 +205,7 @@ class Ear:
             windows = split_windows(waveform)
         else:
             waveform = reference_16k(audio, twice=self.processor.variant == "desta2")
-            # The VAD hears the whole file, Whisper its first 30 s.
+            # The VAD gets the whole file, Whisper its first 30 s.
             speech = bool(speech_spans(waveform))
             windows = [Window(0, min(len(waveform), WINDOW_SAMPLES), speech)]
         return Recording(key, audio.path, len(waveform) / SAMPLE_RATE, windows), waveform
@@ -214,9 +214,9 @@ class Ear:
     def _encode(self, work: list[tuple[Recording, int, FloatArray]], reference: bool) -> None:
         device = self.model.multi_modal_projector.layer_weights.device
         features = self.processor.features([waveform for _, _, waveform in work]).to(device)
-        heard = self.model.get_audio_features(features)
+        found = self.model.get_audio_features(features)
         self.encoded_windows += len(work)
-        for (recording, index, _), rows in zip(work, heard.embeds, strict=True):
+        for (recording, index, _), rows in zip(work, found.embeds, strict=True):
             recording.rows[index] = rows
         asked = [i for i, (recording, w, _) in enumerate(work) if recording.transcripts[w] == ""]
         if not asked:
@@ -225,7 +225,7 @@ class Ear:
         if reference and self.processor.variant == "desta25":
             options["max_new_tokens"] = _REFERENCE_TRANSCRIPT_TOKENS
         with quiet_transformers():
-            ids = self.model.transcribe(heard.last_hidden_state[asked], **options)
+            ids = self.model.transcribe(found.last_hidden_state[asked], **options)
         self.transcribed_windows += len(asked)
         for i, text, row in zip(
             asked, self.processor.transcripts(ids, reference), ids, strict=True

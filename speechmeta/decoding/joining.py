@@ -26,19 +26,19 @@ def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> 
         for record, length in zip(records, seconds, strict=True)
         if record.values.get("SpeechActivity") is not False
     ]
-    heard = spoken or list(zip(records, seconds, strict=True))
-    values = dict(heard[0][0].values)
+    voiced = spoken or list(zip(records, seconds, strict=True))
+    values = dict(voiced[0][0].values)
     probabilities = {}
-    for field in heard[0][0].probabilities:
+    for field in voiced[0][0].probabilities:
         # Whether there is speech is a matter of all pieces, how it sounds of those with speech.
-        pieces = heard if field in LABEL_FIELDS else zip(records, seconds, strict=True)
+        pieces = voiced if field in LABEL_FIELDS else zip(records, seconds, strict=True)
         probabilities[field] = _average(
             [(record.probabilities[field], length) for record, length in pieces]
         )
         if field in LABEL_FIELDS and spoken:
             values[field] = max(probabilities[field], key=probabilities[field].__getitem__)
-    if any("Transcript" in record.values for record, _ in heard):
-        texts = [str(record.values.get("Transcript") or "") for record, _ in heard]
+    if any("Transcript" in record.values for record, _ in voiced):
+        texts = [str(record.values.get("Transcript") or "") for record, _ in voiced]
         values["Transcript"] = " ".join(text.strip() for text in texts if text.strip())
     return DecodedRecord(
         values=values,
@@ -49,9 +49,9 @@ def join_records(records: Sequence[DecodedRecord], seconds: Sequence[float]) -> 
         sampled_tokens=sum(record.sampled_tokens for record in records),
         forward_passes=sum(record.forward_passes for record in records),
         transcript_tokens=sum(record.transcript_tokens for record in records),
-        words=_joined_words(heard, records, seconds),
-        transcript_confidence=_confidence(heard),
-        language=max(heard, key=lambda item: item[1])[0].language,
+        words=_joined_words(voiced, records, seconds),
+        transcript_confidence=_confidence(voiced),
+        language=max(voiced, key=lambda item: item[1])[0].language,
         no_transcript=next((r.no_transcript for r in records if r.no_transcript), None),
     )
 
@@ -65,7 +65,7 @@ def _average(tables: Sequence[tuple[dict[str, float], float]]) -> dict[str, floa
 
 
 def _joined_words(
-    heard: Sequence[tuple[DecodedRecord, float]],
+    voiced: Sequence[tuple[DecodedRecord, float]],
     records: Sequence[DecodedRecord],
     seconds: Sequence[float],
 ) -> list[TimedWord] | None:
@@ -73,10 +73,10 @@ def _joined_words(
 
     A piece whose transcript another model failed to write is no reason to lose the others' words.
     """
-    heard = [(record, length) for record, length in heard if record.no_transcript is None]
-    if any(record.words is None for record, _ in heard):
+    voiced = [(record, length) for record, length in voiced if record.no_transcript is None]
+    if any(record.words is None for record, _ in voiced):
         return None
-    chosen = {id(record) for record, _ in heard}
+    chosen = {id(record) for record, _ in voiced}
     words: list[TimedWord] = []
     start = 0.0
     for record, length in zip(records, seconds, strict=True):
@@ -86,10 +86,10 @@ def _joined_words(
     return words
 
 
-def _confidence(heard: Sequence[tuple[DecodedRecord, float]]) -> float | None:
+def _confidence(voiced: Sequence[tuple[DecodedRecord, float]]) -> float | None:
     known = [
         (record.transcript_confidence, length)
-        for record, length in heard
+        for record, length in voiced
         if record.transcript_confidence is not None
     ]
     total = sum(length for _, length in known)

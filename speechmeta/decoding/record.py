@@ -89,7 +89,6 @@ class DecodedRecord:
         return SpeakerMeta.model_validate(
             {
                 **values,
-                "confidence": confidence,
                 "probabilities": self.probabilities,
                 "flags": self.flags,
             },

@@ -23,7 +23,7 @@ class SpeechModel(Protocol):
         fields: what it gives, in the schema's order.
         label_sets: the values that each label can take.
         thresholds: by label field, the probability below which the checkpoint abstains.
-        max_seconds: the longest waveform that it hears at once.
+        max_seconds: the longest waveform that it takes at once.
         batch_size: waveforms that it decodes together.
         gives_words: whether it can tell the times of words.
     """

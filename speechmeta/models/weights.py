@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from speechmeta.errors import ModelError
-from speechmeta.trust import CUT_HINT, shard_names
+from speechmeta.trust import CUT_HINT, checkpoint_errors, from_checkpoint, shard_names
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -76,6 +80,79 @@ def _each(files: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]
             raise ModelError(f"cannot read the weights {path}: {error}", CUT_HINT) from error
 
 
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers' remarks and its progress bars away."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_pretrained(
+    kind: type[Model],
+    folder: Path,
+    dtype: torch.dtype,
+    config: PreTrainedConfig | None = None,
+    key_mapping: Mapping[str, str] | None = None,
+) -> Model:
+    """`kind.from_pretrained` of a checkpoint folder that has to fit in every key.
+
+    Args:
+        config: in place of the folder's.
+        key_mapping: patterns of names in the files, and the model's names.
+
+    Raises:
+        ModelError: files are missing or damaged, names are missing or unexpected, or shapes do
+            not fit; all are named.
+    """
+    safetensors_files(folder)
+    options = {} if config is None else {"config": config}
+    with (
+        quiet_transformers(),
+        checkpoint_errors(
+            f"cannot load the checkpoint {folder}",
+            "its files are missing, damaged (the download may be cut) or of another version",
+        ),
+    ):
+        model, report = from_checkpoint(
+            kind,
+            folder,
+            dtype=dtype,
+            key_mapping=key_mapping and dict(key_mapping),
+            local_files_only=True,
+            use_safetensors=True,
+            # It is told below, with those of other names.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    shapes = [
+        f"{name} {list(has)} for {list(asks)}" for name, has, asks in report["mismatched_keys"]
+    ]
+    _refuse(folder, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), shapes)
+    return cast(Model, model)
+
+
+def _refuse(folder: Path, missing: list[str], unexpected: list[str], shapes: list[str]) -> None:
+    kinds = (("lacks", missing), ("has unexpected", unexpected), ("has wrong shapes:", shapes))
+    found = [f"{verb} {_listed(names)}" for verb, names in kinds if names]
+    if found:
+        raise ModelError(
+            f"the checkpoint {folder} {' and '.join(found)}",
+            "its weights and its configs do not belong together",
+        )
+
+
 def load_weights(
     model: nn.Module,
     files: list[Path],
@@ -125,18 +202,7 @@ def fill(
     expected.update(
         {n: b for n, b in model.named_buffers() if n in model.state_dict(keep_vars=True)}
     )
-    missing = sorted(set(expected) - names - set(tied))
-    unexpected = sorted(names - set(expected))
-    if missing or unexpected:
-        parts = []
-        if missing:
-            parts.append(f"lacks {_listed(missing)}")
-        if unexpected:
-            parts.append(f"has unexpected {_listed(unexpected)}")
-        raise ModelError(
-            f"the checkpoint {folder} {' and '.join(parts)}",
-            "its weights and its configs do not belong together",
-        )
+    _refuse(folder, sorted(set(expected) - names - set(tied)), sorted(names - set(expected)), [])
     wrong = []
     for target, read in pairs:
         tensor = read()
@@ -145,11 +211,7 @@ def fill(
             continue
         kind = dtype if tensor.is_floating_point() else tensor.dtype
         _assign(model, target, tensor.to(device, kind, copy=mapped))
-    if wrong:
-        raise ModelError(
-            f"the checkpoint {folder} has wrong shapes: {_listed(wrong)}",
-            "its weights and its configs do not belong together",
-        )
+    _refuse(folder, [], [], wrong)
     for name, source in tied.items():
         _assign(model, name, model.get_parameter(source))
 

@@ -28,7 +28,7 @@ class Sides:
     warnings: tuple[str, ...] = ()
 
     def name(self, row: int, signal: Signal) -> str:
-        """The name of a signal's party, or of what little is heard where there is none."""
+        """The name of a signal's party, or of what little sound there is where there is none."""
         return self.names.get(row, f"speaker_{signal.channel}")
 
 

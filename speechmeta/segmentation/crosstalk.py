@@ -48,7 +48,7 @@ def shared_windows(
 
     Args:
         block: (rows, samples), the signals of a call at `rate` Hz.
-        speech: (rows, windows), what the speech detector heard.
+        speech: (rows, windows), where the speech detector finds speech.
         window: samples of a window; `windows * window` may exceed the samples.
 
     Returns:
@@ -71,14 +71,14 @@ def shared_windows(
     starts = sorted({*range(0, last_start + 1, _HOP_WINDOWS), last_start})
     for first in starts:
         last = min(windows, first + SEGMENT_WINDOWS)
-        heard = speech[:, first:last].any(axis=1)
-        if not heard.any():
+        talking = speech[:, first:last].any(axis=1)
+        if not talking.any():
             continue
         begin, end = first * window, min(last * window, samples)
         if end - begin < 4 * window:
             continue
         energy = cumulated[:, end] - cumulated[:, begin]
-        # What is heard late was played earlier: its source may be silent by now.
+        # What arrives late was played earlier: its source may be silent by now.
         played = np.max(
             [
                 cumulated[:, max(0, end - shift)] - cumulated[:, max(0, begin - shift)]
@@ -86,7 +86,7 @@ def shared_windows(
             ],
             axis=0,
         )
-        for row in np.flatnonzero(heard):
+        for row in np.flatnonzero(talking):
             others = np.arange(rows) != row
             ratio = LOUDER_RATIO * energy[row]
             louder = np.flatnonzero(others & (played > ratio))
@@ -114,24 +114,24 @@ def explained_share(
     """
     reach = round(MAX_DELAY_SECONDS * rate)
     taps = round(FILTER_SECONDS * rate)
-    heard = target[begin:end].astype(np.float64)
-    energy = float(heard @ heard)
+    received = target[begin:end].astype(np.float64)
+    energy = float(received @ received)
     if energy <= 0.0:
         return 0.0
     # The source up to `reach` before, and a filter's length after for echoes aligned early.
     lower = max(0, begin - reach - taps)
     played = source[lower : min(len(source), end + reach)].astype(np.float64)
-    length = fast_length(len(played) + len(heard))
+    length = fast_length(len(played) + len(received))
     spectrum = np.fft.rfft(played, length)
-    cross = np.fft.irfft(np.fft.rfft(heard, length).conj() * spectrum, length)
-    # cross[k] = sum over n of heard[n] * played[n + k]: heard is late by (begin - lower) - k.
-    shifts = np.arange(len(played) - len(heard) + 1)
+    cross = np.fft.irfft(np.fft.rfft(received, length).conj() * spectrum, length)
+    # cross[k] = sum over n of received[n] * played[n + k]: received is late by (begin - lower) - k.
+    shifts = np.arange(len(played) - len(received) + 1)
     cross = cross[: len(shifts)]
     best = int(np.argmax(np.abs(cross)))
     first = int(np.clip(best - taps // 2, 0, max(0, len(shifts) - taps)))
     chosen = cross[first : first + taps]
     # Autocorrelation of the stretch that the filter sees.
-    stretch = played[first : first + len(heard) + len(chosen)]
+    stretch = played[first : first + len(received) + len(chosen)]
     size = fast_length(2 * len(stretch))
     auto = np.fft.irfft(np.square(np.abs(np.fft.rfft(stretch, size))), size)[: len(chosen)]
     if auto[0] <= 0.0:

@@ -53,11 +53,11 @@ class LevelSpread:
         gains = np.ones(len(self._counts), np.float32)
         for channel, counts in enumerate(self._counts):
             # Digital silence says nothing of a line's noise.
-            heard = counts.copy()
-            heard[0] = 0
-            if not heard.any():
+            sounding = counts.copy()
+            sounding[0] = 0
+            if not sounding.any():
                 continue
-            reached = np.cumsum(heard) / heard.sum()
+            reached = np.cumsum(sounding) / sounding.sum()
             loud = int(np.searchsorted(reached, _LOUD_SHARE)) + _LOWEST_DB
             quiet = int(np.searchsorted(reached, _QUIET_SHARE)) + _LOWEST_DB
             loudest = int(np.searchsorted(reached, _LOUDEST_SHARE)) + _LOWEST_DB

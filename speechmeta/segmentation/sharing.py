@@ -38,7 +38,7 @@ class Sharing:
     def __init__(self, signals: int, window: int, rate: int, threshold: float) -> None:
         self._window, self._rate = window, rate
         self._threshold = max(threshold - 0.15, threshold / 4)
-        # What was played before the block may be heard late within it.
+        # What was played before the block may arrive late within it.
         self._history = -(-round(MAX_DELAY_SECONDS * rate) // window)
         self._before = np.zeros((signals, self._history * window), np.float32)
         self._leaked: list[BoolArray] = []
@@ -84,7 +84,7 @@ class Sharing:
         alive = speech & ~foreign
         reach = round(MAX_DELAY_SECONDS * self._rate / self._window)
         for row in _by_speech(speech.sum(axis=1)):
-            # A late copy is heard when its original may be over.
+            # A late copy goes on when its original may be over.
             theirs = np.stack([_widened(other, reach) for other in alive])
             theirs[row] = False
             same = alike[row] & theirs & alive[row]

@@ -118,7 +118,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Span(Speech):
-    """A turn, and the stretch from `clip_start` to `clip_end` that the model hears of it."""
+    """A turn, and the stretch from `clip_start` to `clip_end` that the model gets of it."""
 
     clip_start: int = 0
     clip_end: int = 0

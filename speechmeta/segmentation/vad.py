@@ -120,7 +120,7 @@ class SileroVad:
     Args:
         sample_rate: 8000 or 16000 Hz.
         channels: rows of the blocks.
-        warm_up: let the network hear the first second backwards before it begins. Fresh, it
+        warm_up: feed the network the first second backwards before it begins. Fresh, it
             misses up to half a second of a recording that begins with speech; after silence
             it would take the sudden noise of a line for speech.
 

@@ -141,7 +141,7 @@ def signal_rows(block: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
 
 
 def _boost(gains: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
-    """The factor (signals, 1) at which the detector hears each signal."""
+    """The factor (signals, 1) by which each signal is multiplied for the detector."""
     factors = [max(gains[channel] for channel, _ in signal.sources) for signal in signals]
     return np.array(factors, np.float32).reshape(-1, 1)
 

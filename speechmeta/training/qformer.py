@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from speechmeta.audio.loading import load_audio
 from speechmeta.decoding.memory import out_of_memory
 from speechmeta.errors import DatasetError, ModelError, SpeechMetaError, UsageError
-from speechmeta.models.desta2.loading import find_checkpoint, load_desta, quiet_transformers
+from speechmeta.models.desta2.loading import find_checkpoint, load_desta
 from speechmeta.models.desta2.modeling_desta2 import DestaForConditionalGeneration
 from speechmeta.models.desta2.processing_desta2 import NO_SPEECH, ChatTurn, DestaProcessor
 from speechmeta.models.desta2.published import (
@@ -29,7 +29,7 @@ from speechmeta.models.desta2.published import (
     save_published,
 )
 from speechmeta.models.desta2.windows import mono_16k, split_windows
-from speechmeta.models.weights import ordinary_modes
+from speechmeta.models.weights import ordinary_modes, quiet_transformers
 
 IGNORED = -100
 """Label of positions that carry no loss: all but the response."""
@@ -88,7 +88,7 @@ class ChatExamples(Dataset[dict[str, Any]]):
                 )
         self.model = model
         self.processor = processor
-        self._transcripts: dict[str, list[str]] = {}
+        self._texts: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -103,7 +103,7 @@ class ChatExamples(Dataset[dict[str, Any]]):
         if given is not None:
             texts = [""] * (len(windows) - 1) + [given or NO_SPEECH]
         else:
-            texts = self._heard(str(path), features, [w.speech for w in windows])
+            texts = self._transcripts(str(path), features, [w.speech for w in windows])
         turns = []
         if line.get("system"):
             turns.append(ChatTurn("system", (line["system"],)))
@@ -120,20 +120,20 @@ class ChatExamples(Dataset[dict[str, Any]]):
             "input_features": features,
         }
 
-    def _heard(self, key: str, features: torch.Tensor, speech: list[bool]) -> list[str]:
+    def _transcripts(self, key: str, features: torch.Tensor, speech: list[bool]) -> list[str]:
         """Whisper's transcript of every window with speech, asked for only once."""
-        if key not in self._transcripts:
+        if key not in self._texts:
             texts = [NO_SPEECH] * len(speech)
             asked = [i for i, found in enumerate(speech) if found]
             if asked:
                 place = self.model.multi_modal_projector.layer_weights.device
                 with torch.no_grad(), quiet_transformers():
-                    heard = self.model.get_audio_features(features[asked].to(place))
-                    ids = self.model.transcribe(heard.last_hidden_state)
+                    found = self.model.get_audio_features(features[asked].to(place))
+                    ids = self.model.transcribe(found.last_hidden_state)
                 for i, text in zip(asked, self.processor.transcripts(ids), strict=True):
                     texts[i] = text
-            self._transcripts[key] = texts
-        return self._transcripts[key]
+            self._texts[key] = texts
+        return self._texts[key]
 
 
 @dataclass(frozen=True)

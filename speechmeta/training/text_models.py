@@ -49,7 +49,8 @@ class TransformersText:
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from speechmeta.models.desta2.loading import pick_device, pick_dtype, quiet_transformers
+        from speechmeta.models.desta2.loading import pick_device, pick_dtype
+        from speechmeta.models.weights import quiet_transformers
         from speechmeta.trust import checkpoint_errors, from_checkpoint
 
         self.name = name
@@ -90,7 +91,7 @@ class TransformersText:
         import torch
 
         from speechmeta.decoding.memory import out_of_memory
-        from speechmeta.models.desta2.loading import quiet_transformers
+        from speechmeta.models.weights import quiet_transformers
 
         inputs = self._inputs(list(conversations)).to(self.model.device)
         torch.manual_seed(self.seed)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.utils import logging as transformers_logging
 
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.desta2.configuration_desta2 import DestaConfig
@@ -22,6 +19,7 @@ from speechmeta.models.desta2.published import (
     load_published,
     read_config,
 )
+from speechmeta.models.weights import quiet_transformers
 from speechmeta.trust import check_folder, checkpoint_errors, from_checkpoint
 
 _DTYPES = {
@@ -146,21 +144,6 @@ def save_desta(
         model.language_model.generation_config.save_pretrained(folder)
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers' remarks about generation configs and its progress bars away."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def find_checkpoint(name_or_path: str | Path, local_files_only: bool) -> Path:
     """The folder of a checkpoint; what is not a folder is a hub id.
 
@@ -259,6 +242,5 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "quantization_config",
-    "quiet_transformers",
     "save_desta",
 ]

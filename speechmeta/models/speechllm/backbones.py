@@ -60,7 +60,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 _EXTRACTOR: dict[str, Any] = {"feature_size": 1, "sampling_rate": 16_000, "padding_value": 0.0}
 
 FEATURE_EXTRACTORS: dict[str, dict[str, Any]] = {
-    # The base WavLM models hear the waveform as it is; all others hear it normalised.
+    # The base WavLM models take the waveform as it is; all others take it normalised.
     name: {**_EXTRACTOR, "do_normalize": not name.startswith("microsoft/wavlm-base")}
     for name in AUDIO_ENCODERS
 }

@@ -14,6 +14,7 @@ from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForCondition
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
 from speechmeta.models.speechllm.published import is_published, load_published
 from speechmeta.models.speechllm.quantization import quantize_int8
+from speechmeta.models.weights import load_pretrained
 from speechmeta.trust import (
     check_config,
     checkpoint_errors,
@@ -82,20 +83,5 @@ def _load_own(
         "its files are missing, damaged (the download may be cut) or of another version",
     ):
         processor = from_checkpoint(SpeechLLMProcessor, source.folder, local_files_only=True)
-        model, report = from_checkpoint(
-            SpeechLLMForConditionalGeneration,
-            source.folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(map(str, report.get(kind, ())))
-        if names:
-            raise ModelError(
-                f"the checkpoint {source.folder} has {kind.replace('_', ' ')}: "
-                + ", ".join(names[:6]),
-                "its weights and its config do not belong together",
-            )
+        model = load_pretrained(SpeechLLMForConditionalGeneration, source.folder, dtype)
     return model.to(device).eval(), processor

@@ -6,6 +6,7 @@ generation of records is `speechmeta.decoding`'s.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,8 @@ class SpeechLLMForConditionalGeneration(
     """The whole model; `audio_token_id` in `input_ids` marks the audio positions."""
 
     audio_inputs = ("input_values", "audio_attention_mask")
+    # Encoders are saved with the vector that masks in training, whether or not this config masks.
+    _keys_to_ignore_on_load_unexpected = [r"\.masked_spec_embed$"]  # noqa: RUF012
 
     def __init__(self, config: SpeechLLMConfig) -> None:
         super().__init__(config)
@@ -124,6 +127,11 @@ class SpeechLLMForConditionalGeneration(
             config.text_config, trust_remote_code=False
         )
         self.post_init()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        # transformers would save a model that was loaded with a `key_mapping` by its old names,
+        # which this class does not read without it.
+        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
     def num_encoder_frames(self, samples: Any) -> Any:
         """Encoder frames for a number of 16 kHz samples, an int or a long tensor."""

@@ -190,7 +190,7 @@ class SpeechLLMProcessor(ProcessorMixin):
             raise AudioError("no audio was given", "pass audio=waveform, sampling_rate=16000")
         if sampling_rate != SAMPLE_RATE:
             raise AudioError(
-                f"the sampling rate is {sampling_rate}, the model hears {SAMPLE_RATE} Hz",
+                f"the sampling rate is {sampling_rate}, the model takes {SAMPLE_RATE} Hz",
                 "resample with speechmeta.audio.loading.resample and pass sampling_rate=16000",
             )
         waveforms = [_one_channel(item) for item in _as_list(audio)]

@@ -6,11 +6,16 @@ with `audio_encoder.encoder.*`, `connector.layer.{1,3,5}.*` and `llm_model.*`.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    Wav2Vec2FeatureExtractor,
+)
 
 from speechmeta.decoding.layout import PUBLISHED_LAYOUT
 from speechmeta.errors import ModelError
@@ -19,7 +24,7 @@ from speechmeta.models.speechllm.backbones import AUDIO_ENCODERS, DECODERS, FEAT
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
 from speechmeta.models.speechllm.modeling_speechllm import SpeechLLMForConditionalGeneration
 from speechmeta.models.speechllm.processing_speechllm import SpeechLLMProcessor
-from speechmeta.models.weights import load_weights, safetensors_files, tensor_names
+from speechmeta.models.weights import load_pretrained, safetensors_files, tensor_names
 from speechmeta.trust import (
     check_config,
     checkpoint_errors,
@@ -32,27 +37,22 @@ _NEEDED = ("audio_encoder_name", "llm_model_name")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
 
-_RENAMED: tuple[tuple[str, str], ...] = (
-    (r"^audio_encoder\.encoder\.", "audio_tower."),
-    (r"^connector\.layer\.1\.", "multi_modal_projector.conv_in."),
-    (r"^connector\.layer\.3\.", "multi_modal_projector.conv_down."),
-    (r"^connector\.layer\.5\.", "multi_modal_projector.conv_out."),
-    (r"^llm_model\.", "language_model."),
-    (r"\.conv\.weight_g$", ".conv.parametrizations.weight.original0"),
-    (r"\.conv\.weight_v$", ".conv.parametrizations.weight.original1"),
-)
+_RENAMED = {
+    r"^audio_encoder\.encoder\.": "audio_tower.",
+    r"^connector\.layer\.1\.": "multi_modal_projector.conv_in.",
+    r"^connector\.layer\.3\.": "multi_modal_projector.conv_down.",
+    r"^connector\.layer\.5\.": "multi_modal_projector.conv_out.",
+    r"^llm_model\.": "language_model.",
+    r"\.conv\.weight_g$": ".conv.parametrizations.weight.original0",
+    r"\.conv\.weight_v$": ".conv.parametrizations.weight.original1",
+}
+"""Published names as patterns, and ours: transformers' `key_mapping`."""
+_MASK = "audio_encoder.encoder.masked_spec_embed"
 
 
 def is_published(config: dict[str, Any]) -> bool:
     """Whether a `config.json` is of the published layout."""
     return "speechllm" not in config.get("model_type", "") and all(k in config for k in _NEEDED)
-
-
-def rename(name: str) -> str:
-    """From a published weight's name to ours."""
-    for pattern, replacement in _RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def load_published(
@@ -73,8 +73,7 @@ def load_published(
                 f"{source.folder / 'config.json'}: {key} is {data[key]!r}",
                 "it names a model: a folder beside the checkpoint, or a hub id",
             )
-    files = safetensors_files(source.folder)
-    names = {rename(name) for name in tensor_names(files)}
+    names = tensor_names(safetensors_files(source.folder))
     audio_config = _sub_config(source, data["audio_encoder_name"], AUDIO_ENCODERS)
     text_config = _sub_config(source, data["llm_model_name"], DECODERS)
     for key, config in (("audio_enc_dim", audio_config), ("llm_dim", text_config)):
@@ -84,26 +83,26 @@ def load_published(
                 f"{config.model_type} model it names is {config.hidden_size} wide",
                 "the checkpoint and its sub-models do not belong together",
             )
-    if "audio_tower.masked_spec_embed" not in names:
+    if _MASK not in names:
         # Only training uses it, and whether it was saved depends on these two.
         audio_config.mask_time_prob = audio_config.mask_feature_prob = 0.0
     config = SpeechLLMConfig(
         audio_config=audio_config, text_config=text_config, layout=PUBLISHED_LAYOUT.to_dict()
     )
-    config.dtype = dtype
-    with torch.device("meta"):
-        model = SpeechLLMForConditionalGeneration(config)
-    tied = {}
-    if text_config.tie_word_embeddings and "language_model.lm_head.weight" not in names:
-        tied["language_model.lm_head.weight"] = "language_model.model.embed_tokens.weight"
-    _admit_mask(model, names)
-    load_weights(model, files, rename, tied, dtype, device)
-    restore_buffers(model, device)
+    model = load_pretrained(
+        SpeechLLMForConditionalGeneration,
+        source.folder,
+        dtype,
+        config=config,
+        key_mapping=_RENAMED,
+    )
+    # The published config.json says nothing of when answers end; the decoder's config does.
+    model.generation_config = GenerationConfig.from_model_config(config)
     tokenizer = _tokenizer(source, data["llm_model_name"])
     extractor = _feature_extractor(
         source, data.get("audio_processor_name", data["audio_encoder_name"])
     )
-    return model.eval(), SpeechLLMProcessor.for_config(config, extractor, tokenizer)
+    return model.to(device).eval(), SpeechLLMProcessor.for_config(config, extractor, tokenizer)
 
 
 def fetch_companions(source: Source) -> None:
@@ -117,23 +116,6 @@ def fetch_companions(source: Source) -> None:
     _sub_config(source, data["llm_model_name"], DECODERS)
     _tokenizer(source, data["llm_model_name"])
     _feature_extractor(source, data.get("audio_processor_name", data["audio_encoder_name"]))
-
-
-def _admit_mask(model: SpeechLLMForConditionalGeneration, names: set[str]) -> None:
-    # Encoders are saved with the vector that masks in training, whether or not this config masks.
-    name = "masked_spec_embed"
-    if f"audio_tower.{name}" in names and not hasattr(model.audio_tower, name):
-        width = model.config.audio_config.hidden_size
-        setattr(model.audio_tower, name, torch.nn.Parameter(torch.empty(width, device="meta")))
-
-
-def restore_buffers(model: SpeechLLMForConditionalGeneration, device: torch.device) -> None:
-    """Computes the buffers that no checkpoint holds (rotary frequencies), in float32."""
-    for module in model.modules():
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = torch.empty_like(buffer, device=device)
-            model._init_weights(module)
 
 
 def _sub_config(source: Source, name: str, known: dict[str, dict[str, Any]]) -> PreTrainedConfig:

@@ -83,7 +83,7 @@ class WhisperMetaProcessor(ProcessorMixin):
             raise AudioError("the audio holds NaN or infinite samples", "repair the file")
         if len(wave) > round(self.max_seconds * SAMPLE_RATE):
             raise AudioError(
-                f"the audio is {len(wave) / SAMPLE_RATE:.1f} s long, the model hears "
+                f"the audio is {len(wave) / SAMPLE_RATE:.1f} s long, the model takes "
                 f"{self.max_seconds:.1f} s",
                 "cut it first; Analyzer cuts at quiet places",
             )
@@ -140,7 +140,7 @@ class WhisperMetaProcessor(ProcessorMixin):
             raise AudioError("no audio was given", "pass audio=waveform, sampling_rate=16000")
         if sampling_rate != SAMPLE_RATE:
             raise AudioError(
-                f"the sampling rate is {sampling_rate}, the model hears {SAMPLE_RATE} Hz",
+                f"the sampling rate is {sampling_rate}, the model takes {SAMPLE_RATE} Hz",
                 "resample with speechmeta.audio.loading.resample and pass sampling_rate=16000",
             )
         inputs = self.prepare_audio([_one_channel(item) for item in _as_list(audio)])

@@ -65,7 +65,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Heard:
+class EncodedClip:
     """What the encoder and the heads give of one clip.
 
     Attributes:
@@ -212,7 +212,7 @@ class WhisperMetaRecognizer:
                 )
             else:
                 clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
-        waiting: list[tuple[int, Heard]] = []
+        waiting: list[tuple[int, EncodedClip]] = []
         for bucket in self._buckets(clips):
             encoded = in_parts([clip for _, clip in bucket], self._encode)
             for (row, _), item in zip(bucket, encoded, strict=True):
@@ -246,13 +246,13 @@ class WhisperMetaRecognizer:
         for row, waveform in enumerate(waveforms):
             features, frames = self.processor.features(waveform)
             clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
-        waiting: list[tuple[int, Heard]] = []
+        waiting: list[tuple[int, EncodedClip]] = []
         for bucket in self._buckets(clips):
             encoded = in_parts([clip for _, clip in bucket], self._encode)
             waiting += [
                 (row, item)
                 for (row, _), item in zip(bucket, encoded, strict=True)
-                if isinstance(item, Heard)
+                if isinstance(item, EncodedClip)
             ]
         found: list[list[TimedWord] | None] = [None] * len(waveforms)
         for batch in self._batches(waiting):
@@ -272,15 +272,17 @@ class WhisperMetaRecognizer:
         return_freed_memory()
         return found
 
-    def _needs_words(self, item: Heard, asked: tuple[str, ...]) -> bool:
+    def _needs_words(self, item: EncodedClip, asked: tuple[str, ...]) -> bool:
         """Whether a clip goes on to the decoder."""
         if item.speech is None:
             return "Transcript" in asked or "SpeechActivity" in asked
         return "Transcript" in asked and item.speech >= 0.5
 
-    def _batches(self, waiting: list[tuple[int, Heard]]) -> list[list[tuple[int, Heard]]]:
+    def _batches(
+        self, waiting: list[tuple[int, EncodedClip]]
+    ) -> list[list[tuple[int, EncodedClip]]]:
         """Batches for the decoder, of clips as they come from the encoder, the longest first."""
-        batches: list[list[tuple[int, Heard]]] = []
+        batches: list[list[tuple[int, EncodedClip]]] = []
         for row in waiting:
             if batches:
                 count = len(batches[-1]) + 1
@@ -307,7 +309,7 @@ class WhisperMetaRecognizer:
         return buckets
 
     @torch.inference_mode()
-    def _encode(self, clips: Sequence[Clip]) -> list[Heard | SpeechMetaError]:
+    def _encode(self, clips: Sequence[Clip]) -> list[EncodedClip | SpeechMetaError]:
         inputs = collate([(clip.features, clip.audio_frames) for clip in clips])
         device = self.model.device
         states = self.model.encode(
@@ -320,7 +322,7 @@ class WhisperMetaRecognizer:
         tables = self._heard(states, clips)
         sizes = states.mask.sum(-1).tolist()
         return [
-            Heard(clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row])
+            EncodedClip(clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row])
             for row, clip in enumerate(clips)
         ]
 
@@ -342,7 +344,7 @@ class WhisperMetaRecognizer:
 
     @torch.inference_mode()
     def _transcribe(
-        self, clips: Sequence[Heard], word_times: bool
+        self, clips: Sequence[EncodedClip], word_times: bool
     ) -> list[Transcription | SpeechMetaError]:
         # Head and decoder are taken for two witnesses of one odds each: together they say no
         # speech exactly where P(no speech) of the decoder is above P(speech) of the head.
@@ -357,7 +359,7 @@ class WhisperMetaRecognizer:
         )
 
     def _record(
-        self, clip: Heard, written: Transcription | None, asked: tuple[str, ...]
+        self, clip: EncodedClip, written: Transcription | None, asked: tuple[str, ...]
     ) -> DecodedRecord:
         speech = self._speech(clip.speech, written)
         spoken = speech >= 0.5

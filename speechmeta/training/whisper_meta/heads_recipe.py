@@ -125,18 +125,18 @@ class Audio:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Statistics:
     """Pooled hidden states, (crops, layers, 2, width), and the clip of each crop."""
 
     rows: np.ndarray
     clips: list[Clip | None]
 
-    def part(self, keep: Sequence[bool]) -> Heard:
+    def part(self, keep: Sequence[bool]) -> Statistics:
         places = np.flatnonzero(keep)
-        return Heard(self.rows[places], [self.clips[at] for at in places])
+        return Statistics(self.rows[places], [self.clips[at] for at in places])
 
 
-def hear_train(recipe: HeadsRecipe, encoder: Any, trailing_silence: float) -> Heard:
+def train_statistics(recipe: HeadsRecipe, encoder: Any, trailing_silence: float) -> Statistics:
     """Crops of the training manifest."""
     clips = list(read_manifest(recipe.train))
     audio = Audio(clips, recipe.stores, recipe.work / "audio-train")
@@ -161,12 +161,12 @@ def hear_train(recipe: HeadsRecipe, encoder: Any, trailing_silence: float) -> He
         name: None if crop.clip is None else clips[crop.clip]
         for name, crop in zip(names, crops, strict=True)
     }
-    return _heard(store, by_name)
+    return _statistics(store, by_name)
 
 
-def hear_dev(
+def dev_statistics(
     recipe: HeadsRecipe, encoder: Any, trailing_silence: float, half: str, short: bool = False
-) -> Heard:
+) -> Statistics:
     """Whole clips of one half of dev as they are, or the loudest second of speech in each."""
     halves = read_halves(recipe.dev)
     clips = [clip for clip in read_manifest(recipe.dev) if halves[clip.audio] == half]
@@ -186,7 +186,7 @@ def hear_dev(
         recipe.work / f"crops-{half}{'-short' if short else ''}",
         trailing_silence,
     )
-    return _heard(store, {str(clip.audio): clip for clip in clips})
+    return _statistics(store, {str(clip.audio): clip for clip in clips})
 
 
 def loudest(wave: np.ndarray, count: int) -> np.ndarray:
@@ -198,16 +198,16 @@ def loudest(wave: np.ndarray, count: int) -> np.ndarray:
     return wave[start : start + count]
 
 
-def _heard(store: StatisticsStore, by_name: Mapping[str, Clip | None]) -> Heard:
+def _statistics(store: StatisticsStore, by_name: Mapping[str, Clip | None]) -> Statistics:
     places = [at for at, name in enumerate(store.names) if name in by_name]
-    return Heard(np.asarray(store.rows[places]), [by_name[store.names[at]] for at in places])
+    return Statistics(np.asarray(store.rows[places]), [by_name[store.names[at]] for at in places])
 
 
-def logits(heads: Any, heard: Heard) -> dict[str, np.ndarray]:
+def logits(heads: Any, statistics: Statistics) -> dict[str, np.ndarray]:
     """By field (crops, labels)."""
     import torch
 
-    pooled = torch.from_numpy(heard.rows.astype(np.float32)).flatten(1)
+    pooled = torch.from_numpy(statistics.rows.astype(np.float32)).flatten(1)
     with torch.no_grad():
         return {field: linear(pooled).numpy() for field, linear in heads.linear.items()}
 
@@ -225,7 +225,9 @@ def known_cases(name: str, values: np.ndarray, clips: Sequence[Clip | None]) -> 
     return Cases(values[keep], truth, np.ones(len(truth)))
 
 
-def make_set(recipe: HeadsRecipe, name: str, train: Heard, tune: Heard, short: Heard) -> Any:
+def make_set(
+    recipe: HeadsRecipe, name: str, train: Statistics, tune: Statistics, short: Statistics
+) -> Any:
     """One set of heads, written into the checkpoint folder; what its config says of it."""
     from safetensors.torch import save_file
 
@@ -267,9 +269,9 @@ def run_heads(recipe: HeadsRecipe) -> Path:
     config = json.loads(config_file.read_text(encoding="utf-8"))
     silence = float(config.get("trailing_silence", 0.0))
     encoder = load_encoder(recipe.checkpoint)
-    train = hear_train(recipe, encoder, silence)
-    tune = hear_dev(recipe, encoder, silence, "tune")
-    short = hear_dev(recipe, encoder, silence, "tune", short=True)
+    train = train_statistics(recipe, encoder, silence)
+    tune = dev_statistics(recipe, encoder, silence, "tune")
+    short = dev_statistics(recipe, encoder, silence, "tune", short=True)
     config["heads"] = {name: make_set(recipe, name, train, tune, short) for name in FILES}
     config["default_heads"] = OPEN
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"

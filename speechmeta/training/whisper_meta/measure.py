@@ -62,7 +62,7 @@ def transcribe(
 
     vocabulary = read_vocabulary(tokenizer)
     most = model.config.max_source_positions * SAMPLES_PER_FRAME
-    heard: list[Transcribed] = []
+    transcribed: list[Transcribed] = []
     waiting = sorted((clip for clip in clips if clip in audio), key=lambda clip: clip.duration)
     while waiting:
         batch: list[Clip] = []
@@ -86,8 +86,8 @@ def transcribe(
                 model, vocabulary, states, mask, most=min(int(12 + 8 * batch[-1].duration), 220)
             )
         for clip, tokens, silent in zip(batch, rows, no_speech.tolist(), strict=True):
-            heard.append(Transcribed(clip, tokenizer.decode(tokens).strip(), silent))
-    return heard
+            transcribed.append(Transcribed(clip, tokenizer.decode(tokens).strip(), silent))
+    return transcribed
 
 
 def _seconds(clip: Clip, trailing: float | None) -> float:
@@ -95,12 +95,14 @@ def _seconds(clip: Clip, trailing: float | None) -> float:
 
 
 def word_errors(
-    heard: Sequence[Transcribed], normal: Callable[[str], str], silent_above: float | None = None
+    transcribed: Sequence[Transcribed],
+    normal: Callable[[str], str],
+    silent_above: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """By source, and for `all`: clips, words, wrong words in %; without speech: clips with words.
 
     Args:
-        heard: of one model.
+        transcribed: of one model.
         normal: Whisper's English normaliser.
         silent_above: clips above this no-speech probability count as written without words.
     """
@@ -108,7 +110,7 @@ def word_errors(
 
     grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
     quiet: dict[str, list[bool]] = defaultdict(list)
-    for one in heard:
+    for one in transcribed:
         silent = silent_above is not None and one.no_speech > silent_above
         text = "" if silent else normal(one.text)
         if not one.clip.speech:

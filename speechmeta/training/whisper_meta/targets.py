@@ -27,15 +27,15 @@ def punctuated(words: str, hypothesis: str) -> str:
     neighbours' marks kept only where they stand on the right word.
     """
     true = words.lower().split()
-    heard = [word for word in hypothesis.replace("-", " ").split() if _key(word)]
-    blocks = difflib.SequenceMatcher(None, true, [_key(word) for word in heard], autojunk=False)
+    given = [word for word in hypothesis.replace("-", " ").split() if _key(word)]
+    blocks = difflib.SequenceMatcher(None, true, [_key(word) for word in given], autojunk=False)
     written = list(true)
     for tag, start, end, other, other_end in blocks.get_opcodes():
         if tag == "equal":
-            written[start:end] = heard[other:other_end]
+            written[start:end] = given[other:other_end]
         elif tag == "replace" and end - start == other_end - other:
             for place in range(end - start):
-                marks = re.search(r"[^\w]*$", heard[other + place])
+                marks = re.search(r"[^\w]*$", given[other + place])
                 written[start + place] += marks.group(0) if marks else ""
     return sentence(" ".join(written))
 

@@ -18,7 +18,7 @@ from speechmeta.training.whisper_meta.store import AudioStore
 
 _LOG = logging.getLogger(__name__)
 _BEHIND = 25
-"""Frames behind the end of the audio that are kept too: the silence belongs to what is heard."""
+"""Frames behind the end of the audio that are kept too: the silence belongs to the clip."""
 
 
 @dataclass(frozen=True)

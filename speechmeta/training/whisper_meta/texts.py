@@ -21,8 +21,8 @@ longer ones have commas and sentences inside, which nothing here could place."""
 def target_texts(items: Sequence[Item], teacher: TeacherStore) -> dict[str, str]:
     """Targets by item name; crops have none: what is said in them is cut off at both ends."""
     cased = [item.words for item in items if item.words and not lacks_case(item.words)]
-    heard = [answer.hypothesis for answer in teacher.answers.values() if answer.hypothesis]
-    nouns = proper_nouns([*cased, *heard])
+    written = [answer.hypothesis for answer in teacher.answers.values() if answer.hypothesis]
+    nouns = proper_nouns([*cased, *written])
     targets: dict[str, str] = {}
     known: dict[str, str] = {}
     waiting: list[Item] = []

@@ -81,13 +81,13 @@ class TaughtWhisper(WhisperForConditionalGeneration):
         """`loss` (), as `Batches` describes the arguments."""
         vocabulary = self.original.embed_tokens.weight.T
         with torch.autocast("cpu", torch.bfloat16):
-            heard = encode(self.model.encoder, features, mask)
-            hidden = decode(self.model.decoder, tokens, heard, mask)
+            encoded = encode(self.model.encoder, features, mask)
+            hidden = decode(self.model.decoder, tokens, encoded, mask)
             asked = labels != IGNORED
             logits = hidden[asked] @ vocabulary
         known = states_mask[..., None]
         wanted = states * known
-        distance = ((heard.float() - wanted) * known).square().sum()
+        distance = ((encoded.float() - wanted) * known).square().sum()
         distance = distance / wanted.square().sum().clamp(min=1e-6)
         log_probs = logits.float().log_softmax(-1)
         rows, places = asked.nonzero(as_tuple=True)
