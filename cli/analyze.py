@@ -89,7 +89,7 @@ def analyze(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace files that are there already.",
+            help="Replace existing files.",
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,

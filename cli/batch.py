@@ -64,8 +64,8 @@ def batch(
             "--output-format",
             "--format",
             "-f",
-            help="Also write one file a call in these formats, separated by commas: json, jsonl, "
-            "csv, tsv, srt, vtt, txt, parquet, html; all is all but jsonl and parquet.",
+            help="Also write one file per call in these formats, separated by commas: json, jsonl, "
+            "csv, tsv, srt, vtt, txt, parquet, html; all means all but jsonl and parquet.",
             show_default=False,
             rich_help_panel=options.OUTPUT_PANEL,
         ),
@@ -117,7 +117,7 @@ def batch(
         bool,
         typer.Option(
             "--resume",
-            help="Continue the run in the output folder with exactly the files that are missing.",
+            help="Continue the run in the output folder: analyse the missing files only.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,
@@ -141,7 +141,7 @@ def batch(
         bool,
         typer.Option(
             "--repair",
-            help="With --resume, rebuild a damaged journal from the results that are whole.",
+            help="With --resume, rebuild a damaged journal from the results that are intact.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,
@@ -149,7 +149,7 @@ def batch(
         bool,
         typer.Option(
             "--strict",
-            help="Files that are no recordings are errors; without it they are counted by kind.",
+            help="Treat files that are not recordings as errors; otherwise they are only counted.",
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,

@@ -42,7 +42,7 @@ def chat(
     schema: Annotated[
         Path | None,
         typer.Option(
-            help="File with a JSON Schema; answers are JSON that is valid under it.",
+            help="File with a JSON Schema; answers are JSON that fits it.",
             show_default=False,
             rich_help_panel=ANSWER_PANEL,
         ),
@@ -206,12 +206,12 @@ class _Talk:
 
     def _notes(self, reply: ChatReply) -> None:
         if reply.finish == "length":
-            print_note("the answer was cut; --max-new-tokens allows a longer one")
+            print_note("the answer was cut off; --max-new-tokens allows a longer one")
         if "forced_close" in reply.flags:
-            print_note("the answer was closed at the end of its budget; see --max-new-tokens")
+            print_note("the token limit forced the ending; --max-new-tokens allows a longer answer")
         for audio in reply.audios:
             if audio.skipped_seconds:
-                print_note(f"{audio.path}: {audio.skipped_seconds:.1f} s were not heard")
+                print_note(f"{audio.path}: {audio.skipped_seconds:.1f} s were skipped")
             if not reply.usage.encoded_windows:
                 continue  # said when it was heard
             for window in audio.windows:
@@ -238,7 +238,7 @@ class _Talk:
                 self._turn(question)
             except KeyboardInterrupt:
                 print(flush=True)
-                print_note("stopped; the answer is forgotten")
+                print_note("stopped; the answer was discarded")
             except SpeechMetaError as error:
                 print_error(error.message, error.hint)
                 code = 1
@@ -262,7 +262,7 @@ def _check_recording(path: str) -> None:
     from speechmeta.audio.loading import probe_audio
 
     if not Path(path).is_file():
-        raise UsageError(f"{path} is no file", "check the path")
+        raise UsageError(f"{path} is not a file", "check the path")
     probe_audio(path)
 
 
@@ -274,5 +274,5 @@ def _read_schema(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is not JSON: {error}", "give a JSON Schema") from error
     if not isinstance(schema, dict):
-        raise UsageError(f"{path} holds no JSON object", "give a JSON Schema")
+        raise UsageError(f"{path} does not hold a JSON object", "give a JSON Schema")
     return schema

@@ -170,7 +170,7 @@ def read_journal(path: Path, run: Mapping[str, Any] | None = None) -> Iterator[R
             if number == len(lines) and number > 1:
                 return
             raise DatasetError(
-                f"{path}, line {number} is no record of a run", "run without --resume"
+                f"{path}, line {number} is not a record of a run", "run without --resume"
             ) from error
         if run is not None and found != run:
             different = sorted(k for k in {*found, *run} if found.get(k) != run.get(k))

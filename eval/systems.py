@@ -194,7 +194,7 @@ class FilePredictor:
                 row = json.loads(line)
                 key = str(next(row[k] for k in ("id", "audio", "audio_filepath") if k in row))
                 if key in self._rows:
-                    raise ValueError(f"{key!r} stands twice")
+                    raise ValueError(f"{key!r} occurs twice")
                 self._rows[key] = _prediction(row, mapper)
             except StopIteration:
                 raise DatasetError(

@@ -329,7 +329,7 @@ def _check_variables(environment: Mapping[str, str], known: Any) -> None:
             continue
         if found := difflib.get_close_matches(rest, names, n=1, cutoff=_NEAR):
             raise UsageError(
-                f"the environment variable {variable} is no option",
+                f"the environment variable {variable} is not an option",
                 f"did you mean {names[found[0]]}?",
             )
 

@@ -140,7 +140,7 @@ def plain_name(name: Any, where: str) -> str:
         or "\0" in name
     ):
         raise ModelError(
-            f"{where} names {str(name)[:80]!r}, which is no file beside it",
+            f"{where} names {str(name)[:80]!r}, which is not a file beside it",
             "a checkpoint's files lie in its folder; fetch them again from where you trust",
         )
     return name

@@ -39,7 +39,7 @@ def test_the_writer_of_the_page_writes(tmp_path: Path) -> None:
 
 def test_the_reader_of_the_page_reads(tmp_path: Path) -> None:
     read = example("add-a-data-set-reader", "speechmeta.eval.readers")["read_example"]
-    with pytest.raises(DatasetError, match="no Example Speech"):
+    with pytest.raises(DatasetError, match="not an Example Speech"):
         read(tmp_path, None)
     folder = tmp_path / "example-speech"
     folder.mkdir()

@@ -85,5 +85,5 @@ def _read_map(path: str | Path | None) -> tuple[dict[str, str], str]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read the spelling map {path}: {error}", "check it") from error
     if not isinstance(spellings, dict) or not all(isinstance(v, str) for v in spellings.values()):
-        raise DatasetError(f"the spelling map {path} is no object of strings", "check it")
+        raise DatasetError(f"the spelling map {path} is not an object of strings", "check it")
     return spellings, hashlib.sha256(data).hexdigest()[:12]

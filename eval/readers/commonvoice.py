@@ -37,7 +37,7 @@ def read_commonvoice(path: Path, split: str | None) -> Dataset:
     root = find_root(path, ["*.tsv"], ["en", "cv-corpus-*/en", "*/en", "*"])
     if root is None:
         raise DatasetError(
-            f"{path} is no Common Voice folder", "it should hold test.tsv and clips/, or en/"
+            f"{path} is not a Common Voice folder", "it should hold test.tsv and clips/, or en/"
         )
     known = sorted(file.stem for file in root.glob("*.tsv") if file.stem not in NOT_SPLITS)
     chosen = choose_split(split, known, "test")
@@ -49,7 +49,7 @@ def read_commonvoice(path: Path, split: str | None) -> Dataset:
         missing = [name for name in NEEDED if name not in row]
         if missing or not row["path"]:
             raise DatasetError(
-                f"{table}, line {number}: no {', '.join(missing or ['path'])}", "unpack it anew"
+                f"{table}, line {number}: no {', '.join(missing or ['path'])}", "unpack it again"
             )
         # Corpus 4 leaves the extension out in some languages' tables.
         name = row["path"] if Path(row["path"]).suffix else row["path"] + ".mp3"

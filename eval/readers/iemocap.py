@@ -44,7 +44,9 @@ def read_iemocap(path: Path, split: str | None, classes: int) -> Dataset:
         raise UsageError(f"IEMOCAP has no {classes}-class protocol here", "choose 4 or 5")
     root = find_root(path, ["Session[1-5]"], ["IEMOCAP_full_release", "IEMOCAP", "*"])
     if root is None:
-        raise DatasetError(f"{path} is no IEMOCAP folder", "it should hold Session1 to Session5")
+        raise DatasetError(
+            f"{path} is not an IEMOCAP folder", "it should hold Session1 to Session5"
+        )
     sessions = [name for name in (f"Session{i}" for i in range(1, 6)) if (root / name).is_dir()]
     known = ["all", *(name.lower() for name in sessions)]
     chosen = choose_split(None if split is None else split.lower(), known, "all")
@@ -79,7 +81,7 @@ def _session(folder: Path, mapper: LabelMapper, codes: LabelMapper) -> list[Clip
     # The release holds resource forks of macOS, "._Ses01F_impro01.txt".
     tables = sorted(file for file in evaluations.glob("Ses*.txt") if file.is_file())
     if not tables:
-        raise DatasetError(f"{evaluations} holds no evaluations", "unpack the archive anew")
+        raise DatasetError(f"{evaluations} holds no evaluations", "unpack the archive again")
     for table in tables:
         texts = _transcripts(folder / "dialog" / "transcriptions" / table.name)
         for line in read_lines(table):
@@ -88,7 +90,7 @@ def _session(folder: Path, mapper: LabelMapper, codes: LabelMapper) -> list[Clip
                 continue
             name = match["name"]
             if name not in texts:
-                raise DatasetError(f"{name} of {table} has no transcript", "unpack anew")
+                raise DatasetError(f"{name} of {table} has no transcript", "unpack it again")
             # The letter before the number is who speaks; that of the dialogue's name is who
             # wore the motion capture markers.
             gender = name.rsplit("_", 1)[1][0]

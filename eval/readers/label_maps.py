@@ -75,7 +75,7 @@ def parse_table(field: str, lines: Iterable[str]) -> tuple[Row, ...]:
         if row.label is not None and row.label not in DEFAULT_LABEL_SETS[field]:
             raise DatasetError(f"the table of {field}, line {number}: no class {row.label!r}")
         if key in rows:
-            raise DatasetError(f"the table of {field}, line {number}: {row.value!r} stands twice")
+            raise DatasetError(f"the table of {field}, line {number}: {row.value!r} occurs twice")
         rows[key] = row
     return tuple(rows.values())
 

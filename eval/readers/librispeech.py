@@ -44,7 +44,7 @@ def read_librispeech(path: Path, split: str | None) -> Dataset:
         found = find_root(path, [*SPLITS, "SPEAKERS.TXT"], ["LibriSpeech"])
         if found is None:
             raise DatasetError(
-                f"{path} is no LibriSpeech folder",
+                f"{path} is not a LibriSpeech folder",
                 f"it should hold LibriSpeech/ with one of {', '.join(SPLITS[:4])}",
             )
         root = found
@@ -60,7 +60,7 @@ def read_librispeech(path: Path, split: str | None) -> Dataset:
             if not name:
                 continue
             if not text.strip():
-                raise DatasetError(f"{transcripts}: {name} has no text", "unpack the archive anew")
+                raise DatasetError(f"{transcripts}: {name} has no text", "unpack the archive again")
             speaker = name.split("-")[0]
             audio = transcripts.parent / f"{name}.flac"
             orphans -= audio.exists()

@@ -33,7 +33,7 @@ def read_mswc(path: Path, split: str | None) -> Dataset:
     tables = find_root(path, TABLES, ["en", "splits/en", "splits", "*/en", "*"])
     if audio is None or tables is None:
         raise DatasetError(
-            f"{path} is no Multilingual Spoken Words folder",
+            f"{path} is not a Multilingual Spoken Words folder",
             "it should hold en/clips/ and en_splits.csv or en_test.csv",
         )
     combined = tables / "en_splits.csv"

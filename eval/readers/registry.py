@@ -63,7 +63,7 @@ def _check_ids(dataset: Dataset) -> None:
     for clip in dataset.clips:
         if clip.id in seen:
             raise DatasetError(
-                f"the clip {clip.id!r} stands twice in {dataset.source}",
-                "every clip needs a name of its own",
+                f"the clip {clip.id!r} occurs twice in {dataset.source}",
+                "every clip needs a different name",
             )
         seen.add(clip.id)

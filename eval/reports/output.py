@@ -85,7 +85,7 @@ def load_report(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read {path}: {error}", "give a report's JSON") from error
     if not isinstance(report, dict) or report.get("kind") != KIND:
-        raise DatasetError(f"{path} is no report of speechmeta eval", "give a report's JSON")
+        raise DatasetError(f"{path} is not a report of speechmeta eval", "give a report's JSON")
     return report
 
 

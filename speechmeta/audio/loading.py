@@ -417,7 +417,7 @@ def as_array(source: AudioSource, sample_rate: int | None) -> tuple[Waveform, in
     readable = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview))
     if not readable and not hasattr(source, "read"):
         raise AudioError(
-            f"{type(source).__name__} is no audio source",
+            f"{type(source).__name__} is not an audio source",
             "give a path, file object, bytes or (waveform, sample_rate)",
         )
     _refuse_rate(sample_rate)

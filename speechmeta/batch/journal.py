@@ -278,7 +278,7 @@ def damaged(path: Path, how: str) -> OutputError:
     """The error of a journal that cannot be believed."""
     return OutputError(
         f"the journal {printable(path)} is damaged: {how}",
-        "--resume --repair keeps the results that are whole, --overwrite begins anew",
+        "--resume --repair keeps the intact results, --overwrite starts again",
     )
 
 

@@ -113,7 +113,9 @@ def _check(message: Any, number: int) -> tuple[str, Any, str | None]:
             f"{where} of role {role} has content of type {type(content).__name__}", "give text"
         )
     if text is not None and (role != "audio" or not isinstance(text, str)):
-        raise UsageError(f"{where} has a text that is no transcript", "text belongs to role audio")
+        raise UsageError(
+            f"{where} has a text that is not a transcript", "text belongs to role audio"
+        )
     return role, content, text
 
 

@@ -33,7 +33,7 @@ def compile_regex(regex: str, vocabulary: Any) -> Any:
     try:
         re.compile(regex, re.DOTALL)
     except re.error as error:
-        raise ValueError(f"it is no regular expression: {error}") from None
+        raise ValueError(f"it is not a regular expression: {error}") from None
     return Index(regex, vocabulary)
 
 
@@ -46,7 +46,7 @@ def schema_regex(text: str) -> str:
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise ValueError(f"it is no JSON Schema: {error.message}") from None
+        raise ValueError(f"it is not a JSON Schema: {error.message}") from None
     regex: str = build_regex_from_schema(text)
     return regex
 

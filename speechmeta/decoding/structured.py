@@ -87,7 +87,7 @@ def _as_text(schema: dict[str, Any]) -> str:
         return json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"output_type is no JSON Schema: {error}", "see https://json-schema.org"
+            f"output_type is not a JSON Schema: {error}", "see https://json-schema.org"
         ) from error
 
 

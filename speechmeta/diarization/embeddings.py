@@ -115,7 +115,7 @@ class SpeakerProjection:
                 )
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{file} is no speaker projection: {error}",
+                f"{file} is not a speaker projection: {error}",
                 "make it again with speechmeta.training.speakers, or delete it",
             ) from error
 
@@ -194,7 +194,7 @@ class EncoderEmbedder:
     def _check(self, layer: int, named: int, hint: str = "") -> None:
         if not 0 <= layer <= self.layers:
             raise ModelError(
-                f"the encoder gives hidden states 0 to {self.layers}, wanted is number {named}",
+                f"the encoder gives hidden states 0 to {self.layers}, not number {named}",
                 hint or f"choose a layer from 0 to {self.layers}",
             )
 

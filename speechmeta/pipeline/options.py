@@ -126,7 +126,7 @@ class CallOptions(Options):
         if value is not None and (not value or not all(value) or len(set(value)) < len(value)):
             raise OptionError(
                 f"the roles are {', '.join(map(repr, value)) or 'none'}",
-                "give every speaker a name of its own",
+                "give every speaker a different name",
                 "roles",
             )
         return value

@@ -279,10 +279,10 @@ def _shared_turns(
     elif embedder is None:
         if asked is not None:
             raise UsageError(
-                "speakers cannot be told apart with this checkpoint: it has no encoder for it",
+                "this checkpoint cannot tell speakers apart: it has no encoder for that",
                 "name a speaker verification model with --speaker-model",
             )
-        warnings.append("no speaker model is available; the call is treated as one speaker")
+        warnings.append("no speaker model available; treating the call as one speaker")
     if embedder is not None:
         from speechmeta.diarization.diarizer import diarize
 

@@ -108,7 +108,7 @@ def _load_network(rate: int) -> _Network:
         network.load_state_dict(own)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"the installed silero-vad package has no model that is understood: {error}",
+            f"the installed silero-vad package has no model that speechmeta can use: {error}",
             "install a 6.x version: pip install 'silero-vad>=6,<7'",
         ) from error
     return network.eval().requires_grad_(False)

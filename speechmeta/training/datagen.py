@@ -84,7 +84,7 @@ def plan(
     """
     if not 1 <= per_record <= len(prompts):
         raise UsageError(
-            f"{per_record} prompts a record are wanted, there are {len(prompts)}",
+            f"{per_record} prompts per record are wanted, but there are {len(prompts)}",
             "lower the number or give more prompts",
         )
     for record in records:
@@ -113,7 +113,7 @@ def construct(
         on_progress: called with the number of tasks done, after every batch.
 
     Raises:
-        DatasetError: `output` is there, but is no training manifest.
+        DatasetError: `output` exists, but is not a training manifest.
         OutputError: it cannot be written.
         ModelError: the language model answers nothing at all.
     """
@@ -215,7 +215,7 @@ def _repair(output: Path) -> set[str]:
         return {json.loads(line)["id"] for line in whole.splitlines() if line.strip()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{output} is there, but is no training manifest: {error}", "name another file"
+            f"{output} exists, but is not a training manifest: {error}", "name another file"
         ) from error
 
 

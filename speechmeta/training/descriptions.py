@@ -84,7 +84,7 @@ def _objects(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path}, line {number} is not JSON: {error}", "one object a line"
             ) from error
         if not isinstance(record, dict):
-            raise DatasetError(f"{path}, line {number} is no JSON object", "one object a line")
+            raise DatasetError(f"{path}, line {number} is not a JSON object", "one object a line")
         yield number, record
 
 

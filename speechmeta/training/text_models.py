@@ -166,7 +166,7 @@ class OpenAIText:
         timeout: float = 120.0,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
-            raise UsageError(f"{base_url!r} is no address", "such as http://127.0.0.1:8000/v1")
+            raise UsageError(f"{base_url!r} is not an address", "such as http://127.0.0.1:8000/v1")
         self.name = name
         self.address = base_url.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(key_variable, "")

@@ -300,8 +300,8 @@ def test_bad_sources(tmp_path: Path, sine: Sine) -> None:
         (io.StringIO("text"), "opened as text"),
         (np.zeros(8), "without its sample rate"),
         ((np.zeros(8), 8000, 1), "3 items"),
-        (17, "int is no audio source"),
-        (None, "NoneType is no audio source"),
+        (17, "int is not an audio source"),
+        (None, "NoneType is not an audio source"),
     ]
     for source, message in sources:
         for read in (load_audio, probe_audio, stream_audio):

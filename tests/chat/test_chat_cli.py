@@ -63,7 +63,7 @@ def test_conversation(
     )
     assert result.code == 1
     assert "/nonsense is not known" in result.stderr
-    assert "nothing.wav is no file" in result.stderr
+    assert "nothing.wav is not a file" in result.stderr
     assert "never" not in result.stdout
 
 

@@ -146,7 +146,7 @@ def test_encoder_embeddings_do_not_depend_on_the_batch() -> None:
 
 def test_a_layer_that_the_encoder_does_not_have() -> None:
     model, processor = tiny_speechllm(0)
-    with pytest.raises(ModelError, match="hidden states 0 to 2, wanted is number 4"):
+    with pytest.raises(ModelError, match="hidden states 0 to 2, not number 4"):
         EncoderEmbedder(model, processor, layer=4)
     with pytest.raises(ModelError, match="choose a layer from 0 to 2"):
         EncoderEmbedder(model, processor).pool_layers(tiny_clips(3), [1, 5])
@@ -177,13 +177,13 @@ def test_projection_is_kept_beside_the_checkpoint(tmp_path: Path) -> None:
     assert (embedder.layer, embedder.distance) == (2, 0.4)
     assert embedder.embed(tiny_clips(2)).shape == (2, 8)
     made.__class__(made.mean, made.matrix, 0.4, 9).save(tmp_path)
-    with pytest.raises(ModelError, match="hidden states 0 to 2, wanted is number 9"):
+    with pytest.raises(ModelError, match="hidden states 0 to 2, not number 9"):
         load_embedder("encoder", model, processor)
     made.__class__(made.mean[:62], made.matrix[:62], 0.4, 1).save(tmp_path)
     with pytest.raises(ModelError, match="vectors of 62 numbers, layer 1 of the encoder gives 64"):
         load_embedder("encoder", model, processor)
     (tmp_path / "speaker_projection.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="no speaker projection"):
+    with pytest.raises(ModelError, match="not a speaker projection"):
         load_embedder("encoder", model, processor)
     with pytest.raises(ModelError, match="no encoder"):
         load_embedder("encoder", model)

@@ -241,5 +241,5 @@ def test_options_that_do_not_go_together(dataset: Dataset, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="cannot write"):
         evaluate(dataset, predictor=oracle, output=tmp_path / "file" / "out")
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(DatasetError, match="no report"):
+    with pytest.raises(DatasetError, match="not a report"):
         load_report(tmp_path / "x.json")

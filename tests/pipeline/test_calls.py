@@ -434,6 +434,6 @@ def test_roles_have_to_fit(analyzer: Analyzer) -> None:
     with pytest.raises(UsageError, match="speaker-model"):
         prepare_call(call, CallOptions(channels="mono", speakers=2), None)
     alone = prepare_call(call, CallOptions(channels="mono"), None).plan
-    assert any("treated as one speaker" in warning for warning in alone.warnings)
+    assert any("treating the call as one speaker" in warning for warning in alone.warnings)
     with pytest.raises(ModelError, match="no encoder"):
         analyzer.analyze_call(call, channels="mono", speaker_model="encoder")

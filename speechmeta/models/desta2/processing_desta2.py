@@ -187,7 +187,7 @@ class DestaProcessor(ProcessorMixin):
             return Prompt(self.tokenize(text, add_special_tokens=True), text, [])
         if len(heard) != 1:
             raise UsageError(
-                f"the published DeSTA2 code takes exactly one audio, here are {len(heard)}",
+                f"the published DeSTA2 code takes exactly one audio, not {len(heard)}",
                 "leave reference_behaviour off",
             )
         template = [

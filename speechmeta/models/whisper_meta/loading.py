@@ -121,8 +121,8 @@ def load_processor(folder: Path, config: WhisperMetaConfig) -> WhisperMetaProces
         )
     if extractor.feature_size != bins:
         raise ModelError(
-            f"the checkpoint {folder} hears {bins} mel bins, its preprocessor_config.json makes "
-            f"{extractor.feature_size}",
+            f"the checkpoint {folder} takes {bins} mel bins, but its preprocessor_config.json "
+            f"makes {extractor.feature_size}",
             "its files do not belong together",
         )
     tokenizer = _load_tokenizer(folder)

@@ -268,7 +268,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
             if not 0 < width <= longest or width % FRAMES_PER_POSITION:
                 raise ValueError(f"{width} frames; an even number up to {longest} is wanted")
         elif width != longest:
-            raise ValueError(f"{width} frames; this checkpoint hears exactly {longest}")
+            raise ValueError(f"{width} frames; this checkpoint takes exactly {longest}")
         device = input_features.device
         positions = width // FRAMES_PER_POSITION
         places = torch.arange(positions, device=device)
