@@ -85,7 +85,7 @@ class TransformersTranscriber:
         self, waveforms: Sequence[Waveform], word_times: bool = False
     ) -> list[Transcript | SpeechMetaError]:
         """See `speechmeta.models.transcribers.base.Transcriber.transcribe`."""
-        from speechmeta.models.desta2.loading import quiet_transformers
+        from speechmeta.models.weights import quiet_transformers
 
         with quiet_transformers():
             return [
@@ -168,7 +168,7 @@ def _pipeline(
     import transformers
     from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
-    from speechmeta.models.desta2.loading import quiet_transformers
+    from speechmeta.models.weights import quiet_transformers
 
     place = resolve_device(device)
     hint = "give a folder or hub id of a speech recognition model; its download may be cut"
