@@ -26,6 +26,8 @@ from speechmeta.schema import LABEL_FIELDS
 from ..types import Clip, Prediction, Record, Value
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
     from speechmeta.audio.loading import Audio
 
 DECODING = "teacher-forced"
@@ -51,7 +53,7 @@ class TeacherForcedPredictor:
 
     needs_audio = True
 
-    def __init__(self, model: Any, processor: Any, name: str) -> None:
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
         self.model = model
         self.processor = processor
         self.name = name

@@ -6,10 +6,13 @@ import json
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechmeta.decoding.structured import Form, OutputType, compile_output
 from speechmeta.decoding.vocabulary import TokenTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _REMEMBERED = 16
 
@@ -21,7 +24,7 @@ class Forms:
         tokenizer: the decoder's; it is not changed.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._grammars: OrderedDict[Hashable, Form] = OrderedDict()
 

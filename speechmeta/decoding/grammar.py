@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from speechmeta.decoding.automaton import Automaton
 from speechmeta.decoding.layout import SPEECH_VALUES, TextLayout
@@ -19,6 +19,9 @@ from speechmeta.decoding.states import TranscriptStates
 from speechmeta.decoding.vocabulary import TokenTable
 from speechmeta.errors import DecodingError, ModelError
 from speechmeta.schema import LabelSets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Transcripts are not escaped: checkpoints learnt them as they are spoken. Without quotes,
 # backslashes and control characters the text is a valid JSON string as it stands. The class
@@ -328,7 +331,9 @@ class Grammar:
 class GrammarCache:
     """Grammars of one tokenizer and layout, compiled when a set of fields first comes."""
 
-    def __init__(self, tokenizer: Any, layout: TextLayout, label_sets: LabelSets) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, layout: TextLayout, label_sets: LabelSets
+    ) -> None:
         self.table = TokenTable(tokenizer)
         self.layout = layout
         self.label_sets = label_sets

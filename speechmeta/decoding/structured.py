@@ -39,7 +39,7 @@ class Form:
     """
 
     automaton: Automaton
-    parse: Callable[[str], Any]
+    parse: Callable[[str], object]
 
     @property
     def fewest_tokens(self) -> int:
@@ -65,7 +65,7 @@ def compile_output(output_type: OutputType, table: TokenTable) -> Form:
     return Form(automaton, parse)
 
 
-def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], Any]]:
+def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], object]]:
     if isinstance(output_type, str):
         check_size(output_type)
         regex = output_type
@@ -116,7 +116,7 @@ def _model(model: type[BaseModel], text: str) -> BaseModel:
         ) from error
 
 
-def _instance(schema: str, text: str) -> Any:
+def _instance(schema: str, text: str) -> object:
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from outlines_core import Vocabulary
 
 from speechmeta.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # Text that may stand before a continuation so that the tokenizer does not take it for the
@@ -62,7 +65,7 @@ class TokenTable:
         ModelError: the tokenizer is of another kind.
     """
 
-    def __init__(self, tokenizer: Any, without: Collection[int] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, without: Collection[int] = ()) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(

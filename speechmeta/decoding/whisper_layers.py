@@ -9,7 +9,7 @@ input, with weights that are packed once and the activation within the product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from speechmeta.decoding import products
 from speechmeta.decoding.products import Product
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from speechmeta.decoding.decoders import MemoryCache
 
 
@@ -61,7 +63,7 @@ class WhisperLayers:
             )
 
     @staticmethod
-    def fits(decoder: Any) -> bool:
+    def fits(decoder: PreTrainedModel) -> bool:
         """Whether a decoder is Whisper's with fused attention, whose arithmetic this is."""
         return (
             type(decoder) is WhisperDecoder
@@ -140,7 +142,7 @@ class EncoderLayer:
         return hidden + self._shrink(self._grow(_norm(layer.final_layer_norm, hidden)))
 
 
-def encoder_layers(encoder: Any) -> Sequence[EncoderLayer] | None:
+def encoder_layers(encoder: PreTrainedModel) -> Sequence[EncoderLayer] | None:
     """The layers of an encoder without their modules; None where they do not fit, or are so
     large that the products are all that counts."""
     size = sum(weight.nbytes for weight in encoder.layers.parameters())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import torch
 
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 Matrix = npt.NDArray[np.float64]
 
@@ -139,8 +142,8 @@ class EncoderEmbedder:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
         *,
         layer: int | None = None,
         projection: SpeakerProjection | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from speechmeta.diarization.embeddings import (
     PROJECTION_FILE,
@@ -14,6 +14,9 @@ from speechmeta.diarization.embeddings import (
 )
 from speechmeta.diarization.voiceprint import VoiceprintEmbedder
 from speechmeta.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 VOICEPRINT = "voiceprint"
 """The name of the default: the package's own projection of the spectrum."""
@@ -26,7 +29,10 @@ PACKAGED = Path(__file__).parents[1] / "checkpoints"
 
 
 def load_embedder(
-    name: str | None, model: Any = None, processor: Any = None, local_files_only: bool = False
+    name: str | None,
+    model: PreTrainedModel | None = None,
+    processor: ProcessorMixin | None = None,
+    local_files_only: bool = False,
 ) -> Embedder:
     """Loads an embedder.
 
@@ -47,7 +53,7 @@ def load_embedder(
         return VerificationEmbedder(
             str(name), getattr(model, "device", None) or "cpu", local_files_only
         )
-    if processor is None or getattr(model, "audio_tower", None) is None:
+    if processor is None or model is None or getattr(model, "audio_tower", None) is None:
         raise ModelError(
             "this checkpoint has no encoder that gives speaker embeddings",
             "leave --speaker-model out, or name a speaker verification model",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class AudioDecoderMixin:
@@ -18,8 +21,8 @@ class AudioDecoderMixin:
     """
 
     audio_inputs: ClassVar[tuple[str, ...]] = ()
-    language_model: Any
-    config: Any
+    language_model: PreTrainedModel
+    config: PreTrainedConfig
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.language_model.get_input_embeddings()

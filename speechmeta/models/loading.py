@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from speechmeta.errors import ModelError, UsageError
 from speechmeta.models.base import SpeechModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints" / "bundled"
 """The checkpoint that this project trained and ships."""
@@ -16,13 +18,21 @@ BUNDLED_NAME = "bundled"
 """What it is called, as an argument and in results."""
 
 
+class _Writing(TypedDict):
+    """How a Whisper writes."""
+
+    language: str | None
+    hotwords: str | None
+    beams: int
+
+
 def load_model(
     name_or_path: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     local_files_only: bool = False,
     heads: str | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Loads a checkpoint and its processor, ready for inference.
 
     Args:
@@ -103,7 +113,7 @@ def load_speech_model(
             language, hotwords or beams; or the server's address is none.
         MissingExtraError: a server is named, and the client for it is not installed.
     """
-    words: dict[str, Any] = {"language": language, "hotwords": hotwords, "beams": beams}
+    words: _Writing = {"language": language, "hotwords": hotwords, "beams": beams}
     name = BUNDLED_NAME if model is None else str(model)
     if transcriber is None:
         return _recognizer(name, device, dtype, batch_size, local_files_only, heads, words)
@@ -134,7 +144,7 @@ def load_speech_model(
             name=transcriber,
             **words,
         )
-    alone = {"language": None, "hotwords": None, "beams": 1}
+    alone: _Writing = {"language": None, "hotwords": None, "beams": 1}
     base = _recognizer(name, device, dtype, batch_size, local_files_only, heads, alone)
     return TranscribedBeside(base, writer)
 
@@ -146,7 +156,7 @@ def _recognizer(
     batch_size: int | None,
     local_files_only: bool,
     heads: str | None,
-    words: Mapping[str, Any],
+    words: _Writing,
 ) -> SpeechModel:
     """One model, without a transcriber beside it; `words` are how Whisper writes."""
     loaded, processor = load_model(name, device, dtype, local_files_only, heads)

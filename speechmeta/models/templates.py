@@ -10,9 +10,12 @@ import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechmeta.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SECONDS = 10.0
 LONGEST = 1 << 18
@@ -57,7 +60,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         ) from None
 
 
-def apply_chat_template(tokenizer: Any, messages: Any, **options: Any) -> Any:
+def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any) -> Any:
     """`tokenizer.apply_chat_template` that ends.
 
     Raises:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
@@ -335,11 +335,11 @@ class Analyzer:
         return results
 
 
-_TURNS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+_TURNS: WeakKeyDictionary[SpeechModel, threading.Lock] = WeakKeyDictionary()
 _TURNS_LOCK = threading.Lock()
 
 
-def _turn_at(engine: Any) -> threading.Lock:
+def _turn_at(engine: SpeechModel) -> threading.Lock:
     """The lock of an engine: its cache is for one thread at a time."""
     with _TURNS_LOCK:
         return _TURNS.setdefault(engine, threading.Lock())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from speechmeta.models.templates import apply_chat_template
 
 BEGIN_AUDIO, END_AUDIO = "<start_audio>", "<end_audio>"
 """What stands around an audio in a prompt of DeSTA2.5-Audio; ordinary text, not tokens."""
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 NO_SPEECH = " "
 """The transcript of audio without speech, as DeSTA2.5-Audio was trained."""
@@ -64,9 +67,9 @@ class DestaProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor: Any = None,
-        tokenizer: Any = None,
-        asr_tokenizer: Any = None,
+        feature_extractor: WhisperFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        asr_tokenizer: PreTrainedTokenizerBase | None = None,
         variant: str = "desta25",
         prompt_size: int = 64,
         audio_token_id: int = 0,
@@ -82,7 +85,11 @@ class DestaProcessor(ProcessorMixin):
 
     @classmethod
     def for_config(
-        cls, config: DestaConfig, feature_extractor: Any, tokenizer: Any, asr_tokenizer: Any
+        cls,
+        config: DestaConfig,
+        feature_extractor: WhisperFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
+        asr_tokenizer: PreTrainedTokenizerBase,
     ) -> DestaProcessor:
         """The processor that fits a model's config."""
         return cls(
@@ -261,14 +268,8 @@ class DestaProcessor(ProcessorMixin):
             ) from error
         return text
 
-    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.batch_decode(*args, **kwargs)
 
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.decode(*args, **kwargs)
-
-
-def _decode(tokenizer: Any, ids: list[int], reference: bool) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], reference: bool) -> str:
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     if reference and getattr(tokenizer, "clean_up_tokenization_spaces", False):
         text = tokenizer.clean_up_tokenization(text)

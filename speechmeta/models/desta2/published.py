@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -31,6 +31,9 @@ from speechmeta.trust import (
     read_json_object,
     shard_names,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Which states of which Whisper the published connectors read. DeSTA2 counts the sum of
 # convolutions and positions as entry 0, DeSTA2.5 counts layers only.
@@ -205,7 +208,12 @@ def _load(what: str, name: str, loader: Any, place: str, **options: Any) -> Any:
 
 
 def _config(
-    raw: dict[str, Any], variant: str, audio_name: str, text_name: str, audio: Any, text: Any
+    raw: dict[str, Any],
+    variant: str,
+    audio_name: str,
+    text_name: str,
+    audio: PreTrainedConfig,
+    text: PreTrainedConfig,
 ) -> DestaConfig:
     if raw.get("use_lora"):
         raise ModelError(

@@ -7,9 +7,10 @@ generation of records is `speechmeta.decoding`'s.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from speechmeta.schema import SpeakerMeta
+
+
+Lengths = TypeVar("Lengths", int, torch.Tensor)
 
 
 @dataclass
@@ -53,9 +57,7 @@ class SpeechLLMOutput(CausalLMOutputWithPast):
     audio_features: AudioFeatures | None = None
 
 
-def conv_lengths(
-    lengths: torch.Tensor | int, kernels: list[int] | tuple[int, ...], strides: Any
-) -> Any:
+def conv_lengths(lengths: Lengths, kernels: Sequence[int], strides: Sequence[int]) -> Lengths:
     """How many outputs a stack of convolutions without padding gives; int or long tensor."""
     for kernel, stride in zip(kernels, strides, strict=True):
         lengths = (lengths - kernel) // stride + 1
@@ -88,7 +90,7 @@ class SpeechLLMConnector(nn.Module):
                 hidden = conv(torch.relu(hidden))
             return hidden.transpose(1, 2)
 
-    def output_lengths(self, frames: Any) -> Any:
+    def output_lengths(self, frames: Lengths) -> Lengths:
         """Positions for a number of frames, an int or a long tensor."""
         return conv_lengths(frames, self.kernels, self.strides)
 
@@ -133,7 +135,7 @@ class SpeechLLMForConditionalGeneration(
         # which this class does not read without it.
         super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
 
-    def num_encoder_frames(self, samples: Any) -> Any:
+    def num_encoder_frames(self, samples: Lengths) -> Lengths:
         """Encoder frames for a number of 16 kHz samples, an int or a long tensor."""
         audio = self.config.audio_config
         return conv_lengths(samples, audio.conv_kernel, audio.conv_stride)

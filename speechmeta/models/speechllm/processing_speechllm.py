@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from transformers import BatchFeature
@@ -12,9 +12,11 @@ from transformers.processing_utils import ProcessorMixin
 from speechmeta.decoding.layout import TextLayout
 from speechmeta.errors import AudioError, UsageError
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
+from speechmeta.models.waveforms import SAMPLE_RATE, Waveform, read_waveforms, refuse_others
 from speechmeta.schema import FIELDS
 
-SAMPLE_RATE = 16_000
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
 
 class SpeechLLMProcessor(ProcessorMixin):
@@ -37,8 +39,8 @@ class SpeechLLMProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor: Any = None,
-        tokenizer: Any = None,
+        feature_extractor: Wav2Vec2FeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         layout: dict[str, Any] | None = None,
         audio_token_id: int = 0,
         conv_kernels: Sequence[int] = (),
@@ -56,8 +58,8 @@ class SpeechLLMProcessor(ProcessorMixin):
     def for_config(
         cls,
         config: SpeechLLMConfig,
-        feature_extractor: Any,
-        tokenizer: Any,
+        feature_extractor: Wav2Vec2FeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
         margin_samples: int = 0,
     ) -> SpeechLLMProcessor:
         """The processor that fits a model's config."""
@@ -156,11 +158,11 @@ class SpeechLLMProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        audio: Any = None,
+        audio: Waveform | Sequence[Waveform] | None = None,
         sampling_rate: int | None = None,
         instruction: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BatchFeature:
         """Inputs for which `model(**inputs).logits[:, -1]` are the next token's logits.
 
@@ -180,20 +182,8 @@ class SpeechLLMProcessor(ProcessorMixin):
         """
         import torch
 
-        if kwargs or return_tensors != "pt":
-            unknown = [*kwargs, *([] if return_tensors == "pt" else ["return_tensors"])]
-            raise UsageError(
-                f"the processor does not take {', '.join(unknown)}",
-                "it takes audio, sampling_rate, instruction and return_tensors='pt'",
-            )
-        if audio is None:
-            raise AudioError("no audio was given", "pass audio=waveform, sampling_rate=16000")
-        if sampling_rate != SAMPLE_RATE:
-            raise AudioError(
-                f"the sampling rate is {sampling_rate}, the model takes {SAMPLE_RATE} Hz",
-                "resample with speechmeta.audio.loading.resample and pass sampling_rate=16000",
-            )
-        waveforms = [_one_channel(item) for item in _as_list(audio)]
+        refuse_others(kwargs, return_tensors, "instruction")
+        waveforms = read_waveforms(audio, sampling_rate)
         if instruction is None or isinstance(instruction, str):
             instructions: list[str | None] = [instruction] * len(waveforms)
         else:
@@ -217,23 +207,6 @@ class SpeechLLMProcessor(ProcessorMixin):
             [[0] * (width - len(r)) + [1] * len(r) for r in rows]
         )
         return inputs
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.decode(*args, **kwargs)
-
-
-def _as_list(audio: Any) -> list[Any]:
-    if isinstance(audio, (list, tuple)) and (not audio or np.ndim(audio[0]) > 0):
-        return list(audio)
-    return [audio]
-
-
-def _one_channel(waveform: Any) -> np.ndarray:
-    wave = np.asarray(waveform.cpu() if hasattr(waveform, "cpu") else waveform, dtype=np.float32)
-    return wave[0] if wave.ndim == 2 and len(wave) == 1 else wave
 
 
 __all__ = ["SAMPLE_RATE", "SpeechLLMProcessor"]

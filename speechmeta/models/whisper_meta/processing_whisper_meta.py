@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from speechmeta.errors import AudioError, UsageError
+from speechmeta.errors import AudioError
+from speechmeta.models.waveforms import SAMPLE_RATE, Waveform, read_waveforms, refuse_others
 from speechmeta.models.whisper_meta.configuration_whisper_meta import WhisperMetaConfig
 
-SAMPLE_RATE = 16_000
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
+
 HOP = 160
 """Samples of one log-mel frame."""
 
@@ -29,8 +32,8 @@ class WhisperMetaProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor: Any = None,
-        tokenizer: Any = None,
+        feature_extractor: WhisperFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         variable_length: bool = False,
         trailing_silence: float = 0.0,
         min_seconds: float = 0.0,
@@ -42,7 +45,10 @@ class WhisperMetaProcessor(ProcessorMixin):
 
     @classmethod
     def for_config(
-        cls, config: WhisperMetaConfig, feature_extractor: Any, tokenizer: Any
+        cls,
+        config: WhisperMetaConfig,
+        feature_extractor: WhisperFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> WhisperMetaProcessor:
         """The processor that fits a model's config."""
         return cls(
@@ -112,11 +118,11 @@ class WhisperMetaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        audio: Any = None,
+        audio: Waveform | Sequence[Waveform] | None = None,
         sampling_rate: int | None = None,
         text: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BatchFeature:
         """Inputs for the model.
 
@@ -130,20 +136,8 @@ class WhisperMetaProcessor(ProcessorMixin):
             AudioError: no audio, a wrong rate or shape, NaN.
             UsageError: an argument is not known.
         """
-        if kwargs or return_tensors != "pt":
-            unknown = [*kwargs, *([] if return_tensors == "pt" else ["return_tensors"])]
-            raise UsageError(
-                f"the processor does not take {', '.join(unknown)}",
-                "it takes audio, sampling_rate, text and return_tensors='pt'",
-            )
-        if audio is None:
-            raise AudioError("no audio was given", "pass audio=waveform, sampling_rate=16000")
-        if sampling_rate != SAMPLE_RATE:
-            raise AudioError(
-                f"the sampling rate is {sampling_rate}, the model takes {SAMPLE_RATE} Hz",
-                "resample with speechmeta.audio.loading.resample and pass sampling_rate=16000",
-            )
-        inputs = self.prepare_audio([_one_channel(item) for item in _as_list(audio)])
+        refuse_others(kwargs, return_tensors, "text")
+        inputs = self.prepare_audio(read_waveforms(audio, sampling_rate))
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             rows = [torch.tensor(self.tokenizer(item)["input_ids"]) for item in texts]
@@ -155,12 +149,6 @@ class WhisperMetaProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_features", "frames", "audio_frames"]
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tokenizer.decode(*args, **kwargs)
 
 
 def collate(clips: Sequence[tuple[torch.Tensor, int]]) -> BatchFeature:
@@ -176,17 +164,6 @@ def collate(clips: Sequence[tuple[torch.Tensor, int]]) -> BatchFeature:
             "audio_frames": torch.tensor([count for _, count in clips]),
         }
     )
-
-
-def _as_list(audio: Any) -> list[Any]:
-    if isinstance(audio, (list, tuple)) and (not audio or np.ndim(audio[0]) > 0):
-        return list(audio)
-    return [audio]
-
-
-def _one_channel(waveform: Any) -> np.ndarray:
-    wave = np.asarray(waveform.cpu() if hasattr(waveform, "cpu") else waveform, dtype=np.float32)
-    return wave[0] if wave.ndim == 2 and len(wave) == 1 else wave
 
 
 __all__ = ["SAMPLE_RATE", "WhisperMetaProcessor", "collate"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from speechmeta.training.whisper_meta.layers import decode
 
 if TYPE_CHECKING:
     import torch
-    from transformers import WhisperForConditionalGeneration
+    from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Vocabulary:
         return self.start, self.language, self.transcribe, self.no_timestamps
 
 
-def read_vocabulary(tokenizer: Any, language: str = "en") -> Vocabulary:
+def read_vocabulary(tokenizer: PreTrainedTokenizerBase, language: str = "en") -> Vocabulary:
     """Of a Whisper tokenizer.
 
     Raises:

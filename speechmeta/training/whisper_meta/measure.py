@@ -24,7 +24,7 @@ from speechmeta.training.whisper_meta.layers import encode
 from speechmeta.training.whisper_meta.store import AudioStore
 
 if TYPE_CHECKING:
-    from transformers import WhisperForConditionalGeneration
+    from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Transcribed:
 
 def transcribe(
     model: WhisperForConditionalGeneration,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     clips: Sequence[Clip],
     audio: AudioStore,
     trailing: float | None,
