@@ -30,6 +30,13 @@ settings.load_profile("untimed")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`pytest -m fast` runs all tests but those that are marked as slow."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
+
+
 @pytest.fixture(autouse=True)
 def gradients_stay_on() -> Iterator[None]:
     """No test leaves its thread in a mode in which later ones cannot learn."""

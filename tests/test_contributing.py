@@ -50,6 +50,7 @@ def test_the_reader_of_the_page_reads(tmp_path: Path) -> None:
     assert dataset.split == "test"
 
 
+@pytest.mark.slow
 def test_the_model_family_of_the_page_analyses_calls() -> None:
     model = example("add-a-model-family")["LevelModel"]()
     analyzer = Analyzer.from_engine(model)

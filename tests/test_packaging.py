@@ -16,6 +16,8 @@ from conftest import ROOT, RunCli
 
 import speechmeta
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = {"cli": ROOT / "cli", "eval": ROOT / "eval"}
 

@@ -159,7 +159,7 @@ def test_turn_and_report_round_trip(values: dict[str, Any], more: dict[str, Any]
     jsonschema.validate(json.loads(text), CallReport.model_json_schema())
 
 
-def test_report_schema() -> None:
+def test_the_report_fits_its_own_schema() -> None:
     schema = CallReport.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     properties = schema["$defs"]["Turn"]["properties"]
@@ -174,7 +174,7 @@ def test_report_schema() -> None:
         jsonschema.validate(document, schema)
 
 
-def test_check_fields() -> None:
+def test_fields_are_known_in_any_case_and_order() -> None:
     assert check_fields(None) == FIELDS
     assert check_fields(["emotion", "Transcript"]) == ("Transcript", "Emotion")
     assert check_fields("Gender, age") == ("Gender", "Age")

@@ -226,7 +226,22 @@ def taught_speechllm(
             known["Transcript"] = layout.transcript_lead + known["Transcript"]
         texts.append(layout.render(known))
     targets = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    inputs = [processor(audio=clip, sampling_rate=16_000) for clip in clips]
+    inputs = processor(audio=clips, sampling_rate=16_000)
+    # Prompts are padded on the left already; so are prompt and answer together.
+    rows = [
+        torch.cat([ids[mask.bool()], torch.tensor(target)])
+        for ids, mask, target in zip(
+            inputs["input_ids"], inputs["attention_mask"], targets, strict=True
+        )
+    ]
+    width = max(map(len, rows))
+    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
+    mask = torch.stack(
+        [torch.arange(width) >= width - len(row) for row in rows],
+    ).long()
+    labels = torch.full_like(ids, -100)
+    for row, target in zip(labels, targets, strict=True):
+        row[-len(target) :] = torch.tensor(target)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         parameters = [
@@ -235,14 +250,18 @@ def taught_speechllm(
         ]
         optimizer = torch.optim.Adam(parameters, lr=4e-3)
         for _ in range(120):
-            loss = torch.zeros(())
-            for given, target in zip(inputs, targets, strict=True):
-                ids = torch.cat([given["input_ids"], torch.tensor([target])], dim=1)
-                logits = model(input_ids=ids, input_values=given["input_values"]).logits[0]
-                wanted = torch.tensor(target)
-                loss = loss + torch.nn.functional.cross_entropy(
-                    logits[-len(target) - 1 : -1], wanted
-                )
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask,
+                input_values=inputs["input_values"],
+                audio_attention_mask=inputs["audio_attention_mask"],
+            ).logits
+            loss = torch.stack(
+                [
+                    torch.nn.functional.cross_entropy(row[:-1], wanted[1:], ignore_index=-100)
+                    for row, wanted in zip(logits, labels, strict=True)
+                ]
+            ).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

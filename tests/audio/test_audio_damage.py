@@ -14,7 +14,7 @@ from speechmeta.errors import AudioError
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator reads all")
-def test_unreadable_file(tmp_path: Path, sine: Sine) -> None:
+def test_a_file_without_permission_is_an_audio_error(tmp_path: Path, sine: Sine) -> None:
     path = write_wav(tmp_path / "locked.wav", sine(0.1, 8000), 8000)
     path.chmod(0)
     with pytest.raises(AudioError, match="Permission denied"):
@@ -37,7 +37,7 @@ NOT_AUDIO = {
 
 
 @pytest.mark.parametrize("name", NOT_AUDIO)
-def test_not_audio(tmp_path: Path, sine: Sine, name: str) -> None:
+def test_what_is_not_audio_is_named_with_a_hint(tmp_path: Path, sine: Sine, name: str) -> None:
     write_wav(tmp_path / "a.wav", sine(0.5, 8000), 8000)  # what the playlists name
     data, message = NOT_AUDIO[name]
     path = tmp_path / name
@@ -48,7 +48,7 @@ def test_not_audio(tmp_path: Path, sine: Sine, name: str) -> None:
     assert caught.value.hint
 
 
-def test_no_samples(tmp_path: Path) -> None:
+def test_a_file_without_samples_is_an_error(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "empty.wav", np.zeros((2, 0)), 8000)
     for read in (load_audio, stream_audio):
         with pytest.raises(AudioError, match="no audio samples"):

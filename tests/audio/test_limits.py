@@ -165,6 +165,7 @@ def test_damaged_files_of_the_reported_kinds_are_audio_errors_or_audio(shared_di
     ("case", "option"),
     [("20-flac-bomb/flac3days.flac", "--max-hours"), ("21-low-rate/rate1.wav", "--min-rate")],
 )
+@pytest.mark.slow
 def test_the_reported_bombs_are_refused(shared_dir: Path, case: str, option: str) -> None:
     path = shared_dir / "cases" / case
     if not path.is_file():

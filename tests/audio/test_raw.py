@@ -97,7 +97,7 @@ def oki_adpcm(wave: np.ndarray) -> bytes:
     return bytes(high << 4 | low for high, low in zip(codes[::2], codes[1::2], strict=True))
 
 
-def test_dialogic_adpcm(tmp_path: Path) -> None:
+def test_dialogic_adpcm_is_read_at_either_rate(tmp_path: Path) -> None:
     path = tmp_path / "call.vox"
     path.write_bytes(oki_adpcm(voice()))
     audio = load_audio(path)
@@ -182,7 +182,7 @@ def test_a_header_counts_more_than_a_raw_name(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_audio(path).waveform[0], voice(), atol=1e-4)
 
 
-def test_rules() -> None:
+def test_the_first_rule_that_fits_a_name_counts() -> None:
     rules = RawRules.parse("a*.pcm:codec=ulaw;codec=s16,rate=6000")
     assert rules.format_for("/calls/a1.pcm") == RawFormat("mulaw", 8000, 1)
     assert rules.format_for("/calls/b1.pcm") == RawFormat("s16le", 6000, 1)

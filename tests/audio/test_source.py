@@ -53,7 +53,7 @@ print(load_audio(sys.argv[1]).duration)
 @pytest.mark.skipif(os.name == "nt", reason="these names are those of Unix")
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
 @pytest.mark.parametrize("piped", [True, False])
-def test_standard_input(tmp_path: Path, sine: Sine, name: str, piped: bool) -> None:
+def test_standard_input_is_a_source(tmp_path: Path, sine: Sine, name: str, piped: bool) -> None:
     path = write_wav(tmp_path / "a.wav", sine(2, RATE), RATE)
     command = [sys.executable, "-c", SCRIPT, name]
     with open(path, "rb") as file:

@@ -28,6 +28,8 @@ from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.schema import LABEL_FIELDS
 from speechmeta.writers.structured import document
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -133,7 +135,7 @@ def test_a_real_model_in_this_or_another_process(
         assert same(found[os.path.basename(name)], expected), name
 
 
-def test_command_line(
+def test_the_command_writes_and_resumes_a_folder(
     calls: Path, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -175,7 +177,7 @@ def test_command_line(
         (["calls", "-o", "out", "--engine", "cloud"], "cloud"),
     ],
 )
-def test_usage(
+def test_wrong_usage_leaves_no_folder_behind(
     arguments: list[str],
     message: str,
     tmp_path: Path,

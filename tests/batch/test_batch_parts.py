@@ -46,7 +46,7 @@ class TestDiscovery:
         rules = RawRules.parse("*.rec: codec=alaw; codec=s16le")
         assert found(tmp_path, raw=rules) == ["a.pcmu", "b.sln16", "c.rec"]
 
-    def test_content_decides(self, tmp_path: Path) -> None:
+    def test_content_and_not_the_name_decides(self, tmp_path: Path) -> None:
         put(tmp_path, call_bin=WAV, sub__noext=b"fLaC", sub__deep__x_dat=MP3, note_txt=b"hello")
         put(tmp_path, broken_wav=b"", picture_jpg=b"\xff\xd8\xff\xe0", movie_mp4=b"????ftypisom")
         put(tmp_path, ghost_wav=b"\x00\x05\x16\x07 a Mac's shadow", photo_heic=b"????ftypheic")
@@ -75,7 +75,7 @@ class TestDiscovery:
             bytes([0xFF, 0xF1, 0x50, 0x80, 0x01, 0x00, 0xFC]) + bytes(1) + bytes([0xFF, 0xF1]),
         ],
     )
-    def test_audio(self, head: bytes) -> None:
+    def test_audio_is_known_by_its_first_bytes(self, head: bytes) -> None:
         assert looks_like_audio(head)
 
     @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ class TestDiscovery:
             b"\xff\xfb\x90\x64" + b"x" * 900,
         ],
     )
-    def test_no_audio(self, head: bytes) -> None:
+    def test_other_bytes_are_not_taken_for_audio(self, head: bytes) -> None:
         assert not looks_like_audio(head)
 
-    def test_globs(self, tmp_path: Path) -> None:
+    def test_globs_include_and_exclude_names_and_paths(self, tmp_path: Path) -> None:
         put(tmp_path, a_wav=WAV, b_mp3=MP3, old__c_wav=WAV, new__d_wav=WAV, new__old__e_wav=WAV)
         assert found(tmp_path, include=["*.wav"], exclude=["old"]) == ["a.wav", "new/d.wav"]
         assert found(tmp_path, include=["new/*"]) == ["new/d.wav", "new/old/e.wav"]
@@ -207,6 +207,7 @@ def gather(pool: WorkerPool[str], count: int) -> dict[str, Done[str]]:
     return ended
 
 
+@pytest.mark.slow
 class TestPools:
     def test_every_end_is_reported(self) -> None:
         ready: list[Any] = []
@@ -330,7 +331,7 @@ class TestJournal:
                 journal._db.execute("SELECT ?", ())
 
 
-def test_error_records() -> None:
+def test_error_records_can_be_printed() -> None:
     record = error_record("a.wav", AudioError("no \udce9 sound", "try"))
     assert record["error"] == {"type": "AudioError", "message": "no \\xe9 sound", "hint": "try"}
     assert error_record("a", ("KeyError", "a\nb"))["error"]["message"] == "a b"

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.timeout(280),
     # Ray's own code warns of its own plans.
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.slow,
 ]
 
 

@@ -21,6 +21,8 @@ from speechmeta.batch.journal import STATE_FOLDER, Journal, run_lock
 from speechmeta.batch.runner import Progress
 from speechmeta.errors import ModelError, OutputError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:

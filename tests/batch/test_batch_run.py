@@ -15,6 +15,8 @@ from speechmeta.batch.runner import Progress, output_path
 from speechmeta.batch.summary import summary_of
 from speechmeta.errors import ModelError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
@@ -261,7 +263,7 @@ def test_long_names_are_cut(tmp_path: Path) -> None:
     assert output_path(out, b"x/a.wav", ".json") == out / "calls" / "x" / "a.wav.json"
 
 
-def test_usage_errors(tmp_path: Path) -> None:
+def test_wrong_usage_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a folder"):
         run(tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -19,6 +19,8 @@ from speechmeta.batch.repair import repair_journal
 from speechmeta.batch.summary import summary_of
 from speechmeta.errors import OutputError, UsageError
 
+pytestmark = pytest.mark.slow
+
 MPEG_TS = (b"\x47" + bytes(187)) * 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
@@ -21,6 +22,8 @@ from speechmeta.chat.model import ChatReply
 from speechmeta.decoding.chat_loop import PrefixStore
 from speechmeta.errors import AudioError, DecodingError, ModelError, UsageError
 
+pytestmark = pytest.mark.slow
+
 ASK = {"role": "user", "content": "Is the customer angry? Why?"}
 SYSTEM = {"role": "system", "content": "You are a helpful voice assistant."}
 
@@ -30,10 +33,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_checkpoint(tmp_path_factory.mktemp("desta"), Shape(request.param, seed=3))
 
 
+@functools.cache
+def _loaded(folder: Path) -> ChatModel:
+    return ChatModel.from_pretrained(folder, device="cpu", dtype="float32", local_files_only=True)
+
+
 def _load(folder: Path, **options: Any) -> ChatModel:
-    return ChatModel.from_pretrained(
-        folder, device="cpu", dtype="float32", local_files_only=True, **options
-    )
+    """A model that remembers nothing yet; its weights are read once for all tests."""
+    read = _loaded(folder)
+    return ChatModel(read.model, read.processor, read.name, **options)
 
 
 @pytest.fixture
@@ -145,7 +153,7 @@ def test_one_bad_row_leaves_the_others(model: ChatModel, clip: str, tmp_path: Pa
         model.chat([{"role": "audio", "content": str(broken)}, ASK])
 
 
-def test_stream(model: ChatModel, clip: str) -> None:
+def test_a_stream_says_what_the_whole_reply_says(model: ChatModel, clip: str) -> None:
     talk = [{"role": "audio", "content": clip}, ASK]
     whole = model.chat(talk, max_new_tokens=16)
     stream = model.stream(talk, max_new_tokens=16)
@@ -239,7 +247,7 @@ def test_lack_of_memory_is_said_and_survived(
     assert (again.usage.encoded_windows, again.usage.reused_tokens) == (1, 0)
 
 
-def test_sampling(model: ChatModel, clip: str) -> None:
+def test_sampling_is_repeatable_by_its_seed(model: ChatModel, clip: str) -> None:
     talk = [{"role": "audio", "content": clip}, ASK]
     options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": True, "temperature": 2.0}
     one, same, other = (model.chat(talk, seed=seed, **options) for seed in (1, 1, 2))
@@ -393,7 +401,7 @@ def test_given_text_needs_no_whisper(model: ChatModel, clip: str) -> None:
     assert later.usage.transcribed_windows == 1
 
 
-def test_sources(model: ChatModel, clip: str) -> None:
+def test_every_kind_of_source_gives_the_same_answer(model: ChatModel, clip: str) -> None:
     audio = load_audio(clip)
     sources = [
         clip,
@@ -445,15 +453,15 @@ def test_a_text_cannot_pose_as_audio(model: ChatModel, clip: str) -> None:
         [{"role": "assistant", "content": "x", "audios": [{"audio": "a.wav"}]}],
     ],
 )
-def test_bad_messages(model: ChatModel, messages: Any) -> None:
+def test_messages_without_sense_are_usage_errors(model: ChatModel, messages: Any) -> None:
     with pytest.raises(UsageError):
         model.chat(messages)
 
 
-def test_bad_options(folder: Path) -> None:
+def test_unknown_options_and_checkpoints_are_errors(folder: Path) -> None:
     for bad in ({"audio_batch_size": 0}, {"wings": 2}):
         with pytest.raises(UsageError):
-            _load(folder, **bad)
+            ChatModel.from_pretrained(folder, device="cpu", local_files_only=True, **bad)
     with pytest.raises(ModelError):
         ChatModel.from_pretrained(folder / "nothing-here", local_files_only=True)
 

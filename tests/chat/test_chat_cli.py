@@ -10,6 +10,8 @@ import pytest
 from conftest import RunCli
 from desta_tiny import Shape, make_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,7 +23,7 @@ def clip(shared_dir: Path) -> Path:
     return shared_dir / "fixtures" / "desta2" / "clip.wav"
 
 
-def test_ask_once(run_cli: RunCli, checkpoint: Path, clip: Path) -> None:
+def test_one_question_is_answered_on_stdout(run_cli: RunCli, checkpoint: Path, clip: Path) -> None:
     common = ("chat", clip, "--model", checkpoint, "--device", "cpu", "--local-files-only")
     result = run_cli(*common, "--ask", "Why?", "--max-new-tokens", "8")
     assert result.code == 0, result.stderr
@@ -31,7 +33,9 @@ def test_ask_once(run_cli: RunCli, checkpoint: Path, clip: Path) -> None:
     assert (again.stdout, again.stderr) == (result.stdout, "")
 
 
-def test_schema(run_cli: RunCli, checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+def test_answers_fit_the_schema(
+    run_cli: RunCli, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
     schema = tmp_path / "s.json"
     schema.write_text(
         json.dumps(
@@ -53,7 +57,7 @@ def test_schema(run_cli: RunCli, checkpoint: Path, clip: Path, tmp_path: Path) -
     assert run_cli(*common, "--schema", schema).code == 2
 
 
-def test_conversation(
+def test_a_conversation_follows_its_commands(
     run_cli: RunCli, checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = ["Why?", "And?", "/nonsense", "/audio nothing.wav", f"/audio {clip}", "yes?", "/reset"]
@@ -148,7 +152,9 @@ def test_a_cut_transcript_is_said(
     assert result.stderr.count("was cut at Whisper's limit") == 1
 
 
-def test_usage(run_cli: RunCli, checkpoint: Path, tmp_path: Path) -> None:
+def test_wrong_usage_has_an_exit_code_and_a_line(
+    run_cli: RunCli, checkpoint: Path, tmp_path: Path
+) -> None:
     assert run_cli("chat", tmp_path / "no.wav", "--ask", "x").code == 2
     result = run_cli("chat", "--model", tmp_path / "none", "--ask", "x", "--local-files-only")
     assert result.code == 1

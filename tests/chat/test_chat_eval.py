@@ -32,7 +32,7 @@ SAKURA = Item(2, "sakura", "gender", ("a.wav",), "Who?", ("Male", "Female"), "Fe
         ("", None),
     ],
 )
-def test_choices(text: str, choice: str | None) -> None:
+def test_a_choice_is_read_from_an_answer(text: str, choice: str | None) -> None:
     assert read_choice(EMOTION, text) == choice
 
 
@@ -49,11 +49,11 @@ def test_choices(text: str, choice: str | None) -> None:
         ("Male? no: Female", None),
     ],
 )
-def test_letters(text: str, choice: str | None) -> None:
+def test_a_letter_is_read_from_an_answer(text: str, choice: str | None) -> None:
     assert read_choice(SAKURA, text) == choice
 
 
-def test_prompts() -> None:
+def test_prompts_name_the_choices() -> None:
     assert prompt(EMOTION) == "How? The answer could be angry, not angry."
     assert prompt(SAKURA) == "Who? (a) Male (b) Female"
 
@@ -81,7 +81,7 @@ def test_prompts() -> None:
         ("matches", r"\d+", "12", "a12"),
     ],
 )
-def test_constraints(kind: str, value: Any, good: str, bad: str) -> None:
+def test_each_constraint_tells_good_from_bad(kind: str, value: Any, good: str, bad: str) -> None:
     constraint = {"type": kind, "value": value}
     assert check_constraint(constraint, good)
     assert not check_constraint(constraint, bad)
@@ -148,7 +148,7 @@ class Parrot:
         ]
 
 
-def test_report(tmp_path: Path) -> None:
+def test_the_report_scores_every_item_once(tmp_path: Path) -> None:
     items = read_items(_manifest(tmp_path, ROWS))
     assert items[5].audios == (str(tmp_path / "1.wav"), str(tmp_path / "2.wav"))
     parrot = Parrot()
@@ -199,13 +199,15 @@ def test_report(tmp_path: Path) -> None:
         },
     ],
 )
-def test_broken_manifests(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_a_broken_manifest_names_its_line(tmp_path: Path, row: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match="line 1"):
         read_items(_manifest(tmp_path, [row]))
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-def test_command_line(run_cli: RunCli, tmp_path: Path, shared_dir: Path, constrained: bool) -> None:
+def test_the_command_writes_report_and_answers(
+    run_cli: RunCli, tmp_path: Path, shared_dir: Path, constrained: bool
+) -> None:
     folder = make_checkpoint(tmp_path / "model", Shape(seed=3))
     clip = str(shared_dir / "fixtures" / "desta2" / "clip.wav")
     rows = [{**row, "audio": clip} for row in ROWS]

@@ -30,6 +30,8 @@ from speechmeta.training.qformer import (
 )
 from speechmeta.training.text_models import Messages, OpenAIText, TransformersText
 
+pytestmark = pytest.mark.slow
+
 META = {
     "audio": "a.wav",
     "SpeechActivity": True,
@@ -59,7 +61,7 @@ class Echo:
         return [f"heard: {c[-1]['content'].splitlines()[-1]}" for c in conversations]
 
 
-def test_descriptions() -> None:
+def test_a_record_is_described_in_words() -> None:
     assert describe(META).description == (
         "I have waited for an hour. (Gender: Male, Age: Young, Accent: America, "
         "Emotion: Frustrated)"
@@ -386,7 +388,9 @@ def test_training_needs_a_published_layout(data: tuple[Path, Path], tmp_path: Pa
         "",
     ],
 )
-def test_broken_manifests(data: tuple[Path, Path], tmp_path: Path, line: str) -> None:
+def test_broken_manifests_are_data_set_errors(
+    data: tuple[Path, Path], tmp_path: Path, line: str
+) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(line + "\n")
     model, processor = load_desta(data[0], "cpu", "float32", local_files_only=True)
@@ -394,7 +398,7 @@ def test_broken_manifests(data: tuple[Path, Path], tmp_path: Path, line: str) ->
         ChatExamples(manifest, model, processor)
 
 
-def test_command_line(
+def test_the_commands_make_data_and_train_on_it(
     run_cli: RunCli, data: tuple[Path, Path], tmp_path: Path, shared_dir: Path
 ) -> None:
     clip = shared_dir / "fixtures" / "desta2" / "clip.wav"

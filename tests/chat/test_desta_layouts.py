@@ -21,6 +21,8 @@ from speechmeta.models.desta2.processing_desta2 import ChatTurn
 from speechmeta.models.desta2.published import load_published, save_published
 from speechmeta.models.desta2.windows import speech_spans, split_windows
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [
     Shape("desta2", 1, adds_bos=False, prompt_size=3),
     Shape("desta2", 2, d_model=32, heads=4, tied=True),
@@ -77,7 +79,9 @@ def _by_hand(connector: DestaConnector, tapped: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.variant}-{s.seed}")
-def test_other_shapes(tmp_path: Path, shape: Shape, shared_dir: Path) -> None:
+def test_other_shapes_compute_what_is_computed_by_hand(
+    tmp_path: Path, shape: Shape, shared_dir: Path
+) -> None:
     folder = make_checkpoint(tmp_path, shape)
     model, processor = load_desta(folder, "cpu", "float32", local_files_only=True)
     rng = np.random.default_rng(shape.seed)
@@ -179,7 +183,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
         ("desta2", {"prompt_size": "x"}, "does not fit"),
     ],
 )
-def test_broken_configs(
+def test_a_config_that_does_not_fit_is_named(
     tmp_path: Path, variant: str, changes: dict[str, Any], message: str
 ) -> None:
     folder = make_checkpoint(tmp_path, Shape(variant), **changes)
@@ -193,7 +197,7 @@ def test_unknown_whisper_is_refused(tmp_path: Path) -> None:
         load_desta(folder, "cpu", local_files_only=True)
 
 
-def test_no_checkpoint(tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neither a folder"):
         load_desta("no/such-checkpoint", "cpu", local_files_only=True)
     with pytest.raises(ModelError, match=r"config\.json"):
@@ -227,7 +231,7 @@ def test_saved_is_loaded(tmp_path: Path, variant: str) -> None:
     assert copy.config.tapped_states == chat.model.config.tapped_states
 
 
-def test_quantization_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="int3"):
         quantization_config("int3", "cpu")
     assert quantization_config(None, "cpu") is None
@@ -343,7 +347,7 @@ def test_whisper_in_16_bits(tmp_path: Path, variant: str) -> None:
         load_desta(folder, "cpu", local_files_only=True, audio_dtype="float8")
 
 
-def test_devices(tmp_path: Path) -> None:
+def test_an_unknown_device_or_type_is_an_error(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
     with pytest.raises(UsageError, match="toaster"):
         load_desta(folder, "toaster")

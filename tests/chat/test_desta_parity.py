@@ -16,6 +16,8 @@ from speechmeta.decoding.chat_loop import SamplingOptions
 from speechmeta.errors import UsageError
 from speechmeta.models.desta2.windows import reference_16k, speech_spans
 
+pytestmark = pytest.mark.slow
+
 Expected = tuple[Path, dict[str, Any], dict[str, np.ndarray]]
 MODELS: dict[tuple[str, str], ChatModel] = {}
 

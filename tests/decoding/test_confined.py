@@ -12,6 +12,8 @@ from speechmeta.decoding import confined as limits
 from speechmeta.decoding.confined import check_size, confined
 from speechmeta.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 LETTERS = {bytes([byte]): [byte] for byte in range(32, 127)}
 
 

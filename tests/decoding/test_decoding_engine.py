@@ -23,6 +23,8 @@ from speechmeta.decoding.session import Session
 from speechmeta.errors import AudioError, DecodingError, SpeechMetaError, UsageError
 from speechmeta.schema import FIELDS, LABEL_FIELDS
 
+pytestmark = pytest.mark.slow
+
 CASES = pytest.mark.parametrize(
     ("vocab", "layout"),
     [

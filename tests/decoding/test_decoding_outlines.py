@@ -23,7 +23,10 @@ from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS
 
 # outlines applies its masks through torch.compile, whose modules are full of old interfaces.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.slow,
+]
 
 CASES = pytest.mark.parametrize(
     ("vocab", "layout"),
@@ -81,7 +84,12 @@ def parse(text: str, layout: TextLayout) -> dict[str, Any]:
     return {field: values.get(field) for field in FIELDS}
 
 
-@CASES
+@pytest.mark.parametrize(
+    ("vocab", "layout"),
+    # Each vocabulary and each layout once: a model has to learn before it is compared.
+    [("llama", PUBLISHED_LAYOUT), ("bytes", COMPACT_LAYOUT)],
+    ids=["llama-published", "bytes-compact"],
+)
 def test_same_values_as_outlines(vocab: str, layout: TextLayout) -> None:
     """A model that has learnt its layout: outlines' public processor, our engines."""
     model, processor, clips = taught_speechllm(vocab, layout)

@@ -20,6 +20,8 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.reference import ReferenceEngine
 from speechmeta.schema import FIELDS, LABEL_FIELDS, SpeakerMeta
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {"compact": COMPACT_LAYOUT, "published": PUBLISHED_LAYOUT}
 FAVOURITES: dict[str, Callable[[bytes], bool]] = {
     "quotes": lambda piece: b'"' in piece,

@@ -23,6 +23,8 @@ from voices import SENTENCES, speak
 
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SPEECHMETA_SHARED", ROOT.parent / "shared"))
 SCRIPT = SHARED / "tools" / "whisper_from_packages.py"

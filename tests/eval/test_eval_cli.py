@@ -10,6 +10,8 @@ import pytest
 from eval_trees import OURS, common_voice, iemocap, librispeech, manifest, spoken_words
 from tiny import tiny_speechllm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
@@ -102,7 +104,7 @@ def test_compare(run_cli: Any, data: Path, predictions: Path, tmp_path: Path) ->
         (["--resume", "--predictions", "PREDICTIONS"], "nothing to resume"),
     ],
 )
-def test_usage_errors(
+def test_wrong_usage_prints_nothing_on_stdout(
     run_cli: Any, data: Path, predictions: Path, arguments: list[str], message: str
 ) -> None:
     given = [str(predictions) if item == "PREDICTIONS" else item for item in arguments]

@@ -45,7 +45,7 @@ def test_a_run_against_itself(dataset: Dataset) -> None:
     assert comparison["measures"]["Gender_accuracy"]["mcnemar"]["p"] == 1
 
 
-def test_known_differences(dataset: Dataset) -> None:
+def test_known_differences_are_found(dataset: Dataset) -> None:
     # B misses the last word of every clip and takes ten men for women.
     wrong = {clip.id: {"Transcript": "this is my"} for clip in dataset.clips}
     for number in range(1, 40, 4):

@@ -53,7 +53,7 @@ def test_common_accents_classes_are_all_known() -> None:
         ("South-Asia", "South-Asia"),
     ],
 )
-def test_accents(value: str, label: str) -> None:
+def test_accents_of_common_voice_become_classes(value: str, label: str) -> None:
     assert LabelMapper("commonvoice").map("Accent", value) == label
 
 
@@ -96,7 +96,7 @@ def test_protocols_of_iemocap_differ_in_frustrated() -> None:
     [("29", "Young"), ("30", "Middle-Age"), ("59", "Middle-Age"), ("60", "Senior"),
      ("teens", "Young"), ("fourties", "Middle-Age"), ("nineties", "Senior"), ("50-70", None)],
 )  # fmt: skip
-def test_ages(value: str, label: str | None) -> None:
+def test_ages_of_common_voice_become_classes(value: str, label: str | None) -> None:
     assert LabelMapper("commonvoice").map("Age", value) == label
 
 

@@ -90,7 +90,7 @@ def test_empty_references_have_no_rate() -> None:
         character_counts("", "a")
 
 
-def test_alignment() -> None:
+def test_words_are_aligned_by_the_fewest_edits() -> None:
     assert aligned("a b c", "a x c d") == [
         ("equal", "a", "a"), ("substitute", "b", "x"), ("equal", "c", "c"), ("insert", "", "d"),
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def test_whispers_normaliser_is_the_default_and_is_named() -> None:
     assert "EnglishTextNormalizer of transformers" in normalizer.description
 
 
-def test_spelling_map(tmp_path: Path) -> None:
+def test_a_spelling_map_joins_the_normaliser(tmp_path: Path) -> None:
     path = tmp_path / "english.json"
     path.write_text(json.dumps({"colour": "color"}))
     normalizer = load_normalizer("whisper-english", path)
@@ -121,7 +121,7 @@ def test_spelling_map(tmp_path: Path) -> None:
         load_normalizer("whisper-english", path)
 
 
-def test_other_normalisers() -> None:
+def test_each_normaliser_does_what_its_name_says() -> None:
     text = "Don't  STOP [noise]"
     assert load_normalizer("lower")(text) == "don't stop [noise]"
     assert load_normalizer("none")(text) == "Don't STOP [noise]"

@@ -20,7 +20,7 @@ def _all_readable(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "LibriSpeech", "LibriSpeech/test-clean"])
-def test_librispeech(tmp_path: Path, below: str) -> None:
+def test_librispeech_is_read_from_any_of_its_folders(tmp_path: Path, below: str) -> None:
     dataset = read_dataset("librispeech", librispeech(tmp_path) / below)
     assert dataset.split == "test-clean"
     assert [clip.id for clip in dataset.clips] == [
@@ -128,7 +128,7 @@ def test_iemocap_five_classes_and_a_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("combined", [True, False])
-def test_spoken_words(tmp_path: Path, combined: bool) -> None:
+def test_spoken_words_are_read_in_either_layout(tmp_path: Path, combined: bool) -> None:
     dataset = read_dataset("mswc", spoken_words(tmp_path, combined))
     assert [(clip.transcript, dict(clip.labels)) for clip in dataset.clips] == [
         ("yes", {"Gender": "Male"}),
@@ -235,7 +235,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> Non
         read_dataset(name, tmp_path)
 
 
-def test_usage_errors(tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     path = manifest(tmp_path / "m.jsonl", OURS)
     with pytest.raises(UsageError, match="unknown data set"):
         read_dataset("timit", tmp_path)

@@ -50,7 +50,7 @@ def test_a_perfect_system_is_perfect(dataset: Dataset, tmp_path: Path) -> None:
     assert "teacher-forced" in report["published"]["protocol"]
 
 
-def test_known_errors(dataset: Dataset, tmp_path: Path) -> None:
+def test_known_errors_are_counted(dataset: Dataset, tmp_path: Path) -> None:
     answers = {
         # The normaliser makes "hello there mister smith" and "$25" of the references.
         "clips/a.opus": {"Transcript": "hello their mister", "Gender": "Male", "Emotion": None},
@@ -102,7 +102,7 @@ def test_failures_are_named_everywhere(dataset: Dataset, tmp_path: Path) -> None
         assert "The recording cannot be played." in text or name == "report.md"
 
 
-def test_markdown(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_markdown_report_holds_the_figures(dataset: Dataset, tmp_path: Path) -> None:
     _written(
         dataset, tmp_path / "out", {"clips/a.opus": {"Gender": "Male"}}, command="speechmeta x"
     )
@@ -204,7 +204,7 @@ def test_a_system_with_classes_of_its_own(tmp_path: Path) -> None:
     assert emotion["confusion"]["rows"] == ["Fearful", "Anger"]
 
 
-def test_iemocaps_folds(tmp_path: Path) -> None:
+def test_iemocaps_folds_are_reported_one_by_one(tmp_path: Path) -> None:
     dataset = read_dataset("iemocap", iemocap(tmp_path / "data"))
     # In session 2 every sad line is heard as anger.
     wrong: dict[str, dict[str, Any] | None] = {

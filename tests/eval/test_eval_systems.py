@@ -99,7 +99,7 @@ class FakeClassifier:
         return [[{"label": label, "score": score} for label, score in scores] for _ in inputs]
 
 
-def test_pipelines_together(dataset: Dataset) -> None:
+def test_pipelines_are_joined_to_one_prediction(dataset: Dataset) -> None:
     predictor = PipelinePredictor(FakeAsr(), {"Emotion": FakeClassifier()})
     prediction = predictor.predict([_audio(), _audio(1.0)])[1]
     assert prediction.values == {"Transcript": "16000 samples", "Emotion": "Anger"}

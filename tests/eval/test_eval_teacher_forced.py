@@ -22,6 +22,8 @@ from speechmeta.eval.metrics.teacher_forced import (
 from speechmeta.eval.types import Clip, Record, Value
 from speechmeta.schema import LABEL_FIELDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
@@ -76,7 +78,7 @@ def test_the_prediction_is_the_argmax_after_the_gold_prefix(dataset: Dataset) ->
     assert prediction.output == processor.tokenizer.decode(said, skip_special_tokens=False)
 
 
-def test_value_spans() -> None:
+def test_spans_cut_the_values_out_of_the_text() -> None:
     values = {"SpeechActivity": "True", "Gender": "female", "Transcript": " hello"}
     for layout in (COMPACT_LAYOUT, PUBLISHED_LAYOUT):
         text = layout.render(values)
@@ -126,7 +128,7 @@ def test_a_run_is_labelled_as_what_it_is(
     assert evaluate is evaluate_function
 
 
-def test_read_answer() -> None:
+def test_an_answer_is_read_or_empty() -> None:
     assert read_answer('<s>{  "Gender": "male",   "Age": "young", }</s>') == {
         "Gender": "male",
         "Age": "young",

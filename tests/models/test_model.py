@@ -167,7 +167,7 @@ def test_wavlm_attention_equals_that_of_transformers() -> None:
         ({"audio": wave(0.1), "sampling_rate": 16_000, "padding": True}, UsageError, "padding"),
     ],
 )
-def test_processor_refuses(
+def test_the_processor_refuses_what_it_cannot_take(
     tiny: Any, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -190,7 +190,7 @@ def test_int8_stays_close_to_bfloat16(tiny: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_int8_linear(rows: int) -> None:
+def test_int8_layers_stay_close_to_their_originals(rows: int) -> None:
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 32).bfloat16()
     inputs = torch.randn(1, rows, 64, dtype=torch.bfloat16)
@@ -199,7 +199,7 @@ def test_int8_linear(rows: int) -> None:
     assert error < 0.05
 
 
-def test_unknown_checkpoints(tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no checkpoint"):
         load_model(tmp_path / "absent")
     with pytest.raises(ModelError, match=r"no config\.json"):

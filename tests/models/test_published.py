@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from speechmeta.errors import ModelError, OutputError
 from speechmeta.models.speechllm import convert_checkpoint, load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[f"{source} {kind}" for kind in KINDS for source in ("own", "shared")])
 def fixture_folder(
@@ -59,7 +61,7 @@ def instruction(folder: Path) -> str:
     return str(json.loads((folder / "expected.json").read_text())["instruction"])
 
 
-def test_reference_results(fixture_folder: Path) -> None:
+def test_published_checkpoints_give_the_recorded_results(fixture_folder: Path) -> None:
     expected = np.load(fixture_folder / "expected.npz")
     model, processor = load_model(fixture_folder, device="cpu", local_files_only=True)
     wave, rate = read_clip(fixture_folder)
@@ -118,7 +120,7 @@ def test_old_names_of_the_weight_norm(copy: Path, fixture_folder: Path) -> None:
     )
 
 
-def test_sharded(copy: Path, fixture_folder: Path) -> None:
+def test_shards_give_the_logits_of_one_file(copy: Path, fixture_folder: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     names = sorted(tensors)
     weight_map = {}

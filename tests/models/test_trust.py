@@ -41,6 +41,7 @@ def calls_that_may_run_code(tree: ast.AST) -> Iterator[int]:
                 yield node.lineno
 
 
+@pytest.mark.slow
 def test_every_loading_call_in_the_code_refuses_code() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}"

@@ -234,6 +234,7 @@ def test_eight_bit_weights_are_decoded_at_load(tmp_path: Path) -> None:
         WhisperMetaForConditionalGeneration.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_constructors_read_and_write_nothing(tmp_path: Path) -> None:
     code = (
         "import sys\n"

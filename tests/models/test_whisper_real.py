@@ -21,6 +21,8 @@ from speechmeta.decoding.record import DecodedRecord
 from speechmeta.models.loading import load_model
 from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
 
+pytestmark = pytest.mark.slow
+
 CALL = Path(__file__).parents[2] / "examples" / "call.wav"
 
 

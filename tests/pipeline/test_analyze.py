@@ -17,13 +17,15 @@ from speechmeta.errors import AudioError, DecodingError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS, CallReport, SpeakerMeta
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def analyzer() -> Analyzer:
     return Analyzer.from_engine(FakeEngine())
 
 
-def test_generate_meta(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
+def test_one_clip_gives_the_six_fields(analyzer: Analyzer, tmp_path: Path, sine: Sine) -> None:
     path = write_wav(tmp_path / "a.wav", sine(2, 8000, 300), 8000)
     meta = analyzer.generate_meta(path)
     assert meta.fields == FIELDS
@@ -65,7 +67,7 @@ def test_a_clip_without_a_header_and_one_beyond_its_limits(
         analyzer.generate_meta_batch([], raw="codec=none")
 
 
-def test_silence(analyzer: Analyzer) -> None:
+def test_silence_has_no_transcript_and_no_labels(analyzer: Analyzer) -> None:
     meta = analyzer.generate_meta((np.zeros(16000), 16000))
     assert json.loads(meta.model_dump_json()) == {
         "SpeechActivity": False,
@@ -165,7 +167,7 @@ def test_damage_reaches_the_report(analyzer: Analyzer, tmp_path: Path, sine: Sin
     assert any("cut short" in warning for warning in report.warnings)
 
 
-def test_wrong_options(analyzer: Analyzer, sine: Sine) -> None:
+def test_wrong_options_are_named(analyzer: Analyzer, sine: Sine) -> None:
     tone = (sine(1, 8000), 8000)
     with pytest.raises(UsageError, match="channels"):
         analyzer.analyze_call(tone, channels="both")  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ from speechmeta.schema import CallReport
 from speechmeta.segmentation.turns import TurnOptions
 from speechmeta.writers import WRITERS, HtmlWriter, get_writer
 
+pytestmark = pytest.mark.slow
+
 Sine = Callable[..., np.ndarray]
 
 
@@ -96,7 +98,7 @@ def test_two_sided_call(analyzer: Analyzer, tmp_path: Path, rate: int) -> None:
     assert analyzer.analyze_call(path, roles=["agent", "customer"]) == report
 
 
-def test_telephone_call(analyzer: Analyzer) -> None:
+def test_turns_of_a_noisy_telephone_call_are_found(analyzer: Analyzer) -> None:
     call = make_call()
     noisy = telephone(0.2 * call.waveform, 8000)
     noisy += 0.002 * np.random.default_rng(0).standard_normal(noisy.shape).astype(np.float32)
@@ -139,7 +141,7 @@ def test_same_signal_twice_is_analysed_once(analyzer: Analyzer) -> None:
     )
 
 
-def test_dead_channel(analyzer: Analyzer) -> None:
+def test_a_dead_channel_is_left_out_with_a_warning(analyzer: Analyzer) -> None:
     call = make_call(voices=("rms",), turns=3)
     rows = np.concatenate([call.waveform, np.zeros_like(call.waveform)])
     report = analyzer.analyze_call((rows, 8000), roles=["agent", "customer"])
@@ -149,7 +151,7 @@ def test_dead_channel(analyzer: Analyzer) -> None:
     check_coverage(report)
 
 
-def test_modes(analyzer: Analyzer) -> None:
+def test_mono_mixes_and_split_keeps_copies(analyzer: Analyzer) -> None:
     call = make_call(turns=4)
     source = (call.waveform, 8000)
     mono = analyzer.analyze_call(source, channels="mono", speakers=1)
@@ -326,7 +328,7 @@ def test_the_page_draws_what_was_heard(analyzer: Analyzer) -> None:
     assert report.model_copy(update={"warnings": []}).peaks == report.peaks
 
 
-def test_without_turns(analyzer: Analyzer) -> None:
+def test_without_voice_activity_a_channel_is_one_turn(analyzer: Analyzer) -> None:
     voice = np.concatenate([speak(text, "rms") for text in SENTENCES * 3])
     report = analyzer.analyze_call((voice, 8000), vad=False)
     assert len(report.turns) == 1

@@ -80,7 +80,7 @@ def test_times_of_an_ordinary_call() -> None:
     assert (a.channel, b.channel) == (0, 1)
 
 
-def test_no_turns() -> None:
+def test_a_call_without_turns_has_no_measures() -> None:
     call = measure([], 10.0, ["a"])
     assert (call.talk_seconds, call.silence_seconds, call.overlap_seconds) == (0.0, 10.0, 0.0)
     assert call.interruptions == []
@@ -128,13 +128,13 @@ def test_turns_cut_for_length_are_one_run() -> None:
     assert [item.by for item in interruptions(runs)] == ["b"]
 
 
-def test_latencies() -> None:
+def test_a_latency_counts_for_who_answers_in_silence() -> None:
     runs = [Run("a", 0, 2), Run("a", 3, 4), Run("b", 4.5, 6), Run("a", 5, 5.5), Run("a", 8, 9)]
     # a at 5 talks into b's run; a at 8 answers b, who ended last.
     assert response_latencies(runs) == {"b": [0.5], "a": [2.0]}
 
 
-def test_monologues() -> None:
+def test_a_monologue_survives_signs_of_listening() -> None:
     runs = [
         Run("a", 0, 5),
         Run("b", 5.2, 5.9),  # a sign of listening between two runs

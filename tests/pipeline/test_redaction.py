@@ -108,7 +108,7 @@ def test_ordinary_text_stays(text: str) -> None:
     assert redact(text) == text
 
 
-def test_check_digit() -> None:
+def test_a_card_number_needs_its_check_digit() -> None:
     assert is_card("4242424242424242")
     assert is_card("378282246310005")
     assert not is_card("4242424242424241")

@@ -16,6 +16,8 @@ from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.schema import CallReport
 
+pytestmark = pytest.mark.slow
+
 RATE = 8000
 ROLES = ("agent", "customer")
 

@@ -63,7 +63,7 @@ def test_many_copies_of_two_signals() -> None:
     assert any("channels 2 and 4 carry" in warning for warning in found.warnings)
 
 
-def test_dead_channels() -> None:
+def test_dead_channels_are_left_out_with_a_warning() -> None:
     voice = make_call().waveform.sum(0)
     for dead in (np.zeros_like(voice), np.full_like(voice, 0.2), noise(len(voice) / RATE, 2e-5)):
         found = plan([voice, dead])
@@ -77,7 +77,7 @@ def test_dead_channels() -> None:
     assert plan([0.001 * voice]).dead == (), "quiet is not dead"
 
 
-def test_modes() -> None:
+def test_mono_mixes_and_split_keeps_copies() -> None:
     call = make_call().waveform
     mono = plan(list(call), "mono")
     assert len(mono.signals) == 1

@@ -109,7 +109,7 @@ def test_quietest_prefers_a_stretch_over_a_moment() -> None:
     assert quietest(levels_of(0.008), HOP, 0, 64) <= 64
 
 
-def test_hysteresis() -> None:
+def test_speech_goes_on_until_it_falls_below_the_lower_threshold() -> None:
     probabilities = np.array([0.4, 0.6, 0.4, 0.4, 0.1, 0.4, 0.4, 0.9], np.float32)
     assert speech_regions(probabilities, 0.5) == [(1, 4), (7, 8)]
     assert speech_regions(probabilities, 0.95) == []

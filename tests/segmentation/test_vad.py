@@ -102,7 +102,7 @@ def test_nothing_in_nothing_out() -> None:
     assert vad.finish().shape == (2, 1)
 
 
-def test_rates() -> None:
+def test_only_up_to_8_khz_is_analysed_at_8_khz() -> None:
     assert [vad_rate(rate) for rate in (6000, 8000, 11025, 16000, 48000)] == [
         8000, 8000, 16000, 16000, 16000,
     ]  # fmt: skip
@@ -117,6 +117,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         SileroVad(8000, 1)
 
 
+@pytest.mark.slow
 def test_threads_are_left_alone() -> None:
     code = (
         "import torch; torch.set_num_threads(3)\n"

@@ -23,7 +23,10 @@ from speechmeta.training.finetune.trainer import train, training_arguments
 from speechmeta.training.manifest import Clip, read_clips
 
 # peft's own calls into transformers, and a tiny model's shared tensors while they are saved.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft"),
+    pytest.mark.slow,
+]
 
 ROWS: list[dict[str, Any]] = [
     {"transcript": 'She said "hello there".', "gender": "Female", "commercial": True},
@@ -192,7 +195,9 @@ def test_clips_of_unsuitable_length_are_left_out(config: TrainConfig) -> None:
         ClipDataset(clips, 0.5)
 
 
-def test_the_command(config: TrainConfig, tmp_path: Path, run_cli: RunCli) -> None:
+def test_the_command_trains_and_notes_how(
+    config: TrainConfig, tmp_path: Path, run_cli: RunCli
+) -> None:
     path = tmp_path / "config.json"
     config.trainer["max_steps"] = 1
     path.write_text(config.model_dump_json())

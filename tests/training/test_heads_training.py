@@ -35,6 +35,8 @@ from speechmeta.training.whisper_meta.heads_targets import (
 )
 from speechmeta.training.whisper_meta.heads_train import fit_field, fit_heads
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = TargetOptions()
 
 

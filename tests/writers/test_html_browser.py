@@ -16,6 +16,8 @@ from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter
 from speechmeta.writers.html_parts import EMOTION_COLOURS
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 1280, 1700
 FLAGS = [
     "--headless",

@@ -38,7 +38,7 @@ def check_golden(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXT_FORMATS)
-def test_golden(name: str, tmp_path: Path) -> None:
+def test_every_text_format_equals_its_golden_file(name: str, tmp_path: Path) -> None:
     target = tmp_path / f"call.{name}"
     get_writer(name).write(sample_report(), target)
     check_golden(f"call.{name}", target.read_bytes().decode("utf-8"))
@@ -51,14 +51,14 @@ def test_golden_of_a_call_without_speech(name: str, tmp_path: Path) -> None:
     check_golden(f"empty.{name}", target.read_bytes().decode("utf-8"))
 
 
-def test_golden_html(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_equals_its_golden_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speechmeta.writers.html.__version__", "0.0.0")
     report = sample_report()
     check_golden("call.html", HtmlWriter().page(report, sample_peaks(report, bins=80)))
     check_golden("empty.html", HtmlWriter().page(empty_report()))
 
 
-def test_golden_parquet(tmp_path: Path) -> None:
+def test_the_table_equals_its_golden_file(tmp_path: Path) -> None:
     target = tmp_path / "call.parquet"
     get_writer("parquet").write(sample_report(), target)
     table = pq.read_table(target)
@@ -125,11 +125,11 @@ def test_labels_of_another_label_set() -> None:
         (-1, "00:00:00.000"),
     ],
 )
-def test_timestamp(seconds: float, text: str) -> None:
+def test_timestamps_follow_the_subtitle_formats(seconds: float, text: str) -> None:
     assert timestamp(seconds) == text
 
 
-def test_clock() -> None:
+def test_the_clock_shows_hours_only_where_there_are_some() -> None:
     assert [clock(59.96, 1), clock(59.96), clock(3600), clock(5.04, 1)] == [
         "1:00.0",
         "1:00",
@@ -160,7 +160,7 @@ def test_html_shows_measures_that_it_does_not_know() -> None:
     assert page.name == "html"
 
 
-def test_formats() -> None:
+def test_every_format_has_a_writer_and_no_other() -> None:
     assert sorted(WRITERS) == sorted([*TEXT_FORMATS, *EXCEL, "parquet", "html"])
     assert get_writer(".JSON") is WRITERS["json"]
     assert all(writer.extension == f".{name.split('-')[0]}" for name, writer in WRITERS.items())
@@ -210,7 +210,7 @@ def test_missing_folder_is_an_output_error(tmp_path: Path) -> None:
         get_writer("json").write(sample_report(), tmp_path / "no" / "call.json")
 
 
-def test_remove_temporary(tmp_path: Path) -> None:
+def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".speechmeta-0123.tmp").write_text("half")
     (tmp_path / "a" / "kept.tmp").write_text("other")
@@ -218,7 +218,7 @@ def test_remove_temporary(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept.tmp"]
 
 
-def test_printable() -> None:
+def test_bytes_that_are_not_utf_8_are_shown() -> None:
     assert printable(b"caf\xe9.wav") == "caf\\xe9.wav"
     assert printable("café.wav") == "café.wav"
 
