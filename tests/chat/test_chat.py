@@ -459,7 +459,8 @@ def test_messages_without_sense_are_usage_errors(model: ChatModel, messages: Any
 
 
 def test_unknown_options_and_checkpoints_are_errors(folder: Path) -> None:
-    for bad in ({"audio_batch_size": 0}, {"wings": 2}):
+    refused: list[dict[str, Any]] = [{"audio_batch_size": 0}, {"wings": 2}]
+    for bad in refused:
         with pytest.raises(UsageError):
             ChatModel.from_pretrained(folder, device="cpu", local_files_only=True, **bad)
     with pytest.raises(ModelError):
