@@ -12,6 +12,8 @@ import pytest
 
 from speechmeta.errors import AudioError
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "mutate.py"
 
 

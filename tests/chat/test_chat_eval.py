@@ -88,6 +88,7 @@ def test_each_constraint_tells_good_from_bad(kind: str, value: Any, good: str, b
     assert not check_constraint(constraint, "  ")
 
 
+@pytest.mark.slow
 def test_a_pattern_that_would_go_on_for_ever_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confined, "SECONDS", 1.0)
     with pytest.raises(UsageError, match=r"the pattern .*takes more than"):

@@ -26,15 +26,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[CallOptions]:
-    """What reached `Analyzer.analyze_call`, with an engine that needs no model."""
+    """What was asked of the `Analyzer`, with an engine that needs no model."""
     import speechmeta.pipeline.analyzer as home
 
     seen: list[CallOptions] = []
 
     class Watched(Analyzer):
-        def analyze_call(self, audio: Any, options: Any = None, **overrides: Any) -> Any:
-            seen.append(CallOptions.of(options, overrides))
-            return super().analyze_call(audio, options, **overrides)
+        def analysis(self, audio: Any, chosen: CallOptions, *rest: Any, **named: Any) -> Any:
+            seen.append(chosen)
+            return super().analysis(audio, chosen, *rest, **named)
 
     monkeypatch.setattr(home, "Analyzer", lambda **options: Watched.from_engine(FakeEngine()))
     return seen

@@ -24,6 +24,8 @@ from speechmeta.diarization.selection import load_embedder
 from speechmeta.errors import DatasetError
 from speechmeta.training.speakers import equal_error, fit_projection, main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

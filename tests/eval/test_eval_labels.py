@@ -110,7 +110,7 @@ def test_split_values_keeps_commas_in_parentheses() -> None:
     [
         ("x\tvalue\tAtlantis\tsource", "no class 'Atlantis'"),
         ("x\tvalue\tAfrica\t", "not complete"),
-        ("x\tvalue\tAfrica\ts\nx\tVALUE\tEurope\ts", "stands twice"),
+        ("x\tvalue\tAfrica\ts\nx\tVALUE\tEurope\ts", "occurs twice"),
     ],
 )
 def test_bad_rows_are_refused(row: str, message: str) -> None:

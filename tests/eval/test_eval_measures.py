@@ -117,7 +117,7 @@ def test_a_spelling_map_joins_the_normaliser(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes no spelling map"):
         load_normalizer("lower", path)
     path.write_text("[1]")
-    with pytest.raises(DatasetError, match="no object of strings"):
+    with pytest.raises(DatasetError, match="not an object of strings"):
         load_normalizer("whisper-english", path)
 
 

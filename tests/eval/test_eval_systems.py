@@ -203,7 +203,7 @@ def test_a_file_of_predictions(dataset: Dataset, tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"pred_text": "a"}], "no id"),
-        ([{"id": "a", "pred_text": "a"}, {"id": "a", "pred_text": "b"}], "stands twice"),
+        ([{"id": "a", "pred_text": "a"}, {"id": "a", "pred_text": "b"}], "occurs twice"),
         ([{"id": "a", "SpeechActivity": "True"}], "not true or false"),
         ([{"id": "a"}], "predicts no field"),
         ([], "holds no predictions"),

@@ -89,7 +89,7 @@ _OUTSIDE = '{"metadata": {}, "weight_map": {"x": "../outside.safetensors"}}'
         (_halved("tokenizer.json"), "download may be cut"),
         (_written("config.json", "[" * 100_000), "nested too deeply|download may be cut"),
         (_written("config.json", '{"a":' * 900 + "1" + "}" * 900), "nested|deep"),
-        (_written("model.safetensors.index.json", _OUTSIDE), "no file beside it"),
+        (_written("model.safetensors.index.json", _OUTSIDE), "not a file beside it"),
         (_config(text_config={"model_type": "no-such-model"}), "cannot load"),
         (_config(text_config="llama"), "cannot load"),
         (_config(label_sets=7), "cannot load"),

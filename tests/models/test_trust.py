@@ -81,7 +81,7 @@ def test_the_walk_finds_calls_that_may_run_code(code: str) -> None:
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
         ({"audio_config": {"encoder_layers": 100_000}}, "encoder_layers"),
         ({"vocab_size": 10**12}, "vocab_size"),
-        ({"transformers_weights": "../../x.safetensors"}, "no file beside it"),
+        ({"transformers_weights": "../../x.safetensors"}, "not a file beside it"),
     ],
 )
 def test_configs_that_reach_for_code_or_absurd_sizes_are_refused(

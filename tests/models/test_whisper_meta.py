@@ -146,6 +146,7 @@ def test_rows_of_a_batch_give_what_they_give_alone() -> None:
             assert torch.equal(ids[row, : own.shape[1]], own[0])
 
 
+@pytest.mark.slow
 def test_generate_writes_nothing_where_nobody_speaks(
     bundled_model: tuple[Any, Any], bundled_analyzer: Analyzer
 ) -> None:

@@ -337,7 +337,7 @@ def missing_layer(folder: Path) -> None:
         (other_shapes, "wrong shapes"),
         (without_weights, "no safetensors weights"),
         (pickled_weights, "no safetensors weights, only pytorch_model.bin"),
-        (other_mel_bins, "hears 80 mel bins"),
+        (other_mel_bins, "takes 80 mel bins"),
         (missing_layer, r"lacks whisper\.model\.decoder\.layers\.1\.fc1\.weight"),
     ],
 )

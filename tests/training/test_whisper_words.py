@@ -281,6 +281,7 @@ def _recipe(manifest: Path, tmp_path: Path, **values: Any) -> Path:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_recipe_ends_in_a_checkpoint_and_goes_on_where_it_was_stopped(
     manifest: Path, tmp_path: Path
 ) -> None:
