@@ -92,6 +92,14 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             context.close()
 
 
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of its own, which takes no time of the next test's."""
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
 def _upload(page: Any, address: str, clip: Path) -> None:
     page.goto(address)
     page.locator("#recording input[type=file]").set_input_files(clip)
@@ -111,9 +119,8 @@ def _analyze(page: Any) -> dict[str, list[str]]:
 
 
 def test_a_recording_is_analysed_without_leaving_the_machine(
-    browser: Any, address: str, tmp_path: Path
+    page: Any, address: str, tmp_path: Path
 ) -> None:
-    page = browser.new_page()
     elsewhere: list[str] = []
     page.on(
         "request",
@@ -141,8 +148,7 @@ def test_a_recording_is_analysed_without_leaving_the_machine(
     assert elsewhere == []
 
 
-def test_the_chat_answers_and_begins_anew(browser: Any, address: str) -> None:
-    page = browser.new_page()
+def test_the_chat_answers_and_begins_anew(page: Any, address: str) -> None:
     _upload(page, address, CALL)
     page.get_by_role("tab", name="Chat").click()
     for count, text in ((1, "Is the customer angry?"), (2, "Why?")):
@@ -163,20 +169,16 @@ def test_the_chat_answers_and_begins_anew(browser: Any, address: str) -> None:
     page.wait_for_function("document.querySelectorAll('#talk .message').length == 0")
 
 
-def test_without_a_recording_the_page_asks_for_one(browser: Any, address: str) -> None:
-    page = browser.new_page()
+def test_without_a_recording_the_page_asks_for_one(page: Any, address: str) -> None:
     page.goto(address)
     page.locator("#analyze-button").click()
     page.get_by_text("there is no recording yet").first.wait_for()
 
 
-def test_the_bundled_model_fills_every_cell(
-    chromium: str, browser: Any, bundled_dir: Path, tmp_path: Path
-) -> None:
+def test_the_bundled_model_fills_every_cell(page: Any, bundled_dir: Path, tmp_path: Path) -> None:
     served = _serve("bundled")
     address = next(served)
     try:
-        page = browser.new_page()
         _upload(page, address, CALL)
         page.locator("#min-confidence input").fill("0")
         columns = _analyze(page)
