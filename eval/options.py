@@ -72,7 +72,7 @@ class EvalOptions(Options):
     )
     telephone: bool = option(
         False,
-        "The system gets every clip as over a telephone line: 8 kHz, 300 to 3400 Hz, G.711.",
+        "Send every clip through a simulated telephone line: 8 kHz, 300 to 3400 Hz, G.711.",
         panel=MEASURE,
     )
 

@@ -41,22 +41,22 @@ class Limits(Options):
         24.0, "Longest recording in hours that is analysed.", panel=_PANEL, gt=0.0
     )
     max_channels: int = option(
-        256, "Most channels of a recording, those of all its tracks together.", panel=_PANEL, ge=1
+        256, "Most channels of a recording, counted over all of its tracks.", panel=_PANEL, ge=1
     )
     max_expansion: float = option(
         2000.0,
-        "Most bytes of 16-bit sound that a byte of a file may become; counted from 100 million "
-        "samples on.",
+        "Most bytes of 16-bit sound that one byte of a file may expand to; checked from 100 "
+        "million samples on.",
         panel=_PANEL,
         gt=0.0,
     )
     max_header_mb: int = option(
-        64, "Largest piece of memory in MB that a file's header may ask for.", panel=_PANEL, ge=1
+        64, "Largest block of memory in MB that a file's header may ask for.", panel=_PANEL, ge=1
     )
     max_work: float = option(
         20.0,
-        "Seconds of the processor's time that decoding a second of sound may take; counted from "
-        "30 s of work on.",
+        "Most seconds of CPU time that decoding a second of sound may take; checked from 30 s of "
+        "work on.",
         panel=_PANEL,
         gt=0.0,
     )

@@ -168,7 +168,7 @@ class ModelOptions(Options):
     dtype: ComputeType = option(
         "auto",
         "Number format of the weights. auto: half precision on GPUs; on a CPU float32, but "
-        "bfloat16 for Whisper where the CPU multiplies in it.",
+        "bfloat16 for Whisper where the CPU supports it.",
         flag="compute-type",
         panel=MODEL,
     )
@@ -181,8 +181,8 @@ class ModelOptions(Options):
     )
     heads: str | None = option(
         None,
-        "Which label heads of the bundled checkpoint: open (learnt from recordings that may be "
-        "used in a business) or research (from all).",
+        "Which label heads of the bundled checkpoint: open (learned from recordings that allow "
+        "commercial use) or research (from all).",
         unset="the checkpoint's own choice: open",
         panel=MODEL,
     )
@@ -211,7 +211,7 @@ class ModelOptions(Options):
 
     transcriber: Annotated[str | None, BeforeValidator(_path_as_text)] = option(
         None,
-        "What writes the transcripts in the model's place: a Whisper, another speech recognition "
+        "What writes the transcripts instead of the model: a Whisper, another speech recognition "
         "model of transformers, or the address of a server with OpenAI's API "
         "(docs/transcribers.md).",
         unset="the model itself",

@@ -44,7 +44,7 @@ class TurnOptions(Options):
     threshold: float | None = option(
         None,
         "Speech probability (0 to 1) from which a window of 32 ms is speech; speech goes on until "
-        "it falls 0.15 below. Lower finds fainter speech and more noise.",
+        "it falls 0.15 below. A lower threshold finds fainter speech, and more noise.",
         unset="0.35 at 8 kHz, 0.4 at 16 kHz",
         flag="vad-threshold",
         panel=_PANEL,
@@ -60,7 +60,7 @@ class TurnOptions(Options):
     )
     min_turn_seconds: float = option(
         0.2,
-        "Seconds of speech below which (a click, a cough) there is no turn; they count as skipped.",
+        "Shortest speech in seconds that makes a turn; less (a click, a cough) counts as skipped.",
         flag="min-turn",
         panel=_PANEL,
         ge=0.0,
