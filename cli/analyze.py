@@ -192,12 +192,11 @@ class _Work:
             SpeechMetaError: it cannot be, or does not give what is asked.
         """
         with without_garbage_collection():
-            from speechmeta.models.base import given_fields
             from speechmeta.pipeline.analyzer import Analyzer
 
             self._analyzer = Analyzer(**dict(self._model))
         # What the model does not give is said before the first file.
-        self.fields = given_fields(self._analyzer.engine, self._call.fields)
+        self.fields = self._analyzer.asked_fields(self._call)
 
     def report(self, path: str, watch: Watch, table: bool) -> CallReport:
         """Analyses a recording, shows its turns as they end, and writes its files."""

@@ -98,7 +98,7 @@ def with_flags(function: Callable[..., Any], groups: Mapping[str, str]) -> Calla
             value = given.pop(entry.parameter)
             source = context.get_parameter_source(entry.parameter)
             if source is not None and source.name == "COMMANDLINE":
-                flags[entry.path] = value
+                flags[entry.path] = _joined(value) if isinstance(value, list) else value
         filled = gather(list(kinds.values()), flags, config, os.environ)
         return function(**given, **dict(zip(kinds, filled, strict=True)))
 
@@ -106,6 +106,11 @@ def with_flags(function: Callable[..., Any], groups: Mapping[str, str]) -> Calla
     called.__annotations__ = {item.name: item.annotation for item in listed}
     called.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
     return called
+
+
+def _joined(values: list[str]) -> str:
+    """A flag that was repeated, as one text (see `Entry.parsed`)."""
+    return (";" if any("=" in value for value in values) else ",").join(values)
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -138,4 +143,4 @@ def _type_of(entry: Entry) -> Any:
     kinds = entry.kinds
     if len(kinds) == 1 and (kinds[0] in (bool, int, float) or get_origin(kinds[0]) is Literal):
         return kinds[0]
-    return str
+    return list[str] if entry.is_table else str

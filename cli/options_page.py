@@ -40,7 +40,10 @@ roles = ["agent", "customer"]
 min_pause_seconds = 0.8
 ```
 
-Lists are separated by commas in flags and variables (`--roles agent,customer`). Switches take
+Lists are separated by commas in flags and variables (`--roles agent,customer`). `fields` may also
+be given by role: `--fields agent=Transcript --fields customer=all`,
+`SPEECHMETA_FIELDS="agent=Transcript;customer=all"`, or a table `[fields]` with
+`agent = ["Transcript"]`; see [responsible-use.md](responsible-use.md). Switches take
 `true` or `false` in variables and files, and `--redact` or `--no-redact` as flags. A key that is
 not in the tables below is an error that names the nearest one, and so is a variable that is one
 of them misspelt.

@@ -91,7 +91,7 @@ class CallTable:
         ]
         if self._beside:
             cells += [_said(turn)] if self._words else []
-            cells += [self._label(name, turn) or Text("-", style="dim") for name in self._labels]
+            cells += [self._label(name, turn) or _without(name, turn) for name in self._labels]
         else:
             parts = [_said(turn)] if self._words else []
             found = [self._label(name, turn) for name in self._labels]
@@ -169,8 +169,15 @@ def _emotions(speakers: Sequence[SpeakerSummary]) -> list[tuple[str, float]]:
     return sorted((item for item in shares if item[1] >= 0.01), key=lambda item: -item[1])
 
 
+def _without(field: str, turn: Turn) -> Text:
+    """What stands for a label that the turn has not: nothing where it was not asked for."""
+    return Text("-" if field in turn.meta.fields else "", style="dim")
+
+
 def _said(turn: Turn) -> Text:
-    if turn.meta.speech_activity is False:
+    if "Transcript" not in turn.meta.fields:
+        text = Text("(no transcript)", style="dim")
+    elif turn.meta.speech_activity is False:
         text = Text("(no speech)", style="dim")
     elif turn.meta.transcript:
         text = Text(visible(turn.meta.transcript))

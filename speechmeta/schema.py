@@ -440,6 +440,21 @@ class PartFailure(BaseModel):
     """Counted from 0; absent where it is not a matter of single turns."""
 
 
+class SpeakerFields(BaseModel):
+    """What was computed of one speaker's turns; `left_out`: why each other field was not."""
+
+    speaker: _FileText
+    fields: list[str]
+    left_out: dict[str, str] = Field(default_factory=dict)
+
+
+class AppliedPolicy(BaseModel):
+    """Which fields were computed of whom, by the policy and what was asked for."""
+
+    name: str
+    speakers: list[SpeakerFields]
+
+
 class CallReport(BaseModel):
     """The document of `speechmeta analyze FILE --json`."""
 
@@ -450,6 +465,7 @@ class CallReport(BaseModel):
     speakers: list[SpeakerSummary] = Field(default_factory=list)
     conversation: Conversation = Field(default_factory=Conversation)
     coverage: Coverage
+    policy: AppliedPolicy | None = Field(default=None, exclude_if=lambda policy: policy is None)
     redactions: list[RedactedSpan] | None = Field(
         default=None, exclude_if=lambda spans: spans is None
     )

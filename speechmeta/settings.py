@@ -29,6 +29,9 @@ PREFIX = "SPEECHMETA_"
 CONFIG_VARIABLE = "SPEECHMETA_CONFIG"
 """Names a config file where no flag does."""
 
+OTHERS = "*"
+"""The name in a table for all that it does not name."""
+
 _NEAR = 0.8
 """Likeness (difflib's ratio) from which an unknown variable is taken for a misspelt one."""
 
@@ -167,20 +170,32 @@ class Entry:
             for value in get_args(kind)
         )
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it can have values by name, so that its flag may be repeated."""
+        return any((get_origin(kind) or kind) in (dict, Mapping) for kind in self.kinds)
+
     def limit(self, name: str) -> Any:
         """`ge`, `gt`, `le` or `lt`; None where there is no such limit."""
         return next((getattr(m, name) for m in self.field.metadata if hasattr(m, name)), None)
 
     def parsed(self, text: str) -> Any:
-        """A value in a flag or variable: `a,b` for lists, `x=a,b;y=c` for tables of them.
+        """A value in a flag or variable: `a,b` for lists, `x=a,b;y=c` for tables of them, in
+        which a part without a name stands for all others (`*`).
 
         Raises:
-            UsageError: a name is empty.
+            UsageError: a name is empty, or is there twice.
         """
         origins = {get_origin(kind) or kind for kind in self.kinds}
-        if "=" in text and origins & {dict, Mapping}:
-            pairs = (part.partition("=") for part in text.split(";") if part.strip())
-            return {name.strip(): self._listed(value) for name, _, value in pairs}
+        if "=" in text and self.is_table:
+            table: dict[str, Any] = {}
+            for part in filter(str.strip, text.split(";")):
+                name, equals, value = part.partition("=")
+                name, value = (name.strip(), value) if equals else (OTHERS, part)
+                if name in table:
+                    raise UsageError(f"{name!r} is there twice in {text!r}", "name it once")
+                table[name] = self._listed(value)
+            return table
         if origins & {tuple, list, Sequence}:
             return split_names(text)
         return text

@@ -116,7 +116,9 @@ class FakeModel:
             raise DecodingError("cannot answer this")
         return 2 * request
 
-    def decode(self, waveforms: Sequence[Waveform]) -> list[str | SpeechMetaError]:
+    def decode(
+        self, waveforms: Sequence[Waveform], asked: Sequence[Any]
+    ) -> list[str | SpeechMetaError]:
         time.sleep(self._delay)
         if self._log is not None:
             with open(self._log, "a", encoding="ascii") as file:

@@ -10,7 +10,6 @@ import numpy as np
 
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
-from speechmeta.models.base import given_fields
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.pipeline.report import assemble_call
@@ -57,13 +56,15 @@ class CallJob:
             call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))
         except _NoEmbedder:
             call = prepare_call(path, self.options, None)
-        for clip in call.clips():
-            spill(clip)
+        for clip, fields in zip(call.clips(), call.plan.clip_fields, strict=True):
+            spill(clip, fields)
         return call.plan
 
     def assemble(self, prepared: CallPlan, records: Sequence[Any], model: ModelFacts) -> CallReport:
         """The report of one call."""
-        return assemble_call(prepared, records, model.info, model.label_sets, model.abstain_below)
+        return assemble_call(
+            prepared, records, model.info, model.label_sets, model.abstain_below, model.fields
+        )
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,22 @@ class CallModel:
         self._analyzer = analyzer
         self._options = options
         # What the model does not give is said before the first file.
-        self._fields = given_fields(analyzer.engine, options.fields)
+        analyzer.asked_fields(options)
         self._embedder: Embedder | None = None
 
     @property
     def facts(self) -> ModelFacts:
         analyzer = self._analyzer
-        return ModelFacts(analyzer.info, analyzer.label_sets, analyzer.thresholds())
+        return ModelFacts(
+            analyzer.info, analyzer.label_sets, analyzer.thresholds(), analyzer.fields
+        )
 
-    def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
-        """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz."""
+    def decode(
+        self, waveforms: Sequence[Waveform], asked: Sequence[Sequence[str]]
+    ) -> Sequence[Any]:
+        """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz and its fields."""
         words = self._options.needs_words(self._analyzer.engine.gives_words)
-        return self._analyzer.decode(waveforms, self._fields, word_times=words)
+        return self._analyzer.decode_each(waveforms, asked, words)
 
     def answer(self, request: EmbedRequest) -> Any:
         """Embeddings of voices, for calls with several speakers on one channel."""

@@ -16,12 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmeta.errors import AudioError
-from speechmeta.schema import CallReport, ModelInfo
+from speechmeta.schema import FIELDS, CallReport, ModelInfo
 from speechmeta.writers.files import output_error, printable
 
 Waveform = npt.NDArray[np.float32]
 Ask = Callable[[Any], Any]
-Spill = Callable[[Waveform], None]
+
+
+class Spill(Protocol):
+    """Takes a turn's waveform, (samples,) at 16 kHz, and what is asked of it (for `Model.decode`,
+    picklable)."""
+
+    def __call__(self, waveform: Waveform, asked: Any = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,13 @@ class ModelFacts:
         label_sets: the values that each label can take.
         abstain_below: labels less probable than this, one number or one by field, are left out
             unless the run says otherwise.
+        fields: what it gives.
     """
 
     info: ModelInfo
     label_sets: Mapping[str, Sequence[str]]
     abstain_below: float | Mapping[str, float] = 0.0
+    fields: Sequence[str] = FIELDS
 
 
 class Job(Protocol):
@@ -73,8 +81,8 @@ class Model(Protocol):
     @property
     def facts(self) -> ModelFacts: ...
 
-    def decode(self, waveforms: Sequence[Waveform]) -> Sequence[Any]:
-        """One record, or one `SpeechMetaError`, for each waveform."""
+    def decode(self, waveforms: Sequence[Waveform], asked: Sequence[Any]) -> Sequence[Any]:
+        """One record, or one `SpeechMetaError`, for each waveform and what is asked of it."""
         ...
 
     def answer(self, request: Any) -> Any:
@@ -95,10 +103,12 @@ class Prepared:
     Attributes:
         state: of `Job.prepare`.
         lengths: samples of each turn in the spill file, one after the other as float32.
+        asked: of each turn, as `Job.prepare` gave it to `spill`.
     """
 
     state: Any
     lengths: tuple[int, ...]
+    asked: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ class PrepareTask:
                 f"{printable(path)} changed while it was read",
                 "wait until it is complete, then --resume --retry-failed",
             )
-        return Prepared(state, tuple(spill.lengths))
+        return Prepared(state, tuple(spill.lengths), tuple(spill.asked))
 
 
 class SpillFile:
@@ -140,12 +150,13 @@ class SpillFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.lengths: list[int] = []
+        self.asked: list[Any] = []
         try:
             self._file = open(path, "wb")  # noqa: SIM115
         except OSError as error:
             raise output_error(error, _place_of(path)) from error
 
-    def __call__(self, waveform: Waveform) -> None:
+    def __call__(self, waveform: Waveform, asked: Any = None) -> None:
         samples = np.ascontiguousarray(waveform, dtype=np.float32)
         try:
             self._file.write(samples.data)
@@ -153,6 +164,7 @@ class SpillFile:
         except OSError as error:
             raise output_error(error, _place_of(self.path)) from error
         self.lengths.append(len(samples))
+        self.asked.append(asked)
 
     def __enter__(self) -> Self:
         return self
@@ -187,13 +199,15 @@ def _state(path: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SpilledTurn:
-    """Where one turn's waveform lies: `offset` and `length` in samples of the spill file."""
+    """Where one turn's waveform lies: `offset` and `length` in samples of the spill file; and what
+    is `asked` of it."""
 
     call: int
     index: int
     spill: str
     offset: int
     length: int
+    asked: Any = None
 
     def read(self) -> Waveform:
         return np.fromfile(self.spill, np.float32, self.length, offset=4 * self.offset)
@@ -237,4 +251,5 @@ class ModelTask:
             raise RuntimeError("the task was not started")
         if isinstance(payload, Asked):
             return self._model.answer(payload.request)
-        return list(self._model.decode([turn.read() for turn in payload]))
+        waveforms = [turn.read() for turn in payload]
+        return list(self._model.decode(waveforms, [turn.asked for turn in payload]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ CREATE TABLE IF NOT EXISTS files (
     size INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'missing' CHECK (state IN ('missing', 'done', 'failed')),
     audio_seconds REAL,
-    document TEXT
+    document TEXT,
+    finished REAL
 );
 CREATE INDEX IF NOT EXISTS by_state ON files (state);
 CREATE TABLE IF NOT EXISTS others (kind TEXT PRIMARY KEY, files INTEGER NOT NULL) WITHOUT ROWID;
@@ -49,6 +51,16 @@ class Entry:
     id: int
     relative: bytes
     size: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A file with a result that was made `at` so many seconds since 1970."""
+
+    id: int
+    relative: bytes
+    state: State
+    at: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,10 @@ class Journal:
             # FULL: a finished file stays finished over a loss of power as well.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            # What is erased is to be gone from the file as well.
+            self._db.execute("PRAGMA secure_delete = ON")
             self._db.executescript(_SCHEMA)
+            self._add_times(output)
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +109,23 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._db.close()
+
+    def _add_times(self, output: Path) -> None:
+        """Gives a journal of an earlier version the times of its results, as far as they are
+        known: when they were written out, or when the journal was last changed."""
+        if self._has_times():
+            return
+        places = (output / "results.jsonl", self.path)
+        at = next(path.stat().st_mtime for path in places if path.exists())
+        with self._transaction():
+            if self._has_times():  # another process was quicker
+                return
+            self._db.execute("ALTER TABLE files ADD COLUMN finished REAL")
+            self._db.execute("UPDATE files SET finished = ? WHERE document IS NOT NULL", (at,))
+
+    def _has_times(self) -> bool:
+        columns = self._db.execute("PRAGMA table_info(files)").fetchall()
+        return "finished" in {row[1] for row in columns}
 
     def agree(self, settings: dict[str, Any]) -> None:
         """Keeps the run's settings, or compares them with those of the run that is resumed.
@@ -152,18 +184,47 @@ class Journal:
         """Makes every failed file missing again."""
         with _reported(self.path), self._transaction():
             self._db.execute(
-                "UPDATE files SET state = 'missing', document = NULL WHERE state = 'failed'"
+                "UPDATE files SET state = 'missing', document = NULL, finished = NULL"
+                " WHERE state = 'failed'"
             )
 
     def finish(
-        self, entry: Entry, state: State, document: str, audio_seconds: float | None = None
+        self,
+        entry: Entry,
+        state: State,
+        document: str,
+        audio_seconds: float | None = None,
+        at: float | None = None,
     ) -> None:
-        """Records one file's result, a line of JSON, for good."""
+        """Records one file's result, a line of JSON, made `at` seconds since 1970 or now."""
+        at = time.time() if at is None else at
         with _reported(self.path), self._transaction():
             self._db.execute(
-                "UPDATE files SET state = ?, document = ?, audio_seconds = ? WHERE id = ?",
-                (state, document, audio_seconds, entry.id),
+                "UPDATE files SET state = ?, document = ?, audio_seconds = ?, finished = ?"
+                " WHERE id = ?",
+                (state, document, audio_seconds, at, entry.id),
             )
+
+    def finished_before(self, limit: float) -> Iterator[Finished]:
+        """The files whose result was made at `limit` (seconds since 1970) or before, in the order
+        of their paths; may be forgotten meanwhile."""
+        yield from self._pages(
+            "SELECT id, path, state, finished FROM files WHERE document IS NOT NULL"
+            f" AND finished <= {limit!r} AND path > ? ORDER BY path LIMIT 1000",
+            lambda row: Finished(row[0], self._checked(row[1]), row[2], row[3]),
+            path_column=1,
+        )
+
+    def forget(self, number: int) -> None:
+        """Removes a file and its result; `number` is its id."""
+        with _reported(self.path), self._transaction():
+            self._db.execute("DELETE FROM files WHERE id = ?", (number,))
+
+    def compact(self) -> None:
+        """Writes the journal anew without room for what was removed, its log included."""
+        with _reported(self.path):
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def missing(self) -> Iterator[Entry]:
         """The files without a result, in the order of their paths; may be finished meanwhile."""

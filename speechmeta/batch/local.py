@@ -214,8 +214,9 @@ class LocalEngine:
         call = _Call(entry, prepared, [None] * count, count)
         self._calls[entry.id] = call
         offset = 0
-        for index, length in enumerate(prepared.lengths):
-            self._turns.add(SpilledTurn(entry.id, index, spill, offset, length))
+        asked = zip(prepared.lengths, prepared.asked, strict=True)
+        for index, (length, wanted) in enumerate(asked):
+            self._turns.add(SpilledTurn(entry.id, index, spill, offset, length, wanted))
             offset += length
         if not count:
             self._complete.append(call)

@@ -38,6 +38,8 @@ def repair_journal(output: Path) -> int:
         for name, value in _rows(path, ["SELECT name, value FROM about"])
         if isinstance(name, str) and isinstance(value, str)
     }
+    times = dict(_rows(path, ["SELECT path, finished FROM files"]))
+    changed = path.stat().st_mtime
     kept = {
         relative: (size, state, seconds, document)
         for relative, size, state, seconds, document in _file_rows(path)
@@ -53,7 +55,9 @@ def repair_journal(output: Path) -> int:
         for entry in list(journal.missing()):
             _, state, seconds, document = kept[entry.relative]
             if state != "missing":
-                journal.finish(entry, state, document, seconds)
+                at = times.get(entry.relative)
+                known = at if isinstance(at, float) else changed
+                journal.finish(entry, state, document, seconds, known)
     return sum(state != "missing" for _, state, *_ in kept.values())
 
 

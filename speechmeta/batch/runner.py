@@ -189,7 +189,9 @@ def run_folder(
                     run.work(engine)
                 finally:
                     engine.close()
-                _write_results(journal, out, options)
+                write_results(journal, out)
+                if options.parquet:
+                    write_turns_table(journal, out)
                 return FolderResult(
                     journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS
                 )
@@ -225,7 +227,7 @@ def _keep_apart(root: Path, out: Path) -> None:
         )
 
 
-def _check_target(out: Path, target: Path, source: bytes | None = None) -> None:
+def check_target(out: Path, target: Path, source: bytes | None = None) -> None:
     """Sees that a call's file is below the output folder, and is not the recording itself.
 
     Raises:
@@ -281,7 +283,7 @@ def _forget(out: Path) -> None:
     """Removes what the run of an output folder wrote: what its journal names, and nothing else."""
     try:
         for path in _outputs_of(out):
-            _check_target(out, path)
+            check_target(out, path)
             path.unlink(missing_ok=True)
         remove_journal(out)
         for name in (RESULTS, TURNS):
@@ -381,7 +383,7 @@ class _Run:
             writer = get_writer(name)
             target = output_path(self._out, entry.relative, writer.extension)
             # Before folders are made, which a link would put elsewhere.
-            _check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
+            check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
             _make_folder(target.parent)
             # The folder is this run's own, and a killed run may have written the file already.
             writer.write(report, target, overwrite=True)
@@ -427,11 +429,15 @@ def output_path(out: Path, relative: bytes, extension: str) -> Path:
     return out / CALLS / os.fsdecode(os.path.join(folder, name + tail))
 
 
-def _write_results(journal: Journal, out: Path, options: FolderOptions) -> None:
+def write_results(journal: Journal, out: Path) -> None:
+    """Writes `OUT/results.jsonl` from the journal."""
     with atomic_file(out / RESULTS, overwrite=True) as file:
         for line in journal.documents():
             file.write(line.encode("utf-8") + b"\n")
-    if options.parquet:
-        with atomic_file(out / TURNS, overwrite=True) as file:
-            lines = map(json.loads, journal.documents())
-            write_turns((line for line in lines if "error" not in line), file)
+
+
+def write_turns_table(journal: Journal, out: Path) -> None:
+    """Writes `OUT/turns.parquet` from the journal."""
+    with atomic_file(out / TURNS, overwrite=True) as file:
+        lines = map(json.loads, journal.documents())
+        write_turns((line for line in lines if "error" not in line), file)

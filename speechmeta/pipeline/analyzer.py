@@ -35,6 +35,7 @@ from speechmeta.pipeline.arguments import (
 )
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
 from speechmeta.pipeline.plan import EmbedderSource, plan_pieces, prepare_call
+from speechmeta.pipeline.policy import named_fields, possible_fields
 from speechmeta.pipeline.progress import CallProgress, OnProgress, stage_of
 from speechmeta.pipeline.report import EndedTurns, Outcome, assemble_call
 from speechmeta.pipeline.stream import CallStream, Step, Steps
@@ -247,11 +248,12 @@ class Analyzer:
             if on_progress is not None and not planned:
                 on_progress(CallProgress(stage_of(run), seconds, duration))
 
-        asked = chosen.updated({"fields": given_fields(self.engine, chosen.fields)})
-        embedder = self.embedder_source(asked.speaker_model)
-        call = prepare_call(audio, asked, embedder, on_read)
+        self.asked_fields(chosen)
+        embedder = self.embedder_source(chosen.speaker_model)
+        call = prepare_call(audio, chosen, embedder, on_read)
         plan, planned = call.plan, True
-        words = asked.needs_words(self.engine.gives_words)
+        fields = iter(plan.clip_fields)
+        words = chosen.needs_words(self.engine.gives_words)
         names = tuple(name for name, _ in plan.speakers)
         ended = EndedTurns(plan, self.label_sets, self.thresholds())
         lengths = [(end - start) / plan.rate for start, end in plan_pieces(plan)]
@@ -272,19 +274,33 @@ class Analyzer:
             if on_progress is not None:
                 on_progress(progress)
             # Numbers that are read out over several turns are found when all are there.
-            yield Step(progress, plan.audio, names, () if asked.redact else tuple(fresh))
+            yield Step(progress, plan.audio, names, () if chosen.redact else tuple(fresh))
             # A few batches at a time: enough to sort clips by length, few enough for any memory.
             if not (group := list(itertools.islice(clips, size))):
                 break
-            decoded = self.decode(group, asked.fields, word_times=words)
+            wanted = list(itertools.islice(fields, len(group)))
+            decoded = self.decode_each(group, wanted, words)
             done += sum(lengths[len(outcomes) : len(outcomes) + len(group)])
             outcomes += decoded
             fresh = ended.add(decoded)
             size = min(2 * size, 4 * self.engine.batch_size)
-        report = assemble_call(plan, outcomes, self.info, self.label_sets, self.thresholds())
-        if asked.redact:
+        report = assemble_call(
+            plan, outcomes, self.info, self.label_sets, self.thresholds(), self.fields
+        )
+        if chosen.redact:
             yield Step(progress, plan.audio, names, tuple(report.turns))
         return report
+
+    def asked_fields(self, options: CallOptions) -> tuple[str, ...]:
+        """The fields that calls will have for at least one speaker, in the schema's order.
+
+        Raises:
+            UsageError: the model does not give one that is asked for by name.
+        """
+        if named := named_fields(options.fields):
+            given_fields(self.engine, named)
+        asked = possible_fields(options.policy, options.fields, options.roles)
+        return tuple(name for name in self.fields if name in asked)
 
     def embedder_source(self, speaker_model: str | None = None) -> EmbedderSource:
         """What makes the embedder that tells speakers apart, when one is needed.
@@ -304,6 +320,30 @@ class Analyzer:
             )
 
         return make
+
+    def decode_each(
+        self,
+        waveforms: Sequence[Waveform],
+        fields: Sequence[Sequence[str]],
+        word_times: bool = False,
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """Like `decode`, with fields for each waveform: clips are decoded together with those of
+        the same fields, so that nothing is computed of a clip but what is asked of it. Fields
+        that the model does not give are left out; a clip without any never reaches it.
+        """
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for row, names in enumerate(fields):
+            asked = tuple(name for name in self.fields if name in names)
+            groups.setdefault(asked, []).append(row)
+        results: list[DecodedRecord | SpeechMetaError] = [DecodedRecord({}) for _ in waveforms]
+        for asked, rows in groups.items():
+            if not asked:
+                continue
+            words = word_times and "Transcript" in asked
+            decoded = self.decode([waveforms[row] for row in rows], asked, word_times=words)
+            for row, result in zip(rows, decoded, strict=True):
+                results[row] = result
+        return results
 
     def decode(
         self,

@@ -7,11 +7,12 @@ holds the names here to theirs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from speechmeta.audio.limits import Limits
 from speechmeta.pipeline.options import ComputeType
+from speechmeta.pipeline.policy import PolicyName
 from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.turns import TurnOptions
 
@@ -19,7 +20,8 @@ from speechmeta.segmentation.turns import TurnOptions
 class CallArguments(TypedDict, total=False):
     """`CallOptions`, single fields."""
 
-    fields: Sequence[str] | None
+    fields: Sequence[str] | Mapping[str, str | Sequence[str]] | str | None
+    policy: PolicyName
     min_confidence: float | None
     redact: bool
     word_times: bool

@@ -16,7 +16,7 @@ from speechmeta.audio.limits import Limits
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.errors import UsageError
 from speechmeta.models.endpoint import is_address
-from speechmeta.schema import check_fields
+from speechmeta.pipeline.policy import PolicyName, asks, check_agreement, check_rules
 from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.turns import TurnOptions
 from speechmeta.settings import OptionError, Options, option
@@ -41,11 +41,19 @@ class CallOptions(Options):
         UsageError: an option is not known, cannot take its value, or contradicts another.
     """
 
-    fields: tuple[str, ...] | None = option(
+    fields: tuple[str, ...] | dict[str, tuple[str, ...]] | None = option(
         None,
-        "Fields to fill in: SpeechActivity, Transcript, Gender, Age, Accent, Emotion.",
-        unset="all that the model gives",
-        metavar="NAME,...",
+        "Fields to fill in: SpeechActivity, Transcript, Gender, Age, Accent, Emotion; all or none. "
+        "By role with agent=Transcript, and again for the next one; * is every other role.",
+        unset="all that the policy and the model give",
+        metavar="[ROLE=]NAME,...",
+        panel=OUTPUT,
+    )
+    policy: PolicyName = option(
+        "all",
+        "What may be known of whom: all; eu-workplace (no emotion of agents, traits only by "
+        "--fields); transcript-only. What it leaves out is not computed "
+        "(docs/responsible-use.md).",
         panel=OUTPUT,
     )
     min_confidence: float | None = option(
@@ -112,7 +120,7 @@ class CallOptions(Options):
     @field_validator("fields", mode="before")
     @classmethod
     def _known_fields(cls, value: Any) -> Any:
-        return value if value is None else check_fields(value)
+        return check_rules(value)
 
     @field_validator("raw")
     @classmethod
@@ -133,14 +141,15 @@ class CallOptions(Options):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.word_times and self.fields is not None and "Transcript" not in self.fields:
+        check_agreement(self.policy, self.fields, self.roles)
+        if self.word_times and not asks(self.fields, "Transcript"):
             raise UsageError("word times were asked for without Transcript", "add it to the fields")
         return self
 
     def needs_words(self, given: bool) -> bool:
         """Whether words are wanted with their times: to be written, or, where the model gives
         them, to say when something private was said."""
-        private = self.redact and (self.fields is None or "Transcript" in self.fields)
+        private = self.redact and asks(self.fields, "Transcript")
         return self.word_times or (private and given)
 
     @classmethod

@@ -11,7 +11,7 @@ other processes and decode the turns of many calls together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import UsageError
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.pipeline.policy import Decision, decide
 from speechmeta.pipeline.sides import Sides, find_sides
 from speechmeta.schema import AudioInfo, Peaks
 from speechmeta.segmentation.channels import Signal
@@ -87,6 +88,7 @@ class CallPlan:
         speakers: all names and channels (None where several are mixed).
         skipped: samples of speech left out for being too short, by row.
         dead: number of channels without a signal.
+        decisions: by speaker, the fields that are asked for.
         warnings: for the report.
         missing: stretches for which the recording has no sound.
         peaks: the recording's outline.
@@ -102,6 +104,7 @@ class CallPlan:
     speakers: tuple[tuple[str, int | None], ...]
     skipped: tuple[int, ...]
     dead: int
+    decisions: Mapping[str, Decision]
     warnings: tuple[str, ...]
     missing: tuple[Missing, ...] = ()
     peaks: Peaks | None = None
@@ -110,6 +113,11 @@ class CallPlan:
 def plan_pieces(plan: CallPlan) -> list[tuple[int, int]]:
     """First and last sample of each of `plan.clips`, in that order."""
     return [plan.turns[turn].pieces[piece] for turn, piece in plan.clips]
+
+    @property
+    def clip_fields(self) -> list[tuple[str, ...]]:
+        """The fields that are asked of each clip, in the order of `clips`."""
+        return [self.decisions[self.turns[turn].speaker].fields for turn, _ in self.clips]
 
 
 class PreparedCall:
@@ -190,6 +198,15 @@ def prepare_call(
         (index, piece) for index, turn in enumerate(turns) for piece in range(len(turn.pieces))
     ]
     order.sort(key=lambda item: (turns[item[0]].pieces[item[1]][1], item))
+    speakers = _speakers(sides, activity, turns)
+    names = list(dict.fromkeys([name for name, _ in speakers] + [turn.speaker for turn in turns]))
+    decisions, notes = decide(names, options.policy, options.fields, options.roles)
+    warnings += notes
+    if shared and len({item.fields for item in decisions.values()}) > 1:
+        warnings.append(
+            f"{' and '.join(names)} share a channel, and which turn is whose was told by voice and "
+            "may be wrong: a field that is left out for one may be computed of some of its turns"
+        )
     plan = CallPlan(
         audio=recording.info,
         options=options,
@@ -198,9 +215,10 @@ def prepare_call(
         signals=activity.plan.signals,
         turns=tuple(turns),
         clips=tuple(order),
-        speakers=_speakers(sides, activity, turns),
+        speakers=speakers,
         skipped=tuple(skipped),
         dead=len(activity.plan.dead),
+        decisions=decisions,
         warnings=tuple(dict.fromkeys(warnings)),
         missing=recording.missing,
         peaks=recording.peaks,

@@ -13,11 +13,14 @@ from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.plan import CallPlan, PlannedTurn
 from speechmeta.pipeline.redaction import redact_report
 from speechmeta.schema import (
+    FIELDS,
+    AppliedPolicy,
     CallReport,
     Coverage,
     LabelSets,
     ModelInfo,
     PartFailure,
+    SpeakerFields,
     Turn,
     Word,
 )
@@ -35,6 +38,7 @@ def assemble_call(
     model: ModelInfo,
     label_sets: LabelSets,
     abstain_below: float | Mapping[str, float] = 0.0,
+    given: Sequence[str] = FIELDS,
 ) -> CallReport:
     """Makes the report.
 
@@ -45,6 +49,7 @@ def assemble_call(
         label_sets: the checkpoint's.
         abstain_below: the checkpoint's, one number or one by field, for calls that were asked for
             without a `min_confidence`.
+        given: the fields that the model gives.
 
     Raises:
         SpeechMetaError: not one turn could be decoded; the first turn's error.
@@ -100,6 +105,7 @@ def assemble_call(
             PartFailure(part="transcript", message=message, hint=hint, turns=numbers)
             for (message, hint), numbers in unwritten.items()
         ],
+        policy=_applied(plan, given),
         warnings=warnings,
     ).with_peaks(plan.peaks)
     if plan.options.redact:
@@ -125,6 +131,15 @@ def _words_within(turn: Turn) -> Turn:
         for word in turn.words
     ]
     return turn.model_copy(update={"words": words})
+
+
+def _applied(plan: CallPlan, given: Sequence[str]) -> AppliedPolicy:
+    speakers = []
+    for name, decision in plan.decisions.items():
+        final = decision.given_by(given)
+        left_out = {field: final.left_out[field] for field in FIELDS if field in final.left_out}
+        speakers.append(SpeakerFields(speaker=name, fields=list(final.fields), left_out=left_out))
+    return AppliedPolicy(name=plan.options.policy, speakers=speakers)
 
 
 def _turn(

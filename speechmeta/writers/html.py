@@ -23,6 +23,7 @@ from speechmeta.writers.html_parts import (
     tiles,
     transcript,
 )
+from speechmeta.writers.html_policy import policy_card
 from speechmeta.writers.html_timeline import timeline
 from speechmeta.writers.markup import Markup, el, joined
 from speechmeta.writers.structured import document
@@ -74,6 +75,7 @@ class HtmlWriter(TextWriter):
                 el("div", {"class": "head"}, el("h2", None, "Turns")),
                 transcript(data),
             ),
+            policy_card(data),
             _footer(data),
         )
         return (

@@ -133,7 +133,9 @@ class TxtWriter(TextWriter):
         lines = []
         for turn in report.turns:
             text = spoken_text(turn)
-            if not text:
+            if not text and "Transcript" not in turn.meta.fields:
+                text = "(no transcript)"
+            elif not text:
                 text = "(no speech)" if turn.meta.speech_activity is False else "(nothing said)"
             span = f"{timestamp(turn.start)} - {timestamp(turn.end)}"
             lines.append(f"[{span}] {_one_line(turn.speaker)}: {text}\n")

@@ -378,7 +378,7 @@ def test_redaction_reaches_every_output(tmp_path: Path) -> None:
 
 def heard(plan: CallPlan, clips: list[np.ndarray], words: list[TimedWord] | None) -> CallReport:
     engine = FakeEngine()
-    items = engine.decode(clips, plan.options.fields)
+    items = engine.decode(clips)
     for item in items:
         assert isinstance(item, DecodedRecord)
         item.words = words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -35,16 +35,24 @@ class LabelHeads(nn.Module):
         )
 
     def forward(
-        self, hidden_states: Sequence[torch.Tensor], audio_mask: torch.Tensor
+        self,
+        hidden_states: Sequence[torch.Tensor],
+        audio_mask: torch.Tensor,
+        fields: Collection[str] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Logits of each field, (batch, labels).
 
         Args:
             hidden_states: of each layer, (batch, frames, width).
             audio_mask: (batch, frames) bool, true where a clip has audio; each row has some.
+            fields: whose layers run; None for all.
         """
         pooled = pool_statistics(hidden_states, audio_mask).flatten(1)
-        return {field: linear(pooled) for field, linear in self.linear.items()}
+        return {
+            field: linear(pooled)
+            for field, linear in self.linear.items()
+            if fields is None or field in fields
+        }
 
 
 def pool_statistics(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,8 +302,13 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
             audio_mask=audio_mask,
         )
 
-    def classify(self, states: EncoderStates) -> dict[str, torch.Tensor]:
+    def classify(
+        self, states: EncoderStates, fields: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
         """The label heads' logits by field, each (batch, labels), float32; none without heads.
+
+        Args:
+            fields: whose heads run; None for all.
 
         Raises:
             ValueError: the states were made without their hidden states.
@@ -313,7 +318,7 @@ class WhisperMetaForConditionalGeneration(WhisperMetaPreTrainedModel, Generation
         if states.hidden_states is None:
             raise ValueError("heads read all layers: encode with output_hidden_states=True")
         # They turn to float32 layer by layer; all layers at once would be a copy of every state.
-        found = self.label_heads(states.hidden_states, states.audio_mask)
+        found = self.label_heads(states.hidden_states, states.audio_mask, fields)
         return {field: logits.float() for field, logits in found.items()}
 
     def forward(

@@ -1,8 +1,9 @@
 """From waveforms to records with a Whisper checkpoint: encoder once, heads, then the decoder.
 
-What a head gives costs no pass of the decoder. A clip that the SpeechActivity head calls no
+Only the heads of the asked fields run, and that of SpeechActivity, without which no other field is
+right. What a head gives costs no pass of the decoder. A clip that the SpeechActivity head calls no
 speech never reaches it; of the others the decoder says too, at its first position, how probable
-it is that nobody speaks.
+it is that nobody speaks. Without Transcript among the fields no words are written.
 """
 
 from __future__ import annotations
@@ -213,8 +214,9 @@ class WhisperMetaRecognizer:
             else:
                 clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
         waiting: list[tuple[int, EncodedClip]] = []
+        heads = frozenset(self._labels) & {"SpeechActivity", *asked}
         for bucket in self._buckets(clips):
-            encoded = in_parts([clip for _, clip in bucket], self._encode)
+            encoded = in_parts([clip for _, clip in bucket], lambda part: self._encode(part, heads))
             for (row, _), item in zip(bucket, encoded, strict=True):
                 if isinstance(item, SpeechMetaError):
                     results[row] = item
@@ -225,7 +227,7 @@ class WhisperMetaRecognizer:
             return_freed_memory()
         for batch in self._batches(waiting):
             written = in_parts(
-                [item for _, item in batch], lambda part: self._transcribe(part, word_times)
+                [item for _, item in batch], lambda part: self._transcribe(part, asked, word_times)
             )
             for (row, item), words in zip(batch, written, strict=True):
                 results[row] = (
@@ -248,7 +250,9 @@ class WhisperMetaRecognizer:
             clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
         waiting: list[tuple[int, EncodedClip]] = []
         for bucket in self._buckets(clips):
-            encoded = in_parts([clip for _, clip in bucket], self._encode)
+            encoded = in_parts(
+                [clip for _, clip in bucket], lambda part: self._encode(part, frozenset())
+            )
             waiting += [
                 (row, item)
                 for (row, _), item in zip(bucket, encoded, strict=True)
@@ -309,17 +313,19 @@ class WhisperMetaRecognizer:
         return buckets
 
     @torch.inference_mode()
-    def _encode(self, clips: Sequence[Clip]) -> list[EncodedClip | SpeechMetaError]:
+    def _encode(
+        self, clips: Sequence[Clip], heads: frozenset[str]
+    ) -> list[EncodedClip | SpeechMetaError]:
         inputs = collate([(clip.features, clip.audio_frames) for clip in clips])
         device = self.model.device
         states = self.model.encode(
             inputs["input_features"].to(device),
             inputs["frames"].to(device),
             inputs["audio_frames"].to(device),
-            output_hidden_states=bool(self._labels),
+            output_hidden_states=bool(heads),
             layers=self._layers,
         )
-        tables = self._heard(states, clips)
+        tables = self._heard(states, clips, heads)
         sizes = states.mask.sum(-1).tolist()
         return [
             EncodedClip(clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row])
@@ -327,11 +333,13 @@ class WhisperMetaRecognizer:
         ]
 
     def _heard(
-        self, states: EncoderStates, clips: Sequence[Clip]
+        self, states: EncoderStates, clips: Sequence[Clip], heads: frozenset[str]
     ) -> list[dict[str, dict[str, float]]]:
         """For each clip, by field, the probabilities that the heads give."""
         rows: list[dict[str, dict[str, float]]] = [{} for _ in clips]
-        for field, logits in self.model.classify(states).items():
+        if not heads:
+            return rows
+        for field, logits in self.model.classify(states, heads).items():
             given = self._head_fields[field]
             for row, scores in enumerate(logits.cpu().double().tolist()):
                 if not all(map(math.isfinite, scores)):
@@ -344,24 +352,28 @@ class WhisperMetaRecognizer:
 
     @torch.inference_mode()
     def _transcribe(
-        self, clips: Sequence[EncodedClip], word_times: bool
+        self, clips: Sequence[EncodedClip], asked: tuple[str, ...], word_times: bool
     ) -> list[Transcription | SpeechMetaError]:
         # Head and decoder are taken for two witnesses of one odds each: together they say no
         # speech exactly where P(no speech) of the decoder is above P(speech) of the head.
         limits = [0.5 if clip.speech is None else clip.speech for clip in clips]
+        taught = self.model.config.no_speech_taught
+        if "Transcript" not in asked:
+            # The first position says whether anyone speaks; nothing is written behind it.
+            limits, taught = [-1.0] * len(clips), True
         return self.transcripts.decode(
             [clip.states for clip in clips],
             [clip.seconds for clip in clips],
             language=self.language,
             hotwords=self.hotwords,
-            want_words=word_times,
-            no_speech_above=limits if self.model.config.no_speech_taught else None,
+            want_words=word_times and "Transcript" in asked,
+            no_speech_above=limits if taught else None,
         )
 
     def _record(
         self, clip: EncodedClip, written: Transcription | None, asked: tuple[str, ...]
     ) -> DecodedRecord:
-        speech = self._speech(clip.speech, written)
+        speech = self._speech(clip.speech, written, "Transcript" in asked)
         spoken = speech >= 0.5
         values: dict[str, bool | str | None] = {}
         probabilities: dict[str, dict[str, float]] = {}
@@ -394,12 +406,12 @@ class WhisperMetaRecognizer:
             record.transcript_confidence = written.confidence
         return record
 
-    def _speech(self, head: float | None, written: Transcription | None) -> float:
+    def _speech(self, head: float | None, written: Transcription | None, words: bool) -> float:
         """The probability of speech, from the head and from what the decoder did."""
         if written is None:
             return 1.0 if head is None else head
         decoder = 1.0 - written.no_speech_probability
-        if not self.model.config.no_speech_taught:
+        if words and not self.model.config.no_speech_taught:
             # As Whisper itself does: its no-speech token alone is weak evidence, words that the
             # model is sure of weigh more.
             sure = written.confidence or 0.0
