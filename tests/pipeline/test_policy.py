@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -382,7 +383,8 @@ def test_on_the_command_line(
     }
     assert found["policy"]["name"] == "all"
     table = run_cli("analyze", path, "--roles", "agent,customer", *by_role)
-    assert "Emotion" in table.stdout
+    assert re.search(r"customer.*\n?.*Happy 20%", table.stdout)
+    assert not re.search(r"agent +\d+\.\d seconds *\n +Female", table.stdout)
     result = run_cli("analyze", path, "--json", "--policy", "eu-workplace")
     assert "name the roles in the order of the channels" in result.stderr
     for wrong in (
