@@ -109,15 +109,15 @@ class CallPlan:
     missing: tuple[Missing, ...] = ()
     peaks: Peaks | None = None
 
-
-def plan_pieces(plan: CallPlan) -> list[tuple[int, int]]:
-    """First and last sample of each of `plan.clips`, in that order."""
-    return [plan.turns[turn].pieces[piece] for turn, piece in plan.clips]
-
     @property
     def clip_fields(self) -> list[tuple[str, ...]]:
         """The fields that are asked of each clip, in the order of `clips`."""
         return [self.decisions[self.turns[turn].speaker].fields for turn, _ in self.clips]
+
+
+def plan_pieces(plan: CallPlan) -> list[tuple[int, int]]:
+    """First and last sample of each of `plan.clips`, in that order."""
+    return [plan.turns[turn].pieces[piece] for turn, piece in plan.clips]
 
 
 class PreparedCall:
