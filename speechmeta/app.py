@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Iterator
-from functools import cache
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechmeta.app_safety import LoopbackOnly, PrivateFiles, without_places
 from speechmeta.errors import SpeechMetaError, UsageError, require_extra
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 DOWNLOADS = ("json", "csv", "srt", "vtt", "html")
 """Formats offered after an analysis."""
+
+Made = TypeVar("Made")
 
 HOST = "127.0.0.1"
 MAX_UPLOAD_MB = 200
@@ -58,8 +62,8 @@ def build_app(
 
     gr = _gradio()
     asked_of_calls = call or CallOptions()
-    get_analyzer = cache(analyzer)
-    get_chat = cache(chat) if chat is not None else None
+    get_analyzer = _once(analyzer)
+    get_chat = _once(chat) if chat is not None else None
 
     # A private place for what visitors bring and get; it goes with the page.
     place = PrivateFiles()
@@ -73,8 +77,9 @@ def build_app(
                 {"channels": channels, "min_confidence": min_confidence, "redact": redact}
             )
             # Gradio closes a generator whose visitor has gone, which ends the work.
-            for result in _analyze(get_analyzer(), path, asked, place):
-                yield gr.skip() if result is None else result
+            with closing(_analyze(get_analyzer, path, asked, place)) as results:
+                for result in results:
+                    yield gr.skip() if result is None else result
         except Exception as error:
             raise _told(gr, error, path) from error
 
@@ -207,7 +212,8 @@ def launch(
             max_file_size=max_upload_mb * 2**20,
             app_kwargs={"middleware": [Middleware(LoopbackOnly)]},
             quiet=True,
-            show_error=True,
+            # Ours are shown all the same; those of Gradio name places on this machine.
+            show_error=False,
             ssr_mode=False,
             enable_monitoring=False,
             footer_links=[],
@@ -233,26 +239,59 @@ def _gradio() -> Any:
     return gradio
 
 
+_LOOK_SECONDS = 0.25
+
+
+class _Abandoned(Exception):
+    """Nobody waits for the analysis any more."""
+
+
+def _once(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Calls `make` at the first call alone, also where several come at the same time."""
+    lock = threading.Lock()
+    made: list[Made] = []
+
+    def get() -> Made:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get
+
+
 def _analyze(
-    analyzer: Analyzer, path: str | None, asked: CallOptions, place: PrivateFiles
-) -> Iterator[tuple[str, str, dict[str, Any], list[str]] | None]:
-    """None while the analysis goes on, then what the page shows."""
+    analyzer: Callable[[], Analyzer], path: str | None, asked: CallOptions, place: PrivateFiles
+) -> Generator[tuple[str, str, dict[str, Any], list[str]] | None, None, None]:
+    """None while the analysis goes on, then what the page shows. Closed, it ends the analysis."""
     if not path:
         raise UsageError("there is no recording yet", "upload or record one")
-    steps = analyzer.analysis(path, asked)
-    while True:
+    ended = threading.Event()
+
+    def look(_: object = None) -> None:
+        if ended.is_set():
+            raise _Abandoned
+
+    def work() -> CallReport:
+        loaded = analyzer()
+        look()
+        return loaded.analyze_call(path, asked, on_progress=look)
+
+    # In a thread of its own, so that a visitor who goes is noticed while it decodes as well.
+    with ThreadPoolExecutor(1, "speechmeta-analysis") as thread:
         try:
-            next(steps)
-        except StopIteration as end:
-            report: CallReport = end.value
-            break
-        yield None
+            running = thread.submit(work)
+            while not wait([running], _LOOK_SECONDS).done:
+                yield None
+            report = running.result()
+        finally:
+            ended.set()
     from speechmeta.writers import HtmlWriter, get_writer
 
-    # The report is drawn from the file; what is shown is its name, not where Gradio keeps it.
-    page = HtmlWriter().text(report).replace(html.escape(path), html.escape(Path(path).name))
+    # What is shown is the recording's name, not where Gradio keeps it.
     report.audio.path = Path(path).name
     report.warnings = [without_places(text, path) for text in report.warnings]
+    page = HtmlWriter().text(report)
     folder = place.new_folder()
     files = []
     for name in DOWNLOADS:

@@ -7,13 +7,16 @@ import os
 import stat
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from audio_files import write_wav
 from fakes import FakeEngine
 
-from speechmeta.app import _analyze, _told
+from speechmeta.app import _analyze, _once, _told
 from speechmeta.app_safety import LoopbackOnly, PrivateFiles, allowed, without_places
 from speechmeta.errors import AudioError
 from speechmeta.pipeline.analyzer import Analyzer
@@ -113,11 +116,50 @@ def _speech(shared_dir: Path) -> Path:
 def test_an_analysis_stops_when_nobody_asks_for_more(shared_dir: Path, tmp_path: Path) -> None:
     engine = FakeEngine()
     place = PrivateFiles(tmp_path)
-    steps = _analyze(Analyzer.from_engine(engine), str(_speech(shared_dir)), CallOptions(), place)
+    analyzer = Analyzer.from_engine(engine)
+    steps = _analyze(lambda: analyzer, str(_speech(shared_dir)), CallOptions(), place)
     assert next(steps) is None
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert not list(place.folder.glob("results-*"))
     place.close()
+
+
+def test_an_analysis_stops_while_it_still_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks: list[int] = []
+
+    def endless(self: Any) -> Any:
+        while True:
+            blocks.append(1)
+            time.sleep(0.01)
+            yield np.zeros((1, 5120), np.float32)
+
+    monkeypatch.setattr("speechmeta.audio.recording.Recording._read", endless)
+    place = PrivateFiles(tmp_path)
+    analyzer = Analyzer.from_engine(FakeEngine())
+    path = write_wav(tmp_path / "a.wav", np.zeros(8000), 8000)
+    steps = _analyze(lambda: analyzer, str(path), CallOptions(), place)
+    assert [next(steps), next(steps)] == [None, None]
+    steps.close()
+    seen = len(blocks)
+    time.sleep(0.1)
+    assert 1 < len(blocks) == seen
+    place.close()
+
+
+def test_a_model_is_loaded_once_however_many_ask() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        time.sleep(0.05)
+        made.append(1)
+        return len(made)
+
+    get = _once(make)
+    with ThreadPoolExecutor(4) as threads:
+        found = [threads.submit(get) for _ in range(4)]
+    assert [item.result() for item in found] == [1, 1, 1, 1]
 
 
 def test_analyses_take_turns_at_one_model(
