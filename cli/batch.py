@@ -224,7 +224,9 @@ def batch(
     from speechmeta.batch.calls import AnalyzerSource, CallJob
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
+    from speechmeta.pipeline.callfields.making import filler_of
 
+    filler = filler_of(model)
     job = CallJob(call)
     source = AnalyzerSource(model, call)
     run = FolderOptions(
@@ -246,6 +248,7 @@ def batch(
             actors=actors,
         ),
         settings={**job.settings(), **source.settings()},
+        finish=None if filler is None else filler.fill,
     )
     try:
         with _progress_bar(quiet) as advance:

@@ -6,7 +6,8 @@ first of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -129,6 +130,8 @@ class CallTable:
     def summary(self, report: CallReport, console: Console) -> None:
         """Who talked how much, who interrupted, and how it sounded."""
         console.print(Text(visible_line(summary_line(report)), style="bold"))
+        for line in field_lines(report):
+            console.print(Text(visible_line(line)))
 
 
 def print_call(console: Console, report: CallReport, fields: Sequence[str]) -> None:
@@ -156,6 +159,19 @@ def summary_line(report: CallReport) -> str:
     if report.redactions:
         parts.append(f"{len(report.redactions)} redacted")
     return "; ".join(parts)
+
+
+def field_lines(report: CallReport) -> Iterator[str]:
+    """`promises: [...] (turns 3, 7)` for each call field."""
+    for form in (report.call_fields or {}).values():
+        for name, value in (form.value or {}).items():
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            cited = form.evidence.get(name, [])
+            numbers = ", ".join(map(str, cited))
+            turns = f" (turn{'s' if len(cited) > 1 else ''} {numbers})" if cited else ""
+            yield f"{name}: {shown}{turns}"
+        if form.flags:
+            yield f"[{', '.join(form.flags)}]"
 
 
 def _emotions(speakers: Sequence[SpeakerSummary]) -> list[tuple[str, float]]:

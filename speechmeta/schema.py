@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    JsonValue,
     PlainSerializer,
     PrivateAttr,
     SerializerFunctionWrapHandler,
@@ -324,6 +325,8 @@ class ModelInfo(BaseModel):
     """What was decoded; absent where it was detected turn by turn."""
     transcriber: str | None = None
     """The model that wrote the transcripts, where it is another."""
+    llm: str | None = None
+    """The text model that filled `call_fields`."""
 
     @model_serializer(mode="wrap")
     def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -429,11 +432,25 @@ class Peaks:
     channels: tuple[tuple[int, ...], ...]
 
 
+class FilledForm(BaseModel):
+    """One call schema as a text model filled it in."""
+
+    value: dict[str, JsonValue] | None
+    """By the schema; None where nothing was said in the call."""
+    evidence: dict[str, list[int]] = Field(default_factory=dict)
+    """By field of the first level, the turns that the model named for it, counted from 0."""
+    parts: int = 1
+    """So many windows the call was asked about in, whose answers were put together."""
+    flags: list[str] = Field(default_factory=list, exclude_if=lambda flags: not flags)
+    """`answer_closed`: an answer would have gone on at the end of its budget; `no_words`."""
+
+
 class PartFailure(BaseModel):
     """A part of what was asked for that could not be had; the rest of the document stands."""
 
     part: str
-    """`transcript`: of `turns`, which have no Transcript, or one that lacks a piece."""
+    """`transcript`: of `turns`, which have no Transcript, or one that lacks a piece; `call_fields`:
+    of a schema that the message names."""
     message: str
     hint: str = ""
     turns: list[int] | None = Field(default=None, exclude_if=lambda turns: turns is None)
@@ -470,6 +487,10 @@ class CallReport(BaseModel):
         default=None, exclude_if=lambda spans: spans is None
     )
     """Absent where no redaction was asked for."""
+    call_fields: dict[str, FilledForm] | None = Field(
+        default=None, exclude_if=lambda forms: forms is None
+    )
+    """By name of the schema; absent where none was asked for."""
     failures: list[PartFailure] = Field(
         default_factory=list, exclude_if=lambda failures: not failures
     )

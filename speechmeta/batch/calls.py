@@ -147,13 +147,15 @@ class AnalyzerSource:
         names = (
             *("model", "dtype", "heads", "language", "hotwords", "beams"),
             *("transcriber", "transcriber_model"),
+            *("call_schema", "llm", "llm_model", "llm_context", "llm_answer"),
         )
         return {name: getattr(self.model, name) for name in names}
 
     def load(self) -> CallModel:
         from speechmeta.pipeline.analyzer import Analyzer
 
-        return CallModel(Analyzer(**dict(self.model)), self.options)
+        # Call fields are filled in by the run itself, see `FolderOptions.finish`.
+        return CallModel(Analyzer(**self.model.for_speech()), self.options)
 
 
 @dataclass(frozen=True)

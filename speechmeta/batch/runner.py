@@ -71,6 +71,8 @@ class FolderOptions:
         use: how the machine is used.
         settings: what results depend on, such as the model's name and the fields; a run
             can only be resumed with the same.
+        finish: done with every report before it is written, one after the other and while the
+            next calls are being analysed; such as filling in call fields.
     """
 
     include: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class FolderOptions:
     engine: Literal["local", "ray"] = "local"
     use: EngineOptions = field(default_factory=EngineOptions)
     settings: dict[str, Any] = field(default_factory=dict)
+    finish: Callable[[CallReport], CallReport] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,17 +356,20 @@ class _Run:
         entry = outcome.entry
         path = printable(os.path.join(os.fsencode(self._root), entry.relative))
         error = outcome.error
-        if outcome.report is not None:
+        report = outcome.report
+        if report is not None:
             try:
-                seconds = self._write(entry, outcome.report, path)
+                if self._options.finish is not None:
+                    report = self._options.finish(report)
+                seconds = self._write(entry, report, path)
             except SpeechMetaError as refused:
                 cause = refused.__cause__
                 if isinstance(cause, OSError) and cause.errno in _RUN_OVER:
                     raise
                 error = refused
-        if error is None and outcome.report is not None:
+        if error is None and report is not None:
             self.audio_seconds += seconds
-            message = "; ".join(_incomplete(outcome.report))
+            message = "; ".join(_incomplete(report))
             self._failed += bool(message)
             self._done += not message
         elif error is not None:

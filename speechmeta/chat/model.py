@@ -17,12 +17,12 @@ from typing import Any, Self
 
 import torch
 
-from speechmeta.chat.forms import Forms
 from speechmeta.chat.messages import is_batch
 from speechmeta.chat.prompts import Prompter, ReadyRow
 from speechmeta.chat.recordings import Ear, HeardWindow
 from speechmeta.chat.reply import ChatReply, ChatStream, ChatUsage, HeardAudio
 from speechmeta.decoding.chat_loop import PrefixStore, SamplingOptions, generate, sampling_options
+from speechmeta.decoding.forms import Forms
 from speechmeta.decoding.memory import out_of_memory
 from speechmeta.decoding.structured import Constraint, Form, OutputType
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError

@@ -39,16 +39,22 @@ def compile_regex(regex: str, vocabulary: Any) -> Any:
 
 def schema_regex(text: str) -> str:
     """The regular expression of a JSON Schema."""
-    import jsonschema
     from outlines_core.json_schema import build_regex_from_schema
+
+    check_schema(text)
+    regex: str = build_regex_from_schema(text)
+    return regex
+
+
+def check_schema(text: str) -> None:
+    """Refuses what is no JSON Schema."""
+    import jsonschema
 
     schema = json.loads(text)
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ValueError(f"it is not a JSON Schema: {error.message}") from None
-    regex: str = build_regex_from_schema(text)
-    return regex
 
 
 def matches(regex: str, text: str) -> bool:
@@ -69,6 +75,7 @@ def fault(schema: str, text: str) -> str | None:
 _TASKS: dict[str, Callable[..., Any]] = {
     "compile_regex": compile_regex,
     "schema_regex": schema_regex,
+    "check_schema": check_schema,
     "matches": matches,
     "fault": fault,
 }

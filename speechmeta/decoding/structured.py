@@ -72,9 +72,11 @@ def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], obj
         return regex, lambda text: _matched(regex, text)
     if isinstance(output_type, type) and issubclass(output_type, BaseModel):
         model = output_type
-        return _schema_regex(_as_text(model.model_json_schema())), lambda text: _model(model, text)
+        return _schema_regex(schema_text(model.model_json_schema())), lambda text: _model(
+            model, text
+        )
     if isinstance(output_type, dict):
-        schema = _as_text(output_type)
+        schema = schema_text(output_type)
         return _schema_regex(schema), lambda text: _instance(schema, text)
     raise UsageError(
         f"output_type is {type(output_type).__name__}",
@@ -82,7 +84,12 @@ def _regex_and_parser(output_type: OutputType) -> tuple[str, Callable[[str], obj
     )
 
 
-def _as_text(schema: dict[str, Any]) -> str:
+def schema_text(schema: dict[str, Any]) -> str:
+    """A JSON Schema as JSON.
+
+    Raises:
+        UsageError: it holds what JSON cannot, or is nested without end.
+    """
     try:
         return json.dumps(schema)
     except (ValueError, TypeError, RecursionError) as error:
@@ -255,4 +262,4 @@ class Constraint:
         return list(self._ended)
 
 
-__all__ = ["Constraint", "Form", "OutputType", "compile_output"]
+__all__ = ["Constraint", "Form", "OutputType", "compile_output", "schema_text"]

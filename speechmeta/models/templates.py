@@ -74,6 +74,45 @@ def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: Any, **opt
         return tokenizer.apply_chat_template(messages, **options)
 
 
+def chat_prompt(
+    tokenizer: Any, conversations: list[list[dict[str, str]]], name: str, **options: Any
+) -> Any:
+    """Conversations in a tokenizer's template, ready to be answered.
+
+    Where the template refuses the role system, its words go to the head of the first question.
+
+    Args:
+        name: of the model, for the error.
+        options: of `tokenizer.apply_chat_template`.
+
+    Raises:
+        ModelError: the template refuses a user's question; and see `apply_chat_template`.
+    """
+    from jinja2.exceptions import TemplateError
+
+    options = {"add_generation_prompt": True, "return_dict": True, **options}
+    try:
+        return apply_chat_template(tokenizer, conversations, **options)
+    except TemplateError:
+        # Gemma's template, for one.
+        merged = [_without_system(messages) for messages in conversations]
+    try:
+        return apply_chat_template(tokenizer, merged, **options)
+    except TemplateError as error:
+        raise ModelError(
+            f"the chat template of {name!r} refuses a user's question: {error}",
+            "take an instruction-tuned model",
+        ) from error
+
+
+def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same with the system's words at the head of the first question."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    return [first, *messages[2:]]
+
+
 def _check(template: str) -> None:
     if len(template) > LONGEST:
         raise ModelError(
@@ -87,4 +126,4 @@ def _check(template: str) -> None:
         )
 
 
-__all__ = ["SECONDS", "apply_chat_template", "time_limit"]
+__all__ = ["SECONDS", "apply_chat_template", "chat_prompt", "time_limit"]

@@ -33,6 +33,7 @@ from speechmeta.pipeline.arguments import (
     EngineArguments,
     ModelArguments,
 )
+from speechmeta.pipeline.callfields.making import filler_of
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
 from speechmeta.pipeline.plan import EmbedderSource, plan_pieces, prepare_call
 from speechmeta.pipeline.policy import named_fields, possible_fields
@@ -72,6 +73,8 @@ class Analyzer:
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineArguments]) -> None:
         self.options = ModelOptions(model=model, **options)
+        # What is wrong with a schema is said before minutes go into loading models.
+        self._filler = filler_of(self.options)
         self.engine: SpeechModel = _engine_of(self.options)
 
     @classmethod
@@ -85,6 +88,7 @@ class Analyzer:
         analyzer = cls.__new__(cls)
         analyzer.options = ModelOptions(local_files_only=local_files_only)
         analyzer.engine = engine
+        analyzer._filler = None
         return analyzer
 
     @property
@@ -287,9 +291,17 @@ class Analyzer:
         report = assemble_call(
             plan, outcomes, self.info, self.label_sets, self.thresholds(), self.fields
         )
+        report = self.finish(report)
         if chosen.redact:
             yield Step(progress, plan.audio, names, tuple(report.turns))
         return report
+
+    def finish(self, report: CallReport) -> CallReport:
+        """The report with the call fields that the options ask for.
+
+        It has to be redacted before, where that was asked: the text model sees it as it is.
+        """
+        return report if self._filler is None else self._filler.fill(report)
 
     def asked_fields(self, options: CallOptions) -> tuple[str, ...]:
         """The fields that calls will have for at least one speaker, in the schema's order.
@@ -397,7 +409,7 @@ def _engine_of(options: ModelOptions) -> SpeechModel:
         engine = _ENGINES.get(key)
         if engine is None:
             begun = time.monotonic()
-            engine = load_speech_model(**dict(options))
+            engine = load_speech_model(**options.for_speech())
             _ENGINES[key] = engine
             _LOG.info(
                 "loaded %s on %s in %.1f s",

@@ -51,6 +51,13 @@ class EngineArguments(TypedDict, total=False):
     transcriber_key_variable: str | None
     transcriber_timeout: float
     transcriber_requests: int
+    call_schema: Sequence[str] | None
+    llm: str | os.PathLike[str] | None
+    llm_model: str | None
+    llm_key_variable: str | None
+    llm_timeout: float
+    llm_context: int | None
+    llm_answer: int
 
 
 class ModelArguments(EngineArguments, total=False):

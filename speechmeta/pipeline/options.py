@@ -25,6 +25,7 @@ AUDIO = "Audio"
 MODEL = "Model"
 OUTPUT = "Output"
 TRANSCRIBER = "Transcriber"
+CALL_FIELDS = "Call fields"
 TURNS = "Turns and speakers"
 
 ComputeType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -246,6 +247,47 @@ class ModelOptions(Options):
         4, "Turns that the server is sent at a time.", panel=TRANSCRIBER, ge=1, le=256
     )
 
+    call_schema: tuple[str, ...] | None = option(
+        None,
+        "Fields of the whole call that --llm fills in: summary, reason, resolution, promises, "
+        "complaint, next-step, a .json file with a JSON Schema, or module:Class of pydantic, which "
+        "is imported (docs/call-fields.md).",
+        unset="none",
+        metavar="SCHEMA,...",
+        panel=CALL_FIELDS,
+    )
+    llm: Annotated[str | None, BeforeValidator(_path_as_text)] = option(
+        None,
+        "What fills in call fields: a language model of transformers by folder or hub id, a .gguf "
+        "file, or the address of a server with OpenAI's API.",
+        unset="none",
+        metavar="NAME_OR_URL",
+        panel=CALL_FIELDS,
+    )
+    llm_model: str | None = option(
+        None, "The text model's name at the server.", unset="none", panel=CALL_FIELDS
+    )
+    llm_key_variable: str | None = option(
+        None,
+        "Environment variable that holds the server's key.",
+        unset="OPENAI_API_KEY for api.openai.com; other servers are given no key",
+        panel=CALL_FIELDS,
+    )
+    llm_timeout: float = option(
+        300.0,
+        "Seconds in which the server has to give one answer, repetitions included.",
+        panel=CALL_FIELDS,
+        gt=0.0,
+    )
+    llm_context: int | None = option(
+        None,
+        "Tokens of a question and its answer; longer calls are asked about in parts.",
+        unset="the model's own, 16384 for servers",
+        panel=CALL_FIELDS,
+        ge=512,
+    )
+    llm_answer: int = option(1024, "Most tokens of an answer.", panel=CALL_FIELDS, ge=16)
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -256,19 +298,36 @@ class ModelOptions(Options):
         return value
 
     @model_validator(mode="after")
-    def _servers_have_models(self) -> Self:
-        address = self.transcriber is not None and is_address(self.transcriber)
-        if address and not self.transcriber_model:
+    def _belong_together(self) -> Self:
+        if (self.llm is None) != (self.call_schema is None):
             raise UsageError(
-                "the transcriber is a server, and no model of it is named",
-                "add --transcriber-model NAME",
+                "--llm and --call-schema go together, and one of them was given",
+                "add --call-schema summary, or --llm NAME_OR_URL",
             )
-        if self.transcriber_model and not address:
-            raise UsageError(
-                "a transcriber's model was named without the address of its server",
-                "add --transcriber http://127.0.0.1:8000/v1",
-            )
+        for name, where, model in (
+            ("transcriber", self.transcriber, self.transcriber_model),
+            ("llm", self.llm, self.llm_model),
+        ):
+            address = where is not None and is_address(where)
+            if address and not model:
+                raise UsageError(
+                    f"the {name} is a server, and no model of it is named",
+                    f"add --{name}-model NAME",
+                )
+            if model and not address:
+                raise UsageError(
+                    f"a model of the {name} was named without the address of its server",
+                    f"add --{name} http://127.0.0.1:8000/v1",
+                )
         return self
+
+    def for_speech(self) -> dict[str, Any]:
+        """The options of the model that hears, without those of the text model."""
+        return {
+            name: getattr(self, name)
+            for name in type(self).model_fields
+            if name != "call_schema" and not name.startswith("llm")
+        }
 
 
 def divided(options: dict[str, Any]) -> tuple[ModelOptions, dict[str, Any]]:

@@ -112,37 +112,10 @@ class TransformersText:
         return [text.strip() for text in texts]
 
     def _inputs(self, conversations: list[Messages]) -> Any:
-        from jinja2.exceptions import TemplateError
+        from speechmeta.models.templates import chat_prompt
 
-        from speechmeta.models.templates import apply_chat_template
-
-        options: dict[str, Any] = {
-            "add_generation_prompt": True,
-            "tokenize": True,
-            "padding": True,
-            "return_dict": True,
-            "return_tensors": "pt",
-        }
-        try:
-            return apply_chat_template(self.tokenizer, conversations, **options)
-        except TemplateError:
-            # Gemma's template, for one, refuses the role system.
-            merged = [_without_system(messages) for messages in conversations]
-        try:
-            return apply_chat_template(self.tokenizer, merged, **options)
-        except TemplateError as error:
-            raise ModelError(
-                f"the chat template of {self.name!r} refuses a user's question: {error}",
-                "take an instruction-tuned model",
-            ) from error
-
-
-def _without_system(messages: Messages) -> Messages:
-    """The same with the system's words at the head of the first question."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-    return [first, *messages[2:]]
+        options: dict[str, Any] = {"tokenize": True, "padding": True, "return_tensors": "pt"}
+        return chat_prompt(self.tokenizer, conversations, self.name, **options)
 
 
 class OpenAIText:

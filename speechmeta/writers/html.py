@@ -6,6 +6,7 @@ every request, so it looks the same from a disk without network.
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import resources
 from typing import Any
@@ -49,7 +50,7 @@ class HtmlWriter(TextWriter):
             "main",
             None,
             _header(data, title),
-            _warnings(data["warnings"]),
+            _warnings([*map(_failed, data.get("failures", [])), *data["warnings"]]),
             tiles(data),
             el(
                 "section",
@@ -69,6 +70,7 @@ class HtmlWriter(TextWriter):
                 *(speaker_card(data, speaker) for speaker in data["speakers"]),
                 conversation_card(data),
             ),
+            _call_fields(data.get("call_fields") or {}),
             el(
                 "section",
                 {"class": "card"},
@@ -131,6 +133,35 @@ def _warnings(warnings: list[str]) -> Markup | None:
         return None
     items = joined(*(el("li", None, text) for text in warnings))
     return el("section", {"class": "card warnings", "role": "note"}, el("ul", None, items))
+
+
+def _failed(failure: dict[str, Any]) -> str:
+    turns = ", ".join(map(str, failure.get("turns") or []))
+    return f"no {failure['part']}{f' of turns {turns}' if turns else ''}: {failure['message']}"
+
+
+def _call_fields(forms: dict[str, Any]) -> Markup | None:
+    if not forms:
+        return None
+    items = [
+        (name, value, form["evidence"].get(name, []))
+        for form in forms.values()
+        for name, value in (form["value"] or {}).items()
+    ]
+    rows = joined(
+        *(
+            el(
+                "p",
+                None,
+                el("b", None, f"{name}: "),
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+                f" (turns {', '.join(map(str, cited))})" if cited else "",
+            )
+            for name, value, cited in items
+        )
+    )
+    head = el("div", {"class": "head"}, el("h2", None, "Call fields"))
+    return el("section", {"class": "card"}, head, rows)
 
 
 def _zoom() -> Markup:
