@@ -66,7 +66,7 @@ def report_of(*said: str, speakers: Sequence[str] = ("agent", "customer")) -> Ca
             end=2.0 * number + 1.5,
             channel=number % 2,
             speaker=speakers[number % 2],
-            meta=SpeakerMeta(SpeechActivity=True, Transcript=text, Emotion="Neutral"),
+            meta=SpeakerMeta(speech_activity=True, transcript=text, emotion="Neutral"),
         )
         for number, text in enumerate(said)
     ]
@@ -378,8 +378,8 @@ def test_a_module_of_the_users_is_found_in_the_folder(
     (schema,) = find_schemas(["own_forms:Form"])
     assert (schema.name, schema.properties) == ("Form", ("who",))
     for name, message in (
-        ("own_forms:NUMBER", "no pydantic class"),
-        ("own_forms:Nothing", "no pydantic class"),
+        ("own_forms:NUMBER", "not a pydantic class"),
+        ("own_forms:Nothing", "not a pydantic class"),
         ("own_broken:Form", "RuntimeError: no"),
         ("own_exit:Form", "SystemExit"),
         ("own_missing:Form", "cannot be imported"),
@@ -410,7 +410,7 @@ def test_definitions_stay_where_references_look_for_them(tiny_model: LocalText) 
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[1]", "holds no JSON object"),
+        ("[1]", "does not hold a JSON object"),
         ("{}", "has no fields"),
         ('{"type": "string"}', "has no fields"),
         ('{"properties": {}}', "has no fields"),
@@ -648,7 +648,7 @@ def test_a_server_that_mends_its_answer(tmp_path: Path) -> None:
 def test_a_hostile_schema_reaches_no_server() -> None:
     with serving(lambda *_: said(summary("x"))) as server:
         asked = CallSchema("form", checked({"properties": {"a": {"type": 5}}}, "form"))
-        with pytest.raises(UsageError, match="no JSON Schema"):
+        with pytest.raises(UsageError, match="not a JSON Schema"):
             Filler(at(server), [asked], 64)
     assert server.asked == []
 

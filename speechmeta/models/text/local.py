@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +146,7 @@ def load_text_model(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from speechmeta.models.desta2.loading import quiet_transformers
+    from speechmeta.models.weights import quiet_transformers
 
     place = resolve_device(device)
     options: dict[str, Any] = {"local_files_only": True}
@@ -169,7 +171,9 @@ def load_text_model(
         check_config(given, str(name))
         tokenizer = from_checkpoint(AutoTokenizer, folder, **files)
         kind = resolve_dtype("auto" if dtype == "int8" else dtype, place)
-        model = from_checkpoint(AutoModelForCausalLM, folder, dtype=kind, **options)
+        # The bar of a .gguf file's conversion heeds no setting.
+        with redirect_stderr(io.StringIO()) if "gguf_file" in options else nullcontext():
+            model = from_checkpoint(AutoModelForCausalLM, folder, dtype=kind, **options)
         return LocalText(model.to(place).eval(), tokenizer, str(name), context)
 
 

@@ -225,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is not JSON: {error}", "give a JSON Schema") from error
     if not isinstance(schema, dict):
-        raise UsageError(f"{path} holds no JSON object", "give a JSON Schema")
+        raise UsageError(f"{path} does not hold a JSON object", "give a JSON Schema")
     return schema
 
 
@@ -245,7 +245,7 @@ def _import(name: str) -> type[BaseModel]:
         if here in sys.path:
             sys.path.remove(here)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise UsageError(f"{name} is no pydantic class", "name a subclass of pydantic.BaseModel")
+        raise UsageError(f"{name} is not a pydantic class", "name a subclass of pydantic.BaseModel")
     return found
 
 
