@@ -282,7 +282,7 @@ class ModelOptions(Options):
     llm_context: int | None = option(
         None,
         "Tokens of a question and its answer; longer calls are asked about in parts.",
-        unset="the model's own, 16384 for servers",
+        unset="the model's own, at most 16384",
         panel=CALL_FIELDS,
         ge=512,
     )

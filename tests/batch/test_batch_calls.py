@@ -220,7 +220,7 @@ def test_progress_in_words() -> None:
 class _Fickle:
     """A transcriber that fails until it is mended."""
 
-    name, language, max_seconds, batch_size = "fickle", None, 30.0, 8
+    name, language, max_seconds = "fickle", None, 30.0
 
     def __init__(self) -> None:
         self.broken = True

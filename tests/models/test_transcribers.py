@@ -39,7 +39,7 @@ Sine = Callable[..., np.ndarray]
 class Scripted:
     """A transcriber that says what it is told to, and keeps what it was given."""
 
-    name, language, max_seconds, batch_size = "scripted", None, 30.0, 4
+    name, language, max_seconds = "scripted", None, 30.0
 
     def __init__(self, *texts: str | SpeechMetaError) -> None:
         self.texts = list(texts)
@@ -505,3 +505,25 @@ def test_the_command_keeps_the_call_and_says_what_failed(
     assert "no transcript of 1 turn" in result.stderr
     assert "answered 400" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_whisper_without_heads_takes_one_pass_to_tell_speech(tmp_path: Path) -> None:
+    from speechmeta.models.loading import load_model
+
+    model, processor = load_model(save_whisper(tmp_path / "whisper"), "cpu", "float32")
+    recognizer = WhisperMetaRecognizer(model, processor, name="tiny", language="en")
+    passes: list[int] = []
+    decode = recognizer.transcripts.decode
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        written = decode(*args, **kwargs)
+        passes.extend(item.passes for item in written)
+        assert all(item.token_ids == [] for item in written)
+        return written
+
+    recognizer.transcripts.decode = counted  # type: ignore[method-assign]
+    records = TranscribedBeside(recognizer, Scripted(*["hi"] * 3)).decode(tiny_clips(3))
+    assert passes == [1, 1, 1]
+    assert [list(r.values) for r in records if isinstance(r, DecodedRecord)] == [
+        ["SpeechActivity", "Transcript"]
+    ] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ from speechmeta.trust import check_config, checkpoint_errors, from_checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-CONTEXT = 8192
-"""Of a model whose config does not say."""
+CONTEXT = 16_384
+"""Most tokens unless more are asked for: models that take a million need memory for them."""
 
 _PATTERNS = (*CHECKPOINT_PATTERNS, "*.model")
 
@@ -37,7 +38,8 @@ class LocalText:
         model: in evaluation mode.
         tokenizer: its own, with a chat template.
         name: of the model in reports.
-        context: tokens of question and answer together; None for what the config says.
+        context: tokens of question and answer together; None for what the config says, and no
+            more than `CONTEXT`.
 
     Raises:
         ModelError: the tokenizer has no chat template, or is of a kind that cannot be confined.
@@ -56,12 +58,13 @@ class LocalText:
         if not tokenizer.chat_template:
             raise ModelError(f"{name} has no chat template", "take an instruction-tuned model")
         self._model, self._tokenizer, self.name = model, tokenizer, name
-        known = int(getattr(model.config, "max_position_embeddings", None) or CONTEXT)
+        known = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         if context is not None and context > known:
             raise UsageError(
                 f"{name} has a context of {known} tokens, not {context}", "lower --llm-context"
             )
-        self.context = context or known
+        self.context = context or min(known, CONTEXT)
+        self._lock = threading.Lock()
         self._forms = Forms(tokenizer)
         self._control = sorted(
             {token.content for token in tokenizer.added_tokens_decoder.values() if token.content},
@@ -86,6 +89,10 @@ class LocalText:
 
     def answer(self, messages: Messages, schema: Schema, budget: int) -> Answer:
         """See `speechmeta.models.text.base.TextModel.answer`."""
+        with self._lock:
+            return self._answer(messages, schema, budget)
+
+    def _answer(self, messages: Messages, schema: Schema, budget: int) -> Answer:
         form = self._forms.grammar(dict(schema))
         assert form is not None
         ids: list[int] = chat_prompt(

@@ -38,7 +38,6 @@ class Transcriber(Protocol):
         name: as it stands in a report; holds no key.
         language: that it was told to expect; None where it finds it out.
         max_seconds: the longest clip that it takes.
-        batch_size: clips that it takes together.
     """
 
     @property
@@ -49,9 +48,6 @@ class Transcriber(Protocol):
 
     @property
     def max_seconds(self) -> float: ...
-
-    @property
-    def batch_size(self) -> int: ...
 
     def transcribe(
         self, waveforms: Sequence[Waveform], word_times: bool = False

@@ -41,7 +41,6 @@ class WhisperTranscriber:
         self.name = whisper.name
         self.language = whisper.info.language
         self.max_seconds = whisper.max_seconds
-        self.batch_size = whisper.batch_size
 
     def transcribe(
         self, waveforms: Sequence[Waveform], word_times: bool = False
@@ -73,7 +72,6 @@ class TransformersTranscriber:
 
     language: str | None = None
     max_seconds = MAX_SECONDS
-    batch_size = 1
 
     def __init__(self, pipeline: AutomaticSpeechRecognitionPipeline, name: str) -> None:
         self._pipeline, self.name = pipeline, name

@@ -32,7 +32,6 @@ class EndpointTranscriber:
     """
 
     max_seconds = 30.0
-    batch_size = 32
 
     def __init__(
         self, endpoint: Endpoint, model: str, language: str | None = None, prompt: str | None = None
