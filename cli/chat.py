@@ -124,7 +124,9 @@ def chat(
     Answers stream to stdout; everything else goes to stderr.
     """
     # All that can be wrong is looked at before minutes go into loading a model.
-    output_type = _read_schema(schema) if schema is not None else None
+    from speechmeta.pipeline.callfields.schemas import read_schema
+
+    output_type = read_schema(schema) if schema is not None else None
     if ask is not None and not ask.strip():
         raise UsageError("--ask is empty", "give a question, or leave it out for a conversation")
     loading = options.chat_loading(compute_type, quantization, device_map)
@@ -264,15 +266,3 @@ def _check_recording(path: str) -> None:
     if not Path(path).is_file():
         raise UsageError(f"{path} is not a file", "check the path")
     probe_audio(path)
-
-
-def _read_schema(path: Path) -> dict[str, Any]:
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}", "give a JSON Schema") from error
-    if not isinstance(schema, dict):
-        raise UsageError(f"{path} does not hold a JSON object", "give a JSON Schema")
-    return schema

@@ -231,6 +231,7 @@ class _Fickle:
         return [Transcript("hello") for _ in waveforms]
 
 
+@pytest.mark.slow
 def test_a_call_without_transcripts_is_kept_counted_and_tried_again(tmp_path: Path) -> None:
     call = make_call(turns=2)
     (tmp_path / "in").mkdir()

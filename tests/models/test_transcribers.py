@@ -478,6 +478,7 @@ def test_it_works_where_a_loop_runs_already() -> None:
         assert asyncio.run(notebook(server)) == [Transcript("hi")]
 
 
+@pytest.mark.slow
 def test_the_command_keeps_the_call_and_says_what_failed(
     run_cli: RunCli, tmp_path: Path, sine: Sine, bundled_dir: Path
 ) -> None:

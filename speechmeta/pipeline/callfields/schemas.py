@@ -144,7 +144,7 @@ def _find(name: str) -> CallSchema:
             f"there is no call schema {name!r}",
             f"name {', '.join(READY)}, a .json file with a JSON Schema, or module:Class",
         )
-    return CallSchema(Path(name).stem, checked(_read(Path(name)), name))
+    return CallSchema(Path(name).stem, checked(read_schema(Path(name)), name))
 
 
 def of_class(model: type[BaseModel]) -> CallSchema:
@@ -210,12 +210,17 @@ def _check_references(node: Any, name: str, top: bool = False) -> None:
         _check_references(value, name)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_schema(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        UsageError: it cannot be read, has more than 1 MiB, or does not hold a JSON object.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check the path") from error
     if len(data) > LARGEST_FILE:
         raise UsageError(f"{path} has more than 1 MiB", "no schema of a form is as long")
     try:
@@ -253,4 +258,4 @@ def _first(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-__all__ = ["READY", "CallSchema", "checked", "find_schemas", "of_class"]
+__all__ = ["READY", "CallSchema", "checked", "find_schemas", "of_class", "read_schema"]
