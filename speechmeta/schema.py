@@ -281,7 +281,7 @@ class Turn(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_meta(cls, data: Any) -> Any:
+    def _gather_meta(cls, data: object) -> Any:
         if isinstance(data, dict) and "meta" not in data:
             data = dict(data)
             data["meta"] = {name: data.pop(name) for name in FIELDS if name in data}

@@ -74,7 +74,7 @@ def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_config(config: Any, where: str, depth: int = 0) -> None:
+def check_config(config: object, where: str, depth: int = 0) -> None:
     """Looks through a config, at any depth, for what is refused.
 
     Raises:
@@ -95,7 +95,7 @@ def check_config(config: Any, where: str, depth: int = 0) -> None:
             check_config(value, where, depth + 1)
 
 
-def _check_entry(key: str, value: Any, where: str) -> None:
+def _check_entry(key: str, value: object, where: str) -> None:
     if key in _ALLOWED:
         # Some configs name one attention for each of their parts.
         for name in value.values() if isinstance(value, Mapping) else (value,):
@@ -126,7 +126,7 @@ def _listed(names: frozenset[str | None]) -> str:
     return ", ".join(sorted(name for name in names if name))
 
 
-def plain_name(name: Any, where: str) -> str:
+def plain_name(name: object, where: str) -> str:
     """A file's name beside the file that names it.
 
     Raises:
@@ -234,7 +234,7 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
     return loader.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def _reads_config(loader: Any) -> bool:
+def _reads_config(loader: object) -> bool:
     name = getattr(loader, "__name__", "")
     return "Model" in name or "Config" in name or "For" in name
 

@@ -33,7 +33,7 @@ def _json(text: str) -> Any:
     return json.loads(fenced[1] if fenced else text)
 
 
-def _is_json(text: str, value: Any) -> bool:
+def _is_json(text: str, value: object) -> bool:
     try:
         found = _json(text)
     except ValueError:
@@ -53,7 +53,7 @@ def _excludes(text: str, value: Any) -> bool:
     return not any(_contains(text, word) for word in unwanted)
 
 
-def _matches(text: str, value: Any) -> bool:
+def _matches(text: str, value: object) -> bool:
     # A suite's pattern may go over a text for ever, and cannot be interrupted here.
     try:
         return bool(confined("matches", str(value), text.strip()))

@@ -106,7 +106,7 @@ def _write(path: Path, text: str) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror}", "check -o") from error
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> Any:
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, Mapping):

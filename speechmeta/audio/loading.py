@@ -344,7 +344,7 @@ def _check_audio(audio: Audio, limits: Limits | None) -> None:
     chosen.check_length(name, audio.duration)
 
 
-def _name_of(source: Any) -> str:
+def _name_of(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None) or getattr(source, "path", None)

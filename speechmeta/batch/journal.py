@@ -255,7 +255,7 @@ class Journal:
             raise damaged(self.path, f"it names {relative!r:.80}, which is not below the folder")
         return bytes(relative)
 
-    def _whole(self, document: Any, relative: Any) -> str:
+    def _whole(self, document: object, relative: object) -> str:
         """A line of results, if it is one; half a line is never handed on."""
         if not is_document(document):
             raise damaged(self.path, f"the result of {relative!r:.80} is not whole")
@@ -343,7 +343,7 @@ def damaged(path: Path, how: str) -> OutputError:
     )
 
 
-def is_below(relative: Any) -> bool:
+def is_below(relative: object) -> bool:
     """Whether a journal's path can only be that of a file below the folder of recordings."""
     if not isinstance(relative, bytes) or not relative or b"\0" in relative:
         return False
@@ -356,7 +356,7 @@ def is_below(relative: Any) -> bool:
     return not set(parts.split(os.fsencode(os.sep))) & {b"..", b".", b""}
 
 
-def is_document(document: Any) -> bool:
+def is_document(document: object) -> bool:
     """Whether this is one whole line of results."""
     if not isinstance(document, str) or "\n" in document:
         return False

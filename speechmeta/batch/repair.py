@@ -61,7 +61,7 @@ def repair_journal(output: Path) -> int:
     return sum(state != "missing" for _, state, *_ in kept.values())
 
 
-def _is_sound(state: Any, seconds: Any, document: Any) -> bool:
+def _is_sound(state: object, seconds: object, document: object) -> bool:
     if state not in _STATES or not (seconds is None or isinstance(seconds, (int, float))):
         return False
     return is_document(document) if state != "missing" else document is None

@@ -93,7 +93,7 @@ def _outcome(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Failur
 def _serve(task: Task, connection: Connection) -> None:
     """The life of a worker: start, then one task after the other, until the parent hangs up."""
 
-    def ask(request: Any) -> Any:
+    def ask(request: object) -> Any:
         connection.send(("ask", request, None))
         value, error = connection.recv()
         if isinstance(error, SpeechMetaError):
@@ -152,7 +152,7 @@ class _Worker(Generic[Key]):
             self.since = time.monotonic()
             self.send(self.orders[1])
 
-    def send(self, message: Any) -> None:
+    def send(self, message: object) -> None:
         # A process that died meanwhile is found by `collect`.
         with contextlib.suppress(OSError):
             self.connection.send(message)
@@ -198,7 +198,7 @@ class WorkerPool(Generic[Key]):
         """How many tasks may be submitted now."""
         return self._size - sum(worker.orders is not None for worker in self._workers)
 
-    def submit(self, key: Key, payload: Any) -> None:
+    def submit(self, key: Key, payload: object) -> None:
         """Gives a task to an idle worker, starting one if there is none."""
         idle = [worker for worker in self._workers if worker.orders is None]
         # Prefer one that runs already.
@@ -265,7 +265,7 @@ class WorkerPool(Generic[Key]):
         return None
 
     def _told(
-        self, worker: _Worker[Key], kind: str, value: Any, error: Failure | None
+        self, worker: _Worker[Key], kind: str, value: object, error: Failure | None
     ) -> Done[Key] | Question[Key] | None:
         if kind == "ready":
             if error is not None:

@@ -42,7 +42,7 @@ class Conversation:
     audios: tuple[AudioInput, ...]
 
 
-def is_batch(messages: Any) -> bool:
+def is_batch(messages: object) -> bool:
     """Whether this is a list of conversations."""
     return (
         isinstance(messages, Sequence)
@@ -53,7 +53,7 @@ def is_batch(messages: Any) -> bool:
     )
 
 
-def read_conversation(messages: Any, variant: str, locator: str) -> Conversation:
+def read_conversation(messages: object, variant: str, locator: str) -> Conversation:
     """Checks messages and finds their audios.
 
     Args:
@@ -93,7 +93,7 @@ def read_conversation(messages: Any, variant: str, locator: str) -> Conversation
     return Conversation(tuple(turns), tuple(audios))
 
 
-def _check(message: Any, number: int) -> tuple[str, Any, str | None]:
+def _check(message: object, number: int) -> tuple[str, Any, str | None]:
     where = f"message {number + 1}"
     if not isinstance(message, Mapping):
         raise UsageError(f"{where} is {type(message).__name__}", "a message is a dict")

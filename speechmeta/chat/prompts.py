@@ -47,7 +47,7 @@ class Prompter:
         self.ear = ear
         self.store = store
 
-    def read(self, messages: Any) -> Conversation:
+    def read(self, messages: object) -> Conversation:
         """Checks the messages of one conversation.
 
         Raises:

@@ -31,7 +31,7 @@ TURNS = "Turns and speakers"
 ComputeType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
-def _path_as_text(value: Any) -> Any:
+def _path_as_text(value: object) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -120,7 +120,7 @@ class CallOptions(Options):
 
     @field_validator("fields", mode="before")
     @classmethod
-    def _known_fields(cls, value: Any) -> Any:
+    def _known_fields(cls, value: object) -> Any:
         return check_rules(value)
 
     @field_validator("raw")

@@ -151,7 +151,7 @@ def _named(path: Path, number: int) -> Iterator[None]:
         ) from error
 
 
-def _row(keys: Any, manifest: Path) -> Row:
+def _row(keys: object, manifest: Path) -> Row:
     if not isinstance(keys, dict):
         raise ValueError("not an object")
     audio = _first(keys, AUDIO_KEYS)

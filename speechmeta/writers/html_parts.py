@@ -255,7 +255,7 @@ def _quarter_block(quarters: list[dict[str, float]], colours: dict[str, str]) ->
     return el("div", {"class": "block"}, el("h3", None, "Emotion by quarter"), *bars)
 
 
-def _facts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _facts(name: str, value: object) -> Iterator[tuple[str, str]]:
     """Any further measure as pairs of words; nested ones are named by their path."""
     if value is None or value == [] or value == {}:
         return

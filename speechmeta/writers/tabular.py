@@ -63,7 +63,7 @@ def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -93,7 +93,7 @@ class CsvWriter(TextWriter):
             table.writerow([self._cell(value) for value in row.values()])
         return buffer.getvalue()
 
-    def _cell(self, value: Any) -> str:
+    def _cell(self, value: object) -> str:
         text = _cell(value)
         return text.replace(".", self.decimal) if isinstance(value, float) else text
 
@@ -120,7 +120,7 @@ class ExcelSemicolonWriter(ExcelCsvWriter):
     decimal = ","
 
 
-def _one_line(value: Any) -> str:
+def _one_line(value: object) -> str:
     return _cell(" ".join(value.split()) if isinstance(value, str) else value)
 
 

@@ -190,7 +190,7 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return properties if is_object and isinstance(properties, Mapping) else {}
 
 
-def _check_references(node: Any, name: str, top: bool = False) -> None:
+def _check_references(node: object, name: str, top: bool = False) -> None:
     if isinstance(node, list):
         for item in node:
             _check_references(item, name)
