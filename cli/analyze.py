@@ -265,11 +265,11 @@ def _told_interruption(files: Sequence[str], finished: int, work: _Work) -> tupl
     if len(files) == 1:
         now = work.now
         if now is None or now.stage != "turns" or not now.duration:
-            return "interrupted before the first turn", "the same command begins anew"
+            return "interrupted before the first turn", "the same command starts again"
         return (
             f"interrupted at {clock(now.seconds)} of {clock(now.duration)}, "
             f"{now.turns_done} of {now.turns} turns",
-            "no file was written; the same command begins anew",
+            "no file was written; the same command starts again",
         )
     left = [shlex.quote(path) for path in files[finished:]]
     named = " ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
@@ -295,7 +295,7 @@ def _stdout_writer(
     """The writer for `-o -`, checked before anything is analysed.
 
     Raises:
-        UsageError: several formats, one that is no text, or several recordings in a format
+        UsageError: several formats, one that is not text, or several recordings in a format
             that holds one.
     """
     from speechmeta.writers import get_writer

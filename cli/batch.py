@@ -346,7 +346,7 @@ def speed(now: Progress) -> float:
 def seconds_left(now: Progress) -> float | None:
     """The time that the remaining bytes will take at the rate so far.
 
-    None before the first success: files that fail are no measure of those that do not.
+    None before the first success: files that fail say nothing of those that do not.
     """
     if not now.audio_seconds or not now.bytes_done:
         return None

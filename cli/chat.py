@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel, ChatReply
 
 ANSWER_PANEL = "Answer"
-COMMANDS = "/audio FILE adds a recording, /reset begins anew, /quit ends"
+COMMANDS = "/audio FILE adds a recording, /reset starts again, /quit ends"
 
 
 def register(app: typer.Typer) -> None:

@@ -91,7 +91,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(total: int, quiet: bool) -> Iterator[Advance]:
-    """A progress bar on stderr; none when quiet or when stderr is no terminal."""
+    """A progress bar on stderr; none when quiet or when stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda description="", step=0: None
         return

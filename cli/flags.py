@@ -139,7 +139,7 @@ def _flag(entry: Entry) -> inspect.Parameter:
 
 
 def _type_of(entry: Entry) -> Any:
-    """What typer is told: numbers, switches and choices as they are, all others as text."""
+    """What typer gets: numbers, switches and choices as they are, all others as text."""
     kinds = entry.kinds
     if len(kinds) == 1 and (kinds[0] in (bool, int, float) or get_origin(kinds[0]) is Literal):
         return kinds[0]

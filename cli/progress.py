@@ -37,7 +37,7 @@ _STAGES = {
 
 
 class Watch(Protocol):
-    """Where progress is told."""
+    """Where progress is shown."""
 
     def begin(self, name: str, number: int, of: int) -> None:
         """A recording is begun."""

@@ -157,7 +157,7 @@ def build_app(
                     interactive=chat is not None,
                 )
                 send = gr.Button("Ask", variant="primary", interactive=chat is not None)
-                clear = gr.Button("Begin anew")
+                clear = gr.Button("Start again")
         start.click(
             analyze,
             [audio, channels, confidence, redact],
@@ -175,7 +175,7 @@ def build_app(
                 api_visibility="private",
             )
         clear.click(list, None, talk, api_visibility="private")
-        # A conversation is about one recording; another one begins anew.
+        # A conversation is about one recording; another one starts again.
         audio.change(list, None, talk, api_visibility="private")
     return page
 
@@ -212,7 +212,7 @@ def launch(
             max_file_size=max_upload_mb * 2**20,
             app_kwargs={"middleware": [Middleware(LoopbackOnly)]},
             quiet=True,
-            # Ours are shown all the same; those of Gradio name places on this machine.
+            # Ours are shown anyway; those of Gradio name places on this machine.
             show_error=False,
             ssr_mode=False,
             enable_monitoring=False,

@@ -35,7 +35,7 @@ SCHEMA_VERSION = "1.1"
 def _as_unicode(text: str) -> str:
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a pair, which is no byte of a name
+    except UnicodeEncodeError:  # half a pair, which is not a byte of a name
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -169,7 +169,7 @@ def shard_names(index: Path) -> list[str]:
     """The files that a weight index names, each beside it.
 
     Raises:
-        ModelError: it is no index, or names a file elsewhere.
+        ModelError: it is not an index, or names a file elsewhere.
     """
     data = read_json_object(index).get("weight_map")
     if not isinstance(data, dict) or not data:

@@ -1,6 +1,6 @@
 """Percentile bootstrap intervals over speakers.
 
-Clips of one speaker are no independent observations, so speakers are resampled, with all
+Clips of one speaker are not independent observations, so speakers are resampled, with all
 their clips. Every measure here is a function of sums over clips, so that a resample is a
 weighted sum of each speaker's sums.
 """

@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str, tuple[float, ...]], ...] = (
 
 
 def published_table() -> dict[str, Any]:
-    """The table as it stands in a report's JSON, with its protocol."""
+    """The table as it appears in a report's JSON, with its protocol."""
     return {
         "protocol": PROTOCOL,
         "rows": [

@@ -25,7 +25,7 @@ BACK_SECONDS = 0.5
 """From a step back as large as this the times are those of another clock (a joined stream)."""
 
 LONGEST_GAP_SECONDS = 3600.0
-"""A longer step forward is no pause but another clock, or damage."""
+"""A longer step forward is not a pause but another clock, or damage."""
 
 _SILENCE_PIECE = 48_000
 
@@ -49,7 +49,7 @@ class Missing:
 
 
 def silence(channels: int, samples: int) -> Iterator[FloatArray]:
-    """Zeros (channels, n) of so many samples in pieces that need little memory."""
+    """Zeros (channels, n) of this many samples in pieces that need little memory."""
     while samples > 0:
         count = min(samples, _SILENCE_PIECE)
         yield np.zeros((channels, count), np.float32)

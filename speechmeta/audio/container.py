@@ -65,7 +65,7 @@ class MediaReader:
         warnings: what was found wrong so far; complete once `frames()` has ended.
 
     Raises:
-        AudioError: the file is no audio, has no audio track, or no codec for it.
+        AudioError: the file is not audio, has no audio track, or no codec for it.
     """
 
     def __init__(self, content: Bytes, name: str, track: int | None = None) -> None:
@@ -396,7 +396,7 @@ class _Pace:
             self._seconds += float(packet.duration * packet.time_base)
 
     def seconds(self, size: int) -> float:
-        """How long so many bytes are; 0 before anything was decoded."""
+        """How long this many bytes are; 0 before anything was decoded."""
         return size * self._seconds / self._bytes if self._bytes else 0.0
 
 

@@ -25,7 +25,7 @@ from speechmeta.errors import AudioError
 
 _PACKET_BYTES = 16384
 _LOOK_BYTES = 480_000
-"""Content is judged by so many bytes (a minute of G.711) from the first that are not constant."""
+"""Content is judged by this many bytes (a minute of G.711) from the first that are not constant."""
 
 
 class RawReader:

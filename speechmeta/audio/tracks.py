@@ -46,7 +46,7 @@ def open_reader(media: MediaFile, raw: RawRules | None = None) -> Reader:
         raw: says which files have no header.
 
     Raises:
-        AudioError: it is no audio, or cannot be decoded.
+        AudioError: it is not audio, or cannot be decoded.
     """
     stated = raw.format_for(media.path or "") if raw else None
     if stated is not None:

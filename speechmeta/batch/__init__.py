@@ -5,6 +5,6 @@
 
     run_folder("calls", "results", CallJob(), AnalyzerSource(), FolderOptions(resume=True))
 
-A script that does this needs `if __name__ == "__main__":`, as workers are started anew
+A script that does this needs `if __name__ == "__main__":`, as workers are started afresh
 ("spawn") and import the script.
 """

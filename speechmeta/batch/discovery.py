@@ -81,7 +81,7 @@ class Discovery:
     """What a walk saw beside the files that it yielded.
 
     Attributes:
-        others: files that are no audio by content nor by name, counted by kind (`.txt`).
+        others: files that are not audio by content or by name, counted by kind (`.txt`).
         excluded: files that the globs left out.
         notes: folders that could not be read, loops of links, files of special kinds.
     """
@@ -96,7 +96,7 @@ class Discovery:
         return self.others.total()
 
     def ignore(self, name: bytes) -> None:
-        """Counts a file that is no recording."""
+        """Counts a file that is not a recording."""
         self.others[kind_of(name)] += 1
 
     def note(self, text: str) -> None:
@@ -122,7 +122,7 @@ def find_audio(
             against names, one with `/` against the path below the root; `*` matches `/` too.
         skip: folders that are left out, such as the output's.
         seen: counts of what was left out.
-        strict: take every file that the globs take, whatever is inside; what is no recording
+        strict: take every file that the globs take, whatever is inside; what is not a recording
             then ends as an error.
         raw: files that a pattern of these rules calls headerless are recordings.
 

@@ -97,7 +97,7 @@ def seconds_of(age: str) -> float:
     """
     match = re.fullmatch(r"(\d{1,6})\s*([hdw])", age.strip().lower())
     if match is None:
-        raise UsageError(f"{age!r} is no age", "write hours, days or weeks: 12h, 90d, 8w")
+        raise UsageError(f"{age!r} is not an age", "write hours, days or weeks: 12h, 90d, 8w")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -111,7 +111,7 @@ def erase(
     """Removes the results that were made more than `older_than` seconds ago.
 
     Removed are a call's line in `results.jsonl`, its rows in `turns.parquet`, its files below
-    `calls/` and its entry in the journal, whose pages are written anew, so that nothing stays in
+    `calls/` and its entry in the journal, whose pages are rewritten, so that nothing stays in
     them. A run that is killed meanwhile is finished by the next.
 
     Args:

@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Finished:
-    """A file with a result that was made `at` so many seconds since 1970."""
+    """A file with a result that was made `at` this many seconds since 1970."""
 
     id: int
     relative: bytes
@@ -221,7 +221,7 @@ class Journal:
             self._db.execute("DELETE FROM files WHERE id = ?", (number,))
 
     def compact(self) -> None:
-        """Writes the journal anew without room for what was removed, its log included."""
+        """Rewrites the journal without room for what was removed, its log included."""
         with _reported(self.path):
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

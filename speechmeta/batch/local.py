@@ -200,7 +200,7 @@ class LocalEngine:
         if done.error is not None:
             self._spills.release(entry.id)
             if isinstance(done.error, OutputError):
-                # The disk is full, which is no fault of this file. From here on files go
+                # The disk is full, which is not the fault of this file. From here on files go
                 # one by one; only when one alone finds no room is the run over.
                 if self._tight and not self._calls:
                     raise done.error
@@ -266,7 +266,7 @@ class LocalEngine:
         except SpeechMetaError as error:
             return Outcome(call.entry, error=error)
         except Exception as error:
-            # A bug that one call meets must not cost the others.
+            # A bug that one call meets must not affect the others.
             return Outcome(call.entry, error=(type(error).__name__, str(error)))
         return Outcome(call.entry, report=report)
 

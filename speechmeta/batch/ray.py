@@ -30,7 +30,7 @@ FILES_PER_BLOCK = 16
 """Files that an actor takes at once: enough to fill model batches, few enough to share out."""
 
 FILES_PER_DATASET = 4096
-"""A run is cut into data sets of so many files, so that names are not all held at once."""
+"""A run is cut into data sets of this many files, so that names are not all held at once."""
 
 ATTEMPTS = 3
 """So often a file is given to the cluster whose outcome does not come back."""
@@ -100,7 +100,7 @@ class RayEngine:
     ) -> None:
         del spill_folder
         self._ray = _ray()
-        # Nothing of a run is told to anybody.
+        # Nothing about a run is reported to anybody.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._started = not self._ray.is_initialized()
         if self._started:

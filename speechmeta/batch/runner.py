@@ -66,7 +66,7 @@ class FolderOptions:
         retry_failed: with `resume`, analyse failed files again.
         overwrite: forget the run that the output folder holds.
         repair: with `resume`, rebuild a damaged journal from what of it is whole.
-        strict: files that are no recordings are errors, not merely counted.
+        strict: files that are not recordings are errors, not merely counted.
         engine: `local` or `ray`.
         use: how the machine is used.
         settings: what results depend on, such as the model's name and the fields; a run
@@ -150,7 +150,7 @@ def run_folder(
         make_engine: builds another engine than the one `options` names.
 
     Raises:
-        UsageError: `root` is no folder, the output holds another run's results, another
+        UsageError: `root` is not a folder, the output holds another run's results, another
             run is writing there, or settings differ from those of the run to resume.
         OutputError: results cannot be written, such as on a full disk.
         ModelError: the model cannot be loaded.

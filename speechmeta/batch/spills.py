@@ -44,7 +44,7 @@ class Spills:
         return f"/proc/{os.getpid()}/fd/{self._handles[call]}"
 
     def release(self, call: int) -> None:
-        """Frees the file of a call; one that was never placed is no error."""
+        """Frees the file of a call; one that was never placed is not an error."""
         handle = self._handles.pop(call, None)
         if handle is not None:
             os.close(handle)

@@ -25,7 +25,7 @@ class Summary:
     Attributes:
         missing: files that the run has not come to.
         incomplete: files with a result that lacks a part, such as transcripts.
-        other_files: files in the folder that are no recordings, by kind.
+        other_files: files in the folder that are not recordings, by kind.
         labels: for each label field, seconds of turns by value; "not sure" where the
             label was left open.
         failures: error type to number of files.

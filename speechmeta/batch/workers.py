@@ -50,7 +50,7 @@ class Task(Protocol):
     """What a worker runs; must be picklable where it travels to processes."""
 
     def start(self) -> Any:
-        """Prepares the worker, such as by loading a model; returns what `ready` is told."""
+        """Prepares the worker, such as by loading a model; returns what `on_ready` gets."""
         ...
 
     def run(self, payload: Any, ask: Ask) -> Any:

@@ -110,7 +110,7 @@ class ChatModel:
             device: "auto", "cpu", "cuda", "cuda:1", "mps", or a torch.device.
             dtype: of the decoder: "auto" for that of its files, "float32", "bfloat16",
                 "float16". The connector computes in float32 always.
-            local_files_only: never reach for the network.
+            local_files_only: never use the network.
             quantization: "int8" or "int4" (bitsandbytes), "torchao-int8" or "torchao-int4", or
                 a quantization config of transformers; for the decoder.
             device_map: where the decoder's layers go, as in transformers ("auto" or a dict);

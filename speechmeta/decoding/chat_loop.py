@@ -37,10 +37,10 @@ class SamplingOptions:
         do_sample: draw from the distribution; otherwise the most likely token is taken and
             temperature, top_k and top_p have no effect.
         temperature: divides the logits; above 0.
-        top_k: draw among so many most likely tokens; 0 for all.
+        top_k: draw among this many of the most likely tokens; 0 for all.
         top_p: draw among the most likely tokens that together have this probability.
         repetition_penalty: divides the logits of the answer's earlier tokens; 1 for none.
-        seed: makes sampling repeatable; None draws anew every time.
+        seed: makes sampling repeatable; None draws afresh every time.
     """
 
     max_new_tokens: int = 512

@@ -19,7 +19,7 @@ SECONDS = 10.0
 """Of the processor's time."""
 
 WAITS = 6
-"""A child on a busy machine may take so many times `SECONDS` by the clock."""
+"""A child on a busy machine may take this many times `SECONDS` by the clock."""
 
 MEMORY_BYTES = 1 << 30
 NESTED_LEVELS = 64

@@ -53,7 +53,7 @@ class Decoder(Protocol[C]):
         """Embeddings (rows, tokens, width) of ids (rows, tokens), positions not included."""
 
     def start(self, prompts: Sequence[Prompt], slots: int) -> C:
-        """The cache of a batch before its first pass, with room for so many tokens."""
+        """The cache of a batch before its first pass, with room for this many tokens."""
 
     def forward(
         self, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: C

@@ -20,9 +20,9 @@ class DecodeOptions:
         min_budget: the smallest budget, in tokens, for short clips.
         max_transcript_tokens: the largest budget, in tokens; None leaves it to the length
             of the audio and to the decoder's context.
-        loop_max_period: repetitions of up to so many tokens are looked for.
-        loop_repeats: so many repetitions in a row make a loop ...
-        loop_min_tokens: ... when they are at least so many tokens together.
+        loop_max_period: repetitions of up to this many tokens are looked for.
+        loop_repeats: this many repetitions in a row make a loop ...
+        loop_min_tokens: ... when they are at least this many tokens together.
         tree_nodes: most tokens of one forward pass that scores several fields, the later
             ones under every option of the earlier ones. 0: one field a pass.
         beams: transcripts of a cross-attention decoder that are followed at the same time; 1 takes
@@ -58,7 +58,7 @@ class DecodeOptions:
             raise UsageError(f"loop_repeats is {self.loop_repeats}", "it has to be at least 2")
 
     def budget(self, seconds: float) -> int:
-        """Most tokens of the transcript of so many seconds of audio."""
+        """Most tokens of the transcript of this many seconds of audio."""
         tokens = max(self.min_budget, int(seconds * self.max_tokens_per_second) + 1)
         if self.max_transcript_tokens is not None:
             tokens = min(tokens, max(1, self.max_transcript_tokens))

@@ -29,7 +29,7 @@ class TimedWord:
     probability: float
 
     def shifted(self, seconds: float) -> TimedWord:
-        """The word so many seconds later."""
+        """The word this many seconds later."""
         return replace(self, start=self.start + seconds, end=self.end + seconds)
 
 

@@ -110,7 +110,7 @@ class Session(Generic[C]):
     def run(self, plans: Sequence[tuple[Row, Plan]], top: int = 1) -> list[Results]:
         """One pass; the first one feeds the prompts too and needs a plan of every row.
 
-        With `top`, so many best tokens are given for each that was asked for.
+        With `top`, this many of the best tokens are given for each that was asked for.
         """
         first = self._used == 0
         width = self._width if first else 0
@@ -148,7 +148,7 @@ class Session(Generic[C]):
             row.position -= count
 
     def take(self, rows: Sequence[Row]) -> list[Row]:
-        """Makes the batch anew of copies of some rows, a row as often as it is given."""
+        """Rebuilds the batch from copies of some rows, a row as often as it is given."""
         numbers = [row.number for row in rows]
         self._valid = self._valid[numbers]
         self._cache.select(torch.tensor(numbers, device=self.device))

@@ -153,7 +153,7 @@ class TranscriptStates:
         return (self._table.bytes[token] or b"") if token < len(self._table.bytes) else b""
 
     def level(self, tokens_left: int) -> int:
-        """The row of `masks` for so many tokens left (at least one)."""
+        """The row of `masks` for this many tokens left (at least one)."""
         return min(tokens_left, BUDGET_LEVELS) - 1
 
     def walk(self, piece: bytes) -> int | None:

@@ -191,7 +191,7 @@ class Constraint:
     rows: int
     budget: int
     forced: list[bool] = field(init=False)
-    """Whether the budget's end had a say in a row."""
+    """Whether the token limit forced the ending of a row."""
     whole: list[bool] = field(init=False)
     """Whether a row's text so far is a whole answer."""
 

@@ -75,7 +75,7 @@ class TokenTable:
         self._tokenizer = tokenizer
         self._backend = backend
         added = tokenizer.added_tokens_decoder
-        # The entry for unknown text is no text, even where it is not marked as special.
+        # The entry for unknown text is not text, even where it is not marked as special.
         unknown = getattr(backend.model, "unk_token", None)
         left_out = {index for index, token in added.items() if token.special}.union(without)
         entries = {

@@ -1,8 +1,8 @@
 """Whisper's layers with nothing but their arithmetic.
 
 At one token a pass, the decoder's modules cost as much to call as what they compute, and in
-bfloat16 on a CPU every product packs its weights anew, copies its bias and leaves the activation to
-a pass of its own. The same layers, called from here, multiply once where modules read the same
+bfloat16 on a CPU every product packs its weights again, copies its bias and leaves the activation
+to a pass of its own. The same layers, called from here, multiply once where modules read the same
 input, with weights that are packed once and the activation within the product.
 """
 

@@ -93,7 +93,7 @@ def word_times(
     looks, hidden = decoder.look(embeds, mask, positions, cache, heads)
     found = []
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        # From the start token on; what came before it is no part of the transcript.
+        # From the start token on; what came before it is not part of the transcript.
         first, last = lead - 1, lead + len(text)
         frames = min(looks.shape[-1], max(1, round(row.seconds / SECONDS_PER_POSITION)))
         scores = looks[number, :, first:last, :frames].float()

@@ -22,7 +22,7 @@ SHORTEST_SECONDS = 0.4
 """A run of speech shorter than this is not embedded; it goes to the speaker beside it."""
 
 SMALLEST_SPEAKER_SECONDS = 2.0
-"""A cluster with less speech than this is no speaker of its own, unless a number was asked."""
+"""A cluster with less speech than this is not a speaker of its own, unless a number was asked."""
 
 MAX_SPEAKERS = 10
 """Most speakers that are found when no number was asked for."""

@@ -253,7 +253,7 @@ class VerificationEmbedder:
     Args:
         name: a hub id or a folder.
         device: as PyTorch names it.
-        local_files_only: never reach for the network.
+        local_files_only: never use the network.
 
     Raises:
         ModelError: it cannot be found, reached or read, or is of another kind.

@@ -19,7 +19,7 @@ class SpeechModel(Protocol):
     """A loaded checkpoint that takes waveforms to records.
 
     Attributes:
-        info: the model as it stands in a report.
+        info: the model as it appears in a report.
         fields: what it gives, in the schema's order.
         label_sets: the values that each label can take.
         thresholds: by label field, the probability below which the checkpoint abstains.

@@ -83,7 +83,7 @@ class Analyzer:
 
         Args:
             engine: decodes the clips.
-            local_files_only: never reach for the network, such as for a speaker model.
+            local_files_only: never use the network, such as for a speaker model.
         """
         analyzer = cls.__new__(cls)
         analyzer.options = ModelOptions(local_files_only=local_files_only)
@@ -93,7 +93,7 @@ class Analyzer:
 
     @property
     def info(self) -> ModelInfo:
-        """The model as it stands in a report."""
+        """The model as it appears in a report."""
         return self.engine.info
 
     @property
@@ -161,8 +161,8 @@ class Analyzer:
         """Analyses several clips, each as `generate_meta` would.
 
         Returns:
-            in the order given, a result or the error of that clip; one bad clip never
-            costs the others.
+            in the order given, a result or the error of that clip; one bad clip
+            does not affect the others.
         """
         asked = given_fields(self.engine, fields)
         thresholds = self.thresholds(min_confidence)
@@ -419,7 +419,7 @@ def _engine_of(options: ModelOptions) -> SpeechModel:
 
 
 def _changed(model: str | None) -> int:
-    """When a local checkpoint last changed: one that is trained anew is loaded anew."""
+    """When a local checkpoint last changed: one that is trained again is loaded again."""
     if model is None or not os.path.isdir(model):
         return 0
     return max((entry.stat().st_mtime_ns for entry in os.scandir(model)), default=0)

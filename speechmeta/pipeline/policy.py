@@ -36,7 +36,7 @@ NOT_ALLOWED = "not allowed by the policy"
 ON_DEMAND = "only where it is asked for by name"
 ROLE_UNKNOWN = "the role is not known"
 NOT_GIVEN = "not given by the model"
-"""Why a field was not computed, as it stands in the document."""
+"""Why a field was not computed, as it appears in the document."""
 
 USED_ONLY = "not asked for; used only to tell whether anyone speaks"
 """Of SpeechActivity, without which no other field is right."""

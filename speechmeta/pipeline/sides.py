@@ -51,7 +51,7 @@ def find_sides(options: CallOptions, channels: int, activity: VoiceActivity) -> 
         names = {row: options.roles[0] if options.roles else f"speaker_{signals[row].channel}"}
         return Sides(True, names if signals else {}, tuple(notes))
     if not options.roles:
-        # A party that says nothing is one all the same; a repeated channel is none.
+        # A party that says nothing is one anyway; a repeated channel is none.
         repeated = {row for row, _, _ in activity.repeats if row not in spoken}
         return Sides(
             False,

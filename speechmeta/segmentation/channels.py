@@ -136,7 +136,7 @@ class ChannelSurvey:
         return found
 
     def _look(self, moment: FloatArray) -> None:
-        # A constant offset is no signal, and would make all channels alike.
+        # A constant offset is not a signal, and would make all channels alike.
         mean = moment.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
         if moment.any():
             self._means.append(mean[:, 0])
@@ -191,7 +191,7 @@ def plan_channels(
         mode: `auto`: one signal for every channel that is neither dead nor a copy. `mono`:
             one signal, mixed from the channels that are not dead. `split`: one signal for
             every channel that is not dead, copies included.
-        keep_dead: where all channels are dead, take the first for a signal all the same.
+        keep_dead: where all channels are dead, take the first for a signal anyway.
 
     Raises:
         UsageError: no such mode.

@@ -143,5 +143,5 @@ def explained_share(
 
 
 def fast_length(samples: int) -> int:
-    """The power of two from which a transform of so many samples does not wrap around."""
+    """The power of two from which a transform of this many samples does not wrap around."""
     return 1 << max(0, samples - 1).bit_length()

@@ -102,7 +102,7 @@ def construct(
     batch_size: int = 8,
     on_progress: Callable[[int], None] | None = None,
 ) -> ConstructionReport:
-    """Writes a training manifest; a rerun goes on where an earlier one ended.
+    """Writes a training manifest; a rerun continues where an earlier one ended.
 
     Every line is written whole and flushed, so an interrupted run loses at most the batch in
     work. A task whose answer fails or is empty is counted and tried again by a rerun.

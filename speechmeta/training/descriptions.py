@@ -26,7 +26,7 @@ class DescribedSpeech:
     Attributes:
         id: tells records apart; stable over runs.
         audio: path of the recording; absolute where it was read from a file.
-        description: what a language model that cannot hear is told.
+        description: what a language model that cannot hear gets.
         transcript: the words alone, None where they are not known.
     """
 

@@ -46,7 +46,7 @@ class QFormerOptions:
         epochs, batch_size, learning_rate, warmup_steps, seed: as usual.
         accumulate: batches for one step.
         max_steps: ends the run earlier; 0 for no limit.
-        save_steps: a checkpoint every so many steps.
+        save_steps: a checkpoint every this many steps.
         fresh: start from a random Q-Former in place of the checkpoint's.
         device, dtype, quantization, local_files_only: as for `ChatModel.from_pretrained`.
         gradient_checkpointing: less memory for more time in the language model.

@@ -177,7 +177,7 @@ class OpenAIText:
         ) as error:
             raise ModelError(
                 f"{self.address} gave no answer: {type(error).__name__}: {error}",
-                "check that the server runs; a rerun goes on where this one ended",
+                "check that the server runs; a rerun continues where this one ended",
             ) from error
         return str(text or "").strip()
 

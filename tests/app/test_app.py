@@ -165,7 +165,7 @@ def test_the_chat_answers_and_begins_anew(page: Any, address: str) -> None:
             arg=count,
         )
     assert page.locator("#talk .user.message").count() == 2
-    page.get_by_role("button", name="Begin anew").click()
+    page.get_by_role("button", name="Start again").click()
     page.wait_for_function("document.querySelectorAll('#talk .message').length == 0")
 
 

@@ -143,7 +143,7 @@ def test_ages() -> None:
         43200.0, 90 * DAY, 14 * DAY, 0.0,
     ]  # fmt: skip
     for age in ("", "90", "d", "-1d", "1.5d", "3m", "90 days", "1e3d"):
-        with pytest.raises(UsageError, match="is no age"):
+        with pytest.raises(UsageError, match="is not an age"):
             seconds_of(age)
 
 

@@ -137,7 +137,7 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     assert alone.code == 130
     assert alone.stderr.startswith("speechmeta: interrupted at 0:00 of 0:")
     assert alone.stderr.endswith(
-        ", 0 of 2 turns; no file was written; the same command begins anew\n"
+        ", 0 of 2 turns; no file was written; the same command starts again\n"
     )
 
 

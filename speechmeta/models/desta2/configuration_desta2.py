@@ -16,7 +16,7 @@ class DestaConfig(PreTrainedConfig):
     """Configuration of `DestaForConditionalGeneration`.
 
     Attributes:
-        audio_config: Whisper's config; its decoder transcribes, its encoder is what is heard.
+        audio_config: Whisper's config; its decoder transcribes, its encoder feeds the connector.
         text_config: the decoder's config, `llama`.
         variant: "desta2" or "desta25"; they differ in the prompt and in how layers are counted.
         tapped_states: which encoder states the connector reads. 0 is the sum of convolutions and

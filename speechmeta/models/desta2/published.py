@@ -68,7 +68,7 @@ def load_published(
     Args:
         folder: the checkpoint's folder; the sub-models' names are folders in it, else hub ids.
         dtype: of the decoder, or "auto" for that of its files.
-        local_files_only: never reach for the network.
+        local_files_only: never use the network.
         llm_options: further arguments of the decoder's `from_pretrained`, such as
             `quantization_config` and `device_map`.
 

@@ -83,7 +83,7 @@ class SpeechLLMProcessor(ProcessorMixin):
         return TextLayout.from_dict(self.layout_dict)
 
     def num_audio_tokens(self, samples: int) -> int:
-        """Audio positions of a waveform of so many 16 kHz samples, margin and padding included."""
+        """Audio positions of this many 16 kHz samples, margin and padding included."""
         count = max(samples + 2 * self.margin_samples, self.min_samples)
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             count = (count - kernel) // stride + 1

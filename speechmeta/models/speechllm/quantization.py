@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 _PACKED_ROWS = 2
-"""Up to so many rows the packed CPU kernel beats converting the weight (at 2048 x 5632)."""
+"""Up to this many rows the packed CPU kernel beats converting the weight (at 2048 x 5632)."""
 
 
 class Int8Linear(nn.Module):

@@ -30,7 +30,7 @@ class TextModel(Protocol):
     """Answers conversations with JSON.
 
     Attributes:
-        name: as it stands in a report; holds no key.
+        name: as it appears in a report; holds no key.
         context: tokens that a conversation and its answer may have together.
         attempts: how often it is asked before an answer that breaks its schema is a failure; a
             model that gives the same answer every time is asked once.

@@ -148,7 +148,7 @@ def load_text_model(
         context: see `LocalText`.
 
     Raises:
-        ModelError: it cannot be found, reached or read, or is no language model that answers.
+        ModelError: it cannot be found, reached or read, or is not a language model that answers.
         MissingExtraError: a `.gguf` file was named, and the library that reads them is missing.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

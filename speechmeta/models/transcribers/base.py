@@ -35,7 +35,7 @@ class Transcriber(Protocol):
     """Writes what is said in clips.
 
     Attributes:
-        name: as it stands in a report; holds no key.
+        name: as it appears in a report; holds no key.
         language: that it was told to expect; None where it finds it out.
         max_seconds: the longest clip that it takes.
     """

@@ -35,7 +35,7 @@ def calibrated(
 
 
 def setting(head: Mapping[str, Any], name: str, seconds: float, default: float) -> float:
-    """A number of a head's config for a clip of so many seconds.
+    """A number of a head's config for a clip of this many seconds.
 
     What stands under `short` holds for clips shorter than its `seconds`: of half a second less
     can be told than of five, and a head that was calibrated on long clips is too sure of it.

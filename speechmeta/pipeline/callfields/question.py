@@ -32,7 +32,7 @@ SPARE_TOKENS = 128
 """For what a chat template puts around the messages."""
 
 FEWEST_TOKENS = 64
-"""A window has at least room for so many."""
+"""A window has at least room for this many."""
 
 _STEERING = re.compile(r"[<|]|\[(?=/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w+)\])")
 """What the control tokens of published models begin with."""

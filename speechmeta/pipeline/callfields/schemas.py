@@ -122,7 +122,7 @@ def find_schemas(names: Sequence[str]) -> list[CallSchema]:
     """The schemas that are asked for, each a name of `READY`, a JSON file or `module:Class`.
 
     Raises:
-        UsageError: one is not known, cannot be read or imported, or is no schema of an object;
+        UsageError: one is not known, cannot be read or imported, or is not a schema of an object;
             or two have one name.
     """
     found: dict[str, CallSchema] = {}

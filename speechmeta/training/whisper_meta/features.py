@@ -43,7 +43,7 @@ def log_mel(wave: np.ndarray, mel_bins: int = 80) -> torch.Tensor:
 
 
 def padded_wave(wave: np.ndarray, samples: int = PADDED_SAMPLES) -> np.ndarray:
-    """The waveform followed by silence up to so many samples, or its first ones."""
+    """The waveform followed by silence up to this many samples, or its first ones."""
     padded = np.zeros(samples, np.float32)
     padded[: len(wave)] = wave[:samples]
     return padded

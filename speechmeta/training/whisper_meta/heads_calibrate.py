@@ -90,7 +90,7 @@ def calibrate(
         temperature = fit_temperature(cases.logits, cases.truth, cases.weights, np.log(prior))
     if ordinary is not None:
         prior = ordinary_prior(ordinary / temperature, labels, options)
-        # Half of what is heard is ordinary talk, which is taken to be Neutral.
+        # Half of all speech is ordinary talk, which is taken to be Neutral.
         cases = with_neutral(cases, ordinary, labels.index("Neutral"))
         temperature = fit_temperature(cases.logits, cases.truth, cases.weights, np.log(prior))
         prior = ordinary_prior(ordinary / temperature, labels, options)

@@ -38,7 +38,7 @@ class CropOptions:
         made_up: crops without speech that no microphone has heard.
         lengths: (share, shortest, longest) seconds.
         changed: probability of telephone, noise or room.
-        no_background: sources without speech that are no background either: voices.
+        no_background: sources without speech that are not background either: voices.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -3,7 +3,7 @@
     speechmeta train recipes/whisper_meta/bundled.yaml
 
 Decoded audio, the plan, the original's answers and checkpoints are kept in the work folder, so a
-run that was stopped goes on where it was.
+run that was stopped continues where it was.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def ask_teacher(
     folder: Path,
     batch_size: int = 8,
 ) -> TeacherStore:
-    """Runs the padded original over the items that it teaches; goes on where a run ended.
+    """Runs the padded original over the items that it teaches; continues where a run ended.
 
     Args:
         items: the plan.
