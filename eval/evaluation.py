@@ -209,11 +209,18 @@ def versions() -> dict[str, str]:
 
 
 def _load(model: ModelOptions, options: EvalOptions) -> AnyPredictor:
+    if model.llm is not None:
+        raise UsageError("call fields are not measured", "leave --llm and --call-schema out")
     if options.teacher_forced:
         from speechmeta.models.speechllm import load_model
 
         from .metrics.teacher_forced import TeacherForcedPredictor
 
+        if model.transcriber is not None:
+            raise UsageError(
+                "teacher forcing measures one model, and a transcriber is named as well",
+                "leave --transcriber out",
+            )
         if model.model is None:
             raise UsageError(
                 "teacher forcing needs a checkpoint that writes the whole record",
@@ -237,7 +244,7 @@ def _identity(
     dataset: Dataset, system: Mapping[str, Any], decoding: str, telephone: bool
 ) -> dict[str, Any]:
     # What has to be the same for the records of an interrupted run to be taken over.
-    keys = ("name", "architecture", "dtype", "fields", "min_confidence")
+    keys = ("name", "architecture", "dtype", "transcriber", "fields", "min_confidence")
     return {
         "dataset": dataset.name,
         "source": dataset.source,

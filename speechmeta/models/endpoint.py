@@ -33,6 +33,12 @@ _OPENAI_HOST = "api.openai.com"
 _OPENAI_KEY = "OPENAI_API_KEY"
 _SHOWN = 200
 
+_HEADERS = frozenset(
+    "host accept accept-encoding connection content-length content-type transfer-encoding "
+    "user-agent".split()
+)
+_ACCOUNT_HEADERS = frozenset({"openai-organization", "openai-project"})
+
 
 def is_address(name: str) -> bool:
     """Whether a model's name is the address of a server."""
@@ -80,17 +86,25 @@ class Endpoint:
         self._key()
         require_extra("openai", "endpoints", "a server as a model")
 
+    @property
+    def _is_openai(self) -> bool:
+        parts = urlsplit(self.address)
+        return parts.hostname == _OPENAI_HOST and parts.scheme.lower() == "https"
+
     def _key(self) -> str | None:
         name = self.key_variable
         if name is None:
-            own = urlsplit(self.address).hostname == _OPENAI_HOST
-            return os.environ.get(_OPENAI_KEY) if own else None
+            return os.environ.get(_OPENAI_KEY) if self._is_openai else None
         key = os.environ.get(name, "").strip()
         if not key:
             # The name is not shown: some give the key itself here.
             raise UsageError(
                 "the environment variable that is to hold the server's key is not set",
                 "give the variable's name, not the key, and set it",
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(
+                f"the key in {name} holds characters that no key has", "set the variable again"
             )
         return key
 
@@ -152,12 +166,14 @@ class Endpoint:
 
         key = self._key()
 
+        kept = _HEADERS | (_ACCOUNT_HEADERS if self._is_openai else frozenset())
+
         async def strip(request: Any) -> None:
             # What the environment says of an account at OpenAI is no other server's business.
-            for name in ("openai-organization", "openai-project"):
-                request.headers.pop(name, None)
-            if key is None:
-                request.headers.pop("authorization", None)
+            for name in set(request.headers) - kept:
+                del request.headers[name]
+            if key is not None:
+                request.headers["authorization"] = f"Bearer {key}"
 
         return AsyncOpenAI(
             api_key=key or "none",
@@ -178,12 +194,18 @@ class Endpoint:
 
     def _explained(self, error: Exception) -> tuple[EndpointError, bool]:
         """The error in our words, and whether there is no use in asking again."""
+        import httpx2
         import openai
 
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, EndpointError):
                 return cause, False
+            if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+                return EndpointError(
+                    f"{self.address} cannot be reached: {_line(str(cause)) or 'no answer'}",
+                    "check that the server runs, and its address",
+                ), True
             cause = cause.__cause__
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
             return EndpointError(
@@ -194,25 +216,36 @@ class Endpoint:
             code = error.status_code
             over = code in (401, 403, 404)
             hint = "check the address, the model's name and the key" if over else ""
-            return EndpointError(f"{self.address} answered {code}{_said(error.body)}", hint), over
+            said = self._without_key(_said(error.body))
+            return EndpointError(f"{self.address} answered {code}{said}", hint), over
         if isinstance(error, openai.APIConnectionError):
-            why = next(iter(str(error.__cause__ or error).splitlines()), "")
+            why = self._without_key(_line(str(error.__cause__ or error)))
             return EndpointError(
-                f"{self.address} cannot be reached: {visible_line(why)[:_SHOWN]}",
-                "check that the server runs, and its address",
-            ), True
-        why = visible_line(next(iter(str(error).splitlines()), ""))[:_SHOWN]
+                f"{self.address} broke the connection off: {why}",
+                "look into the server's log; it may not bear this request",
+            ), False
+        why = self._without_key(_line(str(error)))
         return EndpointError(
             f"{self.address} gave an answer that cannot be read: {type(error).__name__}: {why}",
             "check that it speaks OpenAI's API",
         ), False
+
+    def _without_key(self, text: str) -> str:
+        """What a server or a library says, in case it repeats the key."""
+        key = self._key()
+        return text.replace(key, "[key]") if key else text
 
 
 def _said(body: object) -> str:
     """The message in an error's body."""
     inner = body.get("error", body) if isinstance(body, dict) else body
     message = inner.get("message") if isinstance(inner, dict) else inner
-    return f": {visible_line(message)[:_SHOWN]}" if isinstance(message, str) and message else ""
+    return f": {_line(message)}" if isinstance(message, str) and message else ""
+
+
+def _line(text: str) -> str:
+    """The first line of a foreign text, as it may be shown."""
+    return visible_line(next(iter(text.splitlines()), ""))[:_SHOWN]
 
 
 def _bounded(stream: Any, address: str) -> Any:
