@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from speechmeta.schema import Peaks
 
 WINDOW_SECONDS = 0.02
-BINS = 1200
+BINS = 72_000
 
 
 class PeakMeter:

@@ -1,199 +1,158 @@
-"""One self-contained page per call: lanes of turns over the waveform, speakers, measures.
+"""One self-contained page per call: the audio, lanes of turns over the waveform, what was said.
 
-The page is one file with its styles and script inside. Its content policy forbids
-every request, so it looks the same from a disk without network.
+The page is one file with its styles, script and, below a size, its audio inside. Its content
+policy runs no script but its own and forbids every request but for a linked recording, so it
+looks the same from a disk without network.
 """
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
 import os
+import re
+from functools import cache
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import quote
 
+import jinja2
+from markupsafe import Markup
+
+from speechmeta.audio.limits import Limits
+from speechmeta.errors import AudioError
 from speechmeta.schema import CallReport, Peaks
 from speechmeta.version import __version__
+from speechmeta.visible import visible
 from speechmeta.writers.base import TextWriter
-from speechmeta.writers.html_parts import (
-    clock,
-    conversation_card,
-    lanes_of,
-    legend,
-    plural,
-    speaker_card,
-    tiles,
-    transcript,
-)
-from speechmeta.writers.html_policy import policy_card
-from speechmeta.writers.html_timeline import timeline
-from speechmeta.writers.markup import Markup, el, joined
+from speechmeta.writers.files import atomic_file
+from speechmeta.writers.html_view import view
 from speechmeta.writers.structured import document
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+ReportAudio = Literal["embed", "link", "none"]
+"""`embed`: in the page, or linked where it would be larger than `EMBED_BYTES`; `link`: as the
+recording's place seen from the page; `none`: no sound."""
+
+EMBED_BYTES = 8 * 2**20
+"""Largest sound in a page, as Opus: about an hour."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class HtmlWriter(TextWriter):
-    """Writes the page of one call."""
+    """Writes the page of one call.
+
+    Args:
+        audio: whether its sound is in it. Of a redacted report it is the sound with everything
+            private silenced, and never a link to the recording.
+        raw, limits: those with which the recording was analysed.
+    """
 
     name = "html"
 
-    def text(self, report: CallReport) -> str:
-        """The page, with the waveform if the report comes from an analysis."""
-        return self.page(report, report.peaks)
+    def __init__(
+        self,
+        audio: ReportAudio = "embed",
+        raw: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._audio, self._raw, self._limits = audio, raw, limits
 
-    def page(self, report: CallReport, peaks: Peaks | None = None) -> str:
-        """The whole page; without `peaks` the lanes show turns only."""
+    def text(self, report: CallReport) -> str:
+        """The page; with the waveform if the report comes from an analysis, with the audio if
+        its file is still there. Nothing is linked: where the page will lie is not known."""
+        return self.page(report, report.peaks, self._sound(report, None))
+
+    def write(
+        self, report: CallReport, path: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> None:
+        with atomic_file(path, overwrite=overwrite) as file:
+            sound = self._sound(report, Path(path).parent)
+            file.write(self.page(report, report.peaks, sound).encode("utf-8"))
+
+    def dump(self, report: CallReport, file: IO[bytes]) -> None:
+        file.write(self.text(report).encode("utf-8"))
+
+    def page(self, report: CallReport, peaks: Peaks | None = None, sound: str = "") -> str:
+        """The whole page.
+
+        Args:
+            peaks: the waveform's outline; without it the lanes show turns only.
+            sound: where the audio is: a `data:` address, or a path from the page.
+        """
         data = document(report)
         title = os.path.basename(data["audio"]["path"] or "") or "Call"
-        lanes = lanes_of(data)
-        body = el(
-            "main",
-            None,
-            _header(data, title),
-            _warnings([*map(_failed, data.get("failures", [])), *data["warnings"]]),
-            tiles(data),
-            el(
-                "section",
-                {"class": "card", "aria-label": "Timeline"},
-                el(
-                    "div",
-                    {"class": "head"},
-                    el("h2", None, "Timeline"),
-                    legend(data),
-                    _zoom(),
-                ),
-                timeline(data, lanes, peaks),
-            ),
-            el(
-                "section",
-                {"class": "columns", "aria-label": "Speakers and conversation"},
-                *(speaker_card(data, speaker) for speaker in data["speakers"]),
-                conversation_card(data),
-            ),
-            _call_fields(data.get("call_fields") or {}),
-            el(
-                "section",
-                {"class": "card"},
-                el("div", {"class": "head"}, el("h2", None, "Turns")),
-                transcript(data),
-            ),
-            policy_card(data),
-            _footer(data),
-        )
-        return (
-            "<!DOCTYPE html>\n"
-            + el(
-                "html",
-                {"lang": "en"},
-                el(
-                    "head",
-                    None,
-                    el("meta", {"charset": "utf-8"}),
-                    el("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
-                    el(
-                        "meta",
-                        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
-                    ),
-                    el("title", None, f"{title} - speechmeta"),
-                    el("style", None, _asset("report.css")),
-                ),
-                el(
-                    "body",
-                    None,
-                    body,
-                    el("div", {"id": "tip", "role": "tooltip", "hidden": ""}),
-                    el("script", None, _asset("report.js")),
-                ),
-            )
-            + "\n"
+        return render(
+            "call.html",
+            view(data, peaks) | {"title": title, "sound": sound, "version": __version__},
+            script="report.js",
         )
 
+    def _sound(self, report: CallReport, folder: Path | None) -> str:
+        """The audio's address; empty where there is none to give."""
+        path = report.audio.path
+        if self._audio == "none" or path is None or not os.path.isfile(path):
+            return ""
+        if self._audio == "embed":
+            # Here, not above: pages without sound need no decoder.
+            from speechmeta.writers.sound import as_opus
 
-def _asset(name: str) -> Markup:
-    return Markup("\n" + resources.files(__package__).joinpath(name).read_text("utf-8"))
-
-
-def _header(data: dict[str, Any], title: str) -> Markup:
-    audio = data["audio"]
-    facts = [
-        clock(audio["duration"]),
-        plural(audio["channels"], "channel"),
-        f"{audio['sample_rate'] / 1000:g} kHz",
-    ]
-    if audio["codec"]:
-        facts.append(audio["codec"])
-    if audio["path"] and audio["path"] != title:
-        facts.append(audio["path"])
-    line = el("p", {"class": "sub"}, " \N{MIDDLE DOT} ".join(facts))
-    return el("header", None, el("h1", None, title), line)
-
-
-def _warnings(warnings: list[str]) -> Markup | None:
-    if not warnings:
-        return None
-    items = joined(*(el("li", None, text) for text in warnings))
-    return el("section", {"class": "card warnings", "role": "note"}, el("ul", None, items))
+            spans = report.redactions or []
+            try:
+                opus = as_opus(path, spans, EMBED_BYTES, raw=self._raw, limits=self._limits)
+            except AudioError:
+                # The report is complete without it; the file has changed since.
+                return ""
+            if opus is not None:
+                return "data:audio/webm;base64," + base64.b64encode(opus).decode("ascii")
+        if folder is None or report.redactions is not None:
+            return ""
+        return _address(os.path.relpath(path, folder))
 
 
-def _failed(failure: dict[str, Any]) -> str:
-    turns = ", ".join(map(str, failure.get("turns") or []))
-    return f"no {failure['part']}{f' of turns {turns}' if turns else ''}: {failure['message']}"
+def _address(path: str) -> str:
+    """A path on the disk as a relative address; bytes that are not UTF-8 stay what they are."""
+    return quote(os.fsencode(path.replace(os.sep, "/")))
 
 
-def _call_fields(forms: dict[str, Any]) -> Markup | None:
-    if not forms:
-        return None
-    items = [
-        (name, value, form["evidence"].get(name, []))
-        for form in forms.values()
-        for name, value in (form["value"] or {}).items()
-    ]
-    rows = joined(
-        *(
-            el(
-                "p",
-                None,
-                el("b", None, f"{name}: "),
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-                f" (turns {', '.join(map(str, cited))})" if cited else "",
-            )
-            for name, value, cited in items
-        )
+def render(template: str, values: dict[str, Any], *, script: str) -> str:
+    """A page of `templates/`, with its styles and its script inside."""
+    code = _asset(script)
+    digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"media-src data: 'self' file:; script-src 'sha256-{digest}'"
     )
-    head = el("div", {"class": "head"}, el("h2", None, "Call fields"))
-    return el("section", {"class": "card"}, head, rows)
+    return _environment().get_template(template).render(
+        values, styles=Markup(_asset("report.css")), script=Markup(code), policy=policy
+    )  # fmt: skip
 
 
-def _zoom() -> Markup:
-    buttons = (
-        ("out", "\N{MINUS SIGN}", "Zoom out"),
-        ("fit", "Fit", "Whole call"),
-        ("in", "+", "Zoom in"),
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("templates", name).read_text("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_shown,
     )
-    return el(
-        "div",
-        {"class": "zoom"},
-        *(
-            el("button", {"type": "button", "data-zoom": action, "aria-label": label}, text)
-            for action, text, label in buttons
-        ),
-    )
+    return environment
 
 
-def _footer(data: dict[str, Any]) -> Markup:
-    model, coverage = data["model"], data["coverage"]
-    return el(
-        "footer",
-        None,
-        f"speechmeta {__version__}, schema {data['schema_version']}. "
-        f"Model {model['name']} ({model['architecture']}) on {model['device']}, {model['dtype']}. "
-        f"Over all channels {coverage['speech_seconds']:.1f} s speech, "
-        f"{coverage['non_speech_seconds']:.1f} s without, "
-        f"{coverage['skipped_seconds']:.1f} s skipped"
-        + (
-            f", {coverage['missing_seconds']:.1f} s missing. "
-            if coverage["missing_seconds"]
-            else ". "
-        ),
-        "Gender, age, accent and emotion are estimates from the voice and can be wrong.",
-    )
+def _shown(value: Any) -> Any:
+    """Text whose characters that HTML cannot hold, or that nobody sees, are visible; what is
+    escaped is everything that is not `Markup`."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", value))
+    return value
+
+
+__all__ = ["EMBED_BYTES", "HtmlWriter", "ReportAudio", "render"]

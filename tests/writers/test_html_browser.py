@@ -14,7 +14,7 @@ from report_samples import NASTY, sample_peaks, sample_report
 
 from speechmeta.schema import CallReport
 from speechmeta.writers import HtmlWriter
-from speechmeta.writers.html_parts import EMOTION_COLOURS
+from speechmeta.writers.html_view import EMOTION_COLOURS
 
 pytestmark = pytest.mark.slow
 

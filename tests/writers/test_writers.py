@@ -18,7 +18,7 @@ from speechmeta.errors import OutputError, UsageError
 from speechmeta.schema import CallReport, SpeakerMeta
 from speechmeta.writers import WRITERS, HtmlWriter, TextWriter, get_writer
 from speechmeta.writers.files import atomic_file, printable, remove_temporary
-from speechmeta.writers.html_parts import clock
+from speechmeta.writers.html_view import clock, conversation_view, emotions_of, letters_of
 from speechmeta.writers.parquet import turn_schema, write_turns
 from speechmeta.writers.structured import document
 from speechmeta.writers.subtitles import timestamp
@@ -142,22 +142,24 @@ def test_html_escapes_and_forbids_requests() -> None:
     page = HtmlWriter().page(sample_report())
     assert "<script>alert" not in page
     assert page.count("<script>") == 1
-    assert "default-src 'none'" in page.replace("&#x27;", "'")
+    assert "default-src 'none'" in page.replace("&#39;", "'")
     for address in ("http://", "https://", "src=", "@import", "url("):
         assert address not in page
 
 
 def test_html_shows_measures_that_it_does_not_know() -> None:
     report = sample_report()
-    page = HtmlWriter()
     data = document(report)
     data["conversation"]["applause_seconds"] = {"agent": 7.5}
-    from speechmeta.writers.html_parts import conversation_card
+    facts = conversation_view(data, emotions_of(data))["facts"]
+    assert ("Applause agent", "7.5 s") in facts
 
-    card = conversation_card(data)
-    assert "Applause agent" in card
-    assert "7.5 s" in card
-    assert page.name == "html"
+
+def test_emotions_have_letters_of_their_own() -> None:
+    names = ["Neutral", "Happy", "Sad", "Anger", "Frustrated", "Surprise", "Fear", "N"]
+    letters = letters_of(names)
+    assert len(set(letters.values())) == len(names)
+    assert [letters[name] for name in names[:7]] == ["N", "H", "S", "A", "F", "Su", "Fe"]
 
 
 def test_every_format_has_a_writer_and_no_other() -> None:
