@@ -125,7 +125,7 @@ def render(template: str, values: dict[str, Any], *, script: str) -> str:
         f"media-src data: 'self' file:; script-src 'sha256-{digest}'"
     )
     return _environment().get_template(template).render(
-        values, styles=Markup(_asset("report.css")), script=Markup(code), policy=policy
+        values, styles=Markup(_asset("report.css")), script=Markup(code), content_policy=policy
     )  # fmt: skip
 
 

@@ -217,9 +217,7 @@ def _call_fields(data: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[d
         fields = [
             {
                 "name": field,
-                "value": value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False),
+                "value": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
                 "turns": [rows[n] for n in form["evidence"].get(field, []) if n < len(rows)],
             }
             for field, value in (form["value"] or {}).items()

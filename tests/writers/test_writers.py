@@ -15,7 +15,7 @@ from report_samples import NASTY, empty_report, sample_peaks, sample_report, tur
 
 from speechmeta.audio.peaks import PeakMeter
 from speechmeta.errors import OutputError, UsageError
-from speechmeta.schema import CallReport, SpeakerMeta
+from speechmeta.schema import CallReport, FilledForm, PartFailure, SpeakerMeta
 from speechmeta.writers import WRITERS, HtmlWriter, TextWriter, get_writer
 from speechmeta.writers.files import atomic_file, printable, remove_temporary
 from speechmeta.writers.html_view import clock, conversation_view, emotions_of, letters_of
@@ -247,3 +247,15 @@ def test_peaks_do_not_depend_on_the_blocks() -> None:
     assert max(peaks.channels[0]) == 100
     assert max(peaks.channels[1]) < 75
     assert PeakMeter(8000).peaks().channels == ()
+
+
+def test_the_page_shows_call_fields_policy_and_what_failed() -> None:
+    report = sample_report()
+    report.call_fields = {
+        "outcome": FilledForm(value={"reason": "<late>", "solved": True}, evidence={"reason": [2]})
+    }
+    report.failures = [PartFailure(part="transcript", message="no answer", turns=[1, 3])]
+    page = HtmlWriter().page(report)
+    assert "&lt;late&gt;" in page
+    assert 'href="#row-2"' in page
+    assert "no transcript of turns 1, 3: no answer" in page
