@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .table import CallTable
 
 _STDOUT = Path("-")
+_FAILURES_SHOWN = 5
+"""Kinds of parts that could not be had, each a line; of a long call there may be one a turn."""
 
 Outcome = tuple[str, "CallReport | SpeechMetaError"]
 
@@ -142,8 +144,10 @@ def analyze(
                     print_error(outcome.message, outcome.hint)
                     codes.append(outcome.exit_code if len(files) == 1 else 1)
                 else:
-                    for failure in outcome.failures:
+                    for failure in outcome.failures[:_FAILURES_SHOWN]:
                         print_error(_failed(path, failure), failure.hint)
+                    if rest := len(outcome.failures[_FAILURES_SHOWN:]):
+                        print_error(f"{path}: {rest} more failures, see `failures` in the JSON")
                     codes.append(1 if outcome.failures else 0)
                     if not quiet:
                         for warning in outcome.warnings:

@@ -417,8 +417,9 @@ class _Run:
 
 
 def _incomplete(report: CallReport) -> list[str]:
-    """What of a call could not be had."""
-    return [f"no {failure.part}: {printable(failure.message)}" for failure in report.failures]
+    """What of a call could not be had; of many reasons the first ones."""
+    lines = [f"no {item.part}: {printable(item.message)}" for item in report.failures]
+    return [*lines[:3], f"{len(lines) - 3} more failures"] if len(lines) > 3 else lines
 
 
 def output_path(out: Path, relative: bytes, extension: str) -> Path:

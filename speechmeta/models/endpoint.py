@@ -87,14 +87,15 @@ class Endpoint:
         require_extra("openai", "endpoints", "a server as a model")
 
     @property
-    def _is_openai(self) -> bool:
+    def is_openai(self) -> bool:
+        """Whether the server is OpenAI's own."""
         parts = urlsplit(self.address)
         return parts.hostname == _OPENAI_HOST and parts.scheme.lower() == "https"
 
     def _key(self) -> str | None:
         name = self.key_variable
         if name is None:
-            return os.environ.get(_OPENAI_KEY) if self._is_openai else None
+            return os.environ.get(_OPENAI_KEY) if self.is_openai else None
         key = os.environ.get(name, "").strip()
         if not key:
             # The name is not shown: some give the key itself here.
@@ -166,7 +167,7 @@ class Endpoint:
 
         key = self._key()
 
-        kept = _HEADERS | (_ACCOUNT_HEADERS if self._is_openai else frozenset())
+        kept = _HEADERS | (_ACCOUNT_HEADERS if self.is_openai else frozenset())
 
         async def strip(request: Any) -> None:
             # What the environment says of an account at OpenAI is no other server's business.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from speechmeta.decoding.confined import check_size, confined
 from speechmeta.decoding.structured import schema_text
@@ -63,18 +63,22 @@ class EndpointText:
             raise answer
         return answer
 
+    def _bounds(self, budget: int) -> dict[str, Any]:
+        # OpenAI's newer models refuse the names that everybody else knows.
+        if self._endpoint.is_openai:
+            return {"max_completion_tokens": budget}
+        return {"max_tokens": budget, "temperature": 0.0}
+
     async def _one(
         self, messages: Messages, schema: Schema, budget: int, client: AsyncOpenAI
     ) -> Answer:
-        given: Any = await client.chat.completions.create(
+        ask: Any = client.chat.completions.create
+        form = {"name": "fields", "schema": dict(schema)}
+        given = await ask(
             model=self._model,
-            messages=cast(Any, [dict(message) for message in messages]),
-            response_format=cast(
-                Any,
-                {"type": "json_schema", "json_schema": {"name": "fields", "schema": dict(schema)}},
-            ),
-            temperature=0.0,
-            max_tokens=budget,
+            messages=[dict(message) for message in messages],
+            response_format={"type": "json_schema", "json_schema": form},
+            **self._bounds(budget),
         )
         choices = getattr(given, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None

@@ -11,7 +11,7 @@ import numpy as np
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED, DecodedRecord
-from speechmeta.errors import ModelError, SpeechMetaError, UsageError
+from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
 from speechmeta.models.base import Waveform
 from speechmeta.models.devices import resolve_device, resolve_dtype
 from speechmeta.models.hub import CHECKPOINT_PATTERNS, Source, find_checkpoint
@@ -98,11 +98,19 @@ class TransformersTranscriber:
         options: dict[str, Any] = (
             {"max_new_tokens": budget, "num_beams": 1, "do_sample": False} if self._bounded else {}
         )
-        outputs = [
-            self._pipeline.forward(part, **options) for part in self._pipeline.preprocess(audio)
-        ]
-        written = sum(output["tokens"].shape[-1] for output in outputs)
-        text = one_line(str(self._pipeline.postprocess(outputs)["text"]), seconds)
+        try:
+            parts = self._pipeline.preprocess(audio)
+            outputs = [self._pipeline.forward(part, **options) for part in parts]
+            written = sum(output["tokens"].shape[-1] for output in outputs)
+            said = str(self._pipeline.postprocess(outputs)["text"])
+        except (RuntimeError, ValueError, MemoryError):
+            raise
+        except Exception as error:  # whatever one of a hundred models raises of one clip
+            raise DecodingError(
+                f"the transcriber {self.name} failed: {type(error).__name__}: {error}",
+                "its files may not belong together",
+            ) from error
+        text = one_line(said, seconds)
         flags = (TRUNCATED,) if self._bounded and written > budget else ()
         return Transcript(text, flags=flags)
 
