@@ -81,6 +81,7 @@ COMES_WITH = {
     "pyyaml": "transformers",
     "pydantic-core": "pydantic",
     "scipy": "scikit-learn",
+    "starlette": "gradio",
 }
 """Distributions that are imported and always come with a declared one."""
 
