@@ -82,6 +82,7 @@ COMES_WITH = {
     "pydantic-core": "pydantic",
     "scipy": "scikit-learn",
     "starlette": "gradio",
+    "markupsafe": "jinja2",
 }
 """Distributions that are imported and always come with a declared one."""
 
