@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from speechmeta.eval.options import EvalOptions
 from speechmeta.pipeline.options import CallOptions, ModelOptions
+from speechmeta.server.options import ServeOptions
 from speechmeta.settings import CONFIG_VARIABLE, Entry, Options, entries
 
 INTRODUCTION = f"""\
@@ -62,8 +63,17 @@ report = analyzer.analyze_call("other.wav", options, redact=True)
 """
 
 SECTIONS: tuple[tuple[str, str, type[Options]], ...] = (
-    ("Calls", "`CallOptions`: what `analyze`, `batch` and `app` ask of each call.", CallOptions),
+    (
+        "Calls",
+        "`CallOptions`: what `analyze`, `batch`, `serve` and `app` ask of each call.",
+        CallOptions,
+    ),
     ("Model", "`ModelOptions`: which model, and how it runs.", ModelOptions),
+    (
+        "Server",
+        "`ServeOptions`: `speechmeta serve`, beside those of calls and model.",
+        ServeOptions,
+    ),
     ("Measurements", "`EvalOptions`: `speechmeta eval`, beside the model's.", EvalOptions),
 )
 

@@ -15,9 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from speechmeta.app_safety import LoopbackOnly, PrivateFiles, without_places
 from speechmeta.errors import SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import FIELDS
+from speechmeta.web_safety import OwnPagesOnly, PrivateFiles, without_places
 
 if TYPE_CHECKING:
     from speechmeta.chat.model import ChatModel
@@ -210,7 +210,7 @@ def launch(
             inbrowser=open_browser,
             share=False,
             max_file_size=max_upload_mb * 2**20,
-            app_kwargs={"middleware": [Middleware(LoopbackOnly)]},
+            app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
             quiet=True,
             # Ours are shown anyway; those of Gradio name places on this machine.
             show_error=False,

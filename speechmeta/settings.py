@@ -298,22 +298,55 @@ def _config_values(
         raise UsageError(f"cannot read {config}: {error.strerror}", "check --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{config} is not valid TOML: {error}", "see docs/options.md") from error
-    tables = {table for entry in known.values() for table in _tables(entry)}
+    try:
+        yield from flattened(data, known)
+    except UsageError as error:
+        raise UsageError(f"{config}: {error.message}", error.hint) from None
 
-    def walk(table: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
-        for name, value in table.items():
-            path = (*above, name)
-            if path in known:
-                yield path, value
-            elif path in tables and isinstance(value, dict):
-                yield from walk(value, path)
-            else:
-                raise UsageError(
-                    f"{config}: there is no option {'.'.join(path)!r}",
-                    _nearest(".".join(path), known.values()),
-                )
 
-    yield from walk(data, ())
+def flattened(
+    table: Mapping[str, Any],
+    known: Mapping[tuple[str, ...], Entry],
+    above: tuple[str, ...] = (),
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of nested tables by the path of their option.
+
+    Raises:
+        UsageError: there is no such option; the hint names one that is like it.
+    """
+    tables = {outer for entry in known.values() for outer in _tables(entry)}
+    for name, value in table.items():
+        path = (*above, name)
+        if path in known:
+            yield path, value
+        elif path in tables and isinstance(value, dict):
+            yield from flattened(value, known, path)
+        else:
+            raise UsageError(
+                f"there is no option {'.'.join(path)!r}",
+                _nearest(".".join(path), known.values()),
+            )
+
+
+def changed(options: Options, values: Mapping[tuple[str, ...], Any]) -> Any:
+    """`options` with single values replaced, checked; of the same class.
+
+    Args:
+        values: by `Entry.path`; text is parsed where the option is no text.
+
+    Raises:
+        UsageError: as for the class.
+    """
+    known = {entry.path: entry for entry in entries(type(options))}
+    overrides: dict[str, Any] = {}
+    for path, value in values.items():
+        if len(path) == 1:
+            entry = known[path]
+            overrides[path[0]] = entry.parsed(value) if isinstance(value, str) else value
+    for name in {path[0] for path in values if len(path) > 1}:
+        inner = {path[1:]: value for path, value in values.items() if path[0] == name}
+        overrides[name] = changed(getattr(options, name), inner)
+    return options.updated(overrides)
 
 
 def _tables(entry: Entry) -> list[tuple[str, ...]]:

@@ -81,7 +81,7 @@ COMES_WITH = {
     "pyyaml": "transformers",
     "pydantic-core": "pydantic",
     "scipy": "scikit-learn",
-    "starlette": "gradio",
+    "starlette": "fastapi",
     "markupsafe": "jinja2",
 }
 """Distributions that are imported and always come with a declared one."""
@@ -128,6 +128,7 @@ def test_what_comes_with_an_extra_is_imported_where_it_is_used() -> None:
         ("peft", "train", ["train", "config.yaml"]),
         ("accelerate", "train", ["train", "qformer", "m.jsonl", "--model", "m", "-o", "out"]),
         ("gradio", "app", ["app"]),
+        ("fastapi", "server", ["serve"]),
         ("ray", "ray", ["batch", ".", "-o", "out", "--engine", "ray"]),
     ],
 )

@@ -52,8 +52,9 @@ class CallJob:
         Raises:
             AudioError: the file cannot be used.
         """
+        speaker_model = self.options.speaker_model
         try:
-            call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask))
+            call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask, speaker_model))
         except _NoEmbedder:
             call = prepare_call(path, self.options, None)
         for clip, fields in zip(call.clips(), call.plan.clip_fields, strict=True):
@@ -70,9 +71,14 @@ class CallJob:
 @dataclass(frozen=True)
 class EmbedRequest:
     """Asks for the embeddings of clips; without clips, for the distance of two voices, which
-    is None where nothing tells them apart."""
+    is None where nothing tells them apart.
+
+    Attributes:
+        speaker_model: what embeds them; see `CallOptions`.
+    """
 
     clips: tuple[Waveform, ...] | None = None
+    speaker_model: str | None = None
 
 
 class _NoEmbedder(Exception):
@@ -82,15 +88,17 @@ class _NoEmbedder(Exception):
 class _DistantEmbedder:
     """An `Embedder` whose model is in another process."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, speaker_model: str | None) -> None:
         self._ask = ask
-        distance: float | None = ask(EmbedRequest())
+        self._speaker_model = speaker_model
+        distance: float | None = ask(EmbedRequest(None, speaker_model))
         if distance is None:
             raise _NoEmbedder
         self.distance = distance
 
     def embed(self, clips: Sequence[Waveform]) -> Matrix:
-        vectors: Matrix = self._ask(EmbedRequest(tuple(np.asarray(clip) for clip in clips)))
+        arrays = tuple(np.asarray(clip) for clip in clips)
+        vectors: Matrix = self._ask(EmbedRequest(arrays, self._speaker_model))
         return vectors
 
 
@@ -102,7 +110,7 @@ class CallModel:
         self._options = options
         # What the model does not give is said before the first file.
         analyzer.asked_fields(options)
-        self._embedder: Embedder | None = None
+        self._embedders: dict[str | None, Embedder] = {}
 
     @property
     def facts(self) -> ModelFacts:
@@ -120,14 +128,13 @@ class CallModel:
 
     def answer(self, request: EmbedRequest) -> Any:
         """Embeddings of voices, for calls with several speakers on one channel."""
-        if self._embedder is None:
-            make = self._analyzer.embedder_source(self._options.speaker_model)
-            if make is None:
-                return None
-            self._embedder = make()
+        embedder = self._embedders.get(request.speaker_model)
+        if embedder is None:
+            make = self._analyzer.embedder_source(request.speaker_model)
+            embedder = self._embedders[request.speaker_model] = make()
         if request.clips is None:
-            return self._embedder.distance
-        return self._embedder.embed(request.clips)
+            return embedder.distance
+        return embedder.embed(request.clips)
 
 
 @dataclass(frozen=True)

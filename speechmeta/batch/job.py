@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -113,25 +113,27 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """Runs `Job.prepare` in a worker process; a payload is (path as bytes, spill path)."""
+    """Runs `Job.prepare` in a worker process; a payload is (path as bytes, spill path, job), where
+    None stands for the task's own job."""
 
     job: Job
 
     def start(self) -> None:
         self.job.warm_up()
 
-    def run(self, payload: tuple[bytes, str], ask: Ask) -> Prepared:
+    def run(self, payload: tuple[bytes, str, Job | None], ask: Ask) -> Prepared:
         """Prepares one file; the spill file is written only if it has turns.
 
         Raises:
             AudioError: it cannot be used, or it changed while it was read.
             OutputError: there is no room for the turns' waveforms.
         """
-        raw, spill_path = payload
+        raw, spill_path, own = payload
+        job = self.job if own is None else own
         path = os.fsdecode(raw)
         before = _state(path)
         with SpillFile(spill_path) as spill:
-            state = self.job.prepare(path, spill, ask)
+            state = job.prepare(path, spill, ask)
         if _state(path) != before:
             raise AudioError(
                 f"{printable(path)} changed while it was read",
@@ -200,7 +202,7 @@ def _state(path: str) -> tuple[int, int]:
 @dataclass(frozen=True)
 class SpilledTurn:
     """Where one turn's waveform lies: `offset` and `length` in samples of the spill file; and what
-    is `asked` of it."""
+    is `asked` of it. Turns of one `lane` may share a batch."""
 
     call: int
     index: int
@@ -208,6 +210,7 @@ class SpilledTurn:
     offset: int
     length: int
     asked: Any = None
+    lane: Hashable = None
 
     def read(self) -> Waveform:
         return np.fromfile(self.spill, np.float32, self.length, offset=4 * self.offset)

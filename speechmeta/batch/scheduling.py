@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.batch.job import SpilledTurn
@@ -16,54 +17,79 @@ class TurnQueue:
     """Turns of many calls that wait for the model.
 
     A batch is the turn that has waited longest together with those nearest to it in length,
-    so that every call gets done and little of a batch is padding.
+    so that every call gets done and little of a batch is padding. Only turns of one lane, of
+    which the same is asked, go together.
+
+    Args:
+        fair: calls take turns at being first, so that a short one need not wait for a long one.
     """
 
-    def __init__(self) -> None:
-        self._by_age: OrderedDict[tuple[int, int], SpilledTurn] = OrderedDict()
-        self._by_length: list[tuple[int, int, int]] = []
+    def __init__(self, fair: bool = False) -> None:
+        self._fair = fair
+        self._calls: OrderedDict[int, OrderedDict[int, SpilledTurn]] = OrderedDict()
+        self._by_length: dict[Hashable, list[tuple[int, int, int]]] = {}
         self._samples = 0
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._by_age)
+        return self._count
 
     @property
     def seconds(self) -> float:
         return self._samples / SAMPLE_RATE
 
     def add(self, turn: SpilledTurn) -> None:
-        self._by_age[turn.call, turn.index] = turn
-        insort(self._by_length, (turn.length, turn.call, turn.index))
+        self._calls.setdefault(turn.call, OrderedDict())[turn.index] = turn
+        insort(self._by_length.setdefault(turn.lane, []), (turn.length, turn.call, turn.index))
         self._samples += turn.length
+        self._count += 1
 
     def take(self, size: int) -> list[SpilledTurn]:
         """Removes and returns the next batch, 1 to `size` turns; empty if none wait."""
-        if not self._by_age:
+        if not self._calls:
             return []
-        oldest = next(iter(self._by_age.values()))
-        key = (oldest.length, oldest.call, oldest.index)
-        low = high = self._position(key)
+        first, turns = next(iter(self._calls.items()))
+        oldest = next(iter(turns.values()))
+        if self._fair:
+            self._calls.move_to_end(first)
+        lane = self._by_length[oldest.lane]
+        low = high = bisect_left(lane, (oldest.length, oldest.call, oldest.index))
         budget = size * SECONDS_PER_ROW * SAMPLE_RATE
         while high - low + 1 < size:
-            below = self._by_length[low - 1][0] if low else None
-            above = self._by_length[high + 1][0] if high + 1 < len(self._by_length) else None
+            below = lane[low - 1][0] if low else None
+            above = lane[high + 1][0] if high + 1 < len(lane) else None
             if below is None and above is None:
                 break
             down = above is None or (
                 below is not None and oldest.length - below <= above - oldest.length
             )
-            longest = self._by_length[high if down else high + 1][0]
+            longest = lane[high if down else high + 1][0]
             if longest * (high - low + 2) > budget:
                 break
             if down:
                 low -= 1
             else:
                 high += 1
-        taken = self._by_length[low : high + 1]
-        del self._by_length[low : high + 1]
-        batch = [self._by_age.pop((call, index)) for _, call, index in taken]
-        self._samples -= sum(turn.length for turn in batch)
-        return batch
+        taken = lane[low : high + 1]
+        del lane[low : high + 1]
+        if not lane:
+            del self._by_length[oldest.lane]
+        return [self._removed(call, index) for _, call, index in taken]
 
-    def _position(self, key: tuple[int, int, int]) -> int:
-        return bisect_left(self._by_length, key)
+    def drop(self, call: int) -> None:
+        """Removes all turns of a call."""
+        for turn in list(self._calls.get(call, {}).values()):
+            lane = self._by_length[turn.lane]
+            del lane[bisect_left(lane, (turn.length, turn.call, turn.index))]
+            if not lane:
+                del self._by_length[turn.lane]
+            self._removed(turn.call, turn.index)
+
+    def _removed(self, call: int, index: int) -> SpilledTurn:
+        turns = self._calls[call]
+        turn = turns.pop(index)
+        if not turns:
+            del self._calls[call]
+        self._samples -= turn.length
+        self._count -= 1
+        return turn

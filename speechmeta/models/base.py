@@ -115,4 +115,32 @@ def given_fields(model: SpeechModel, fields: Sequence[str] | None) -> tuple[str,
     return asked
 
 
-__all__ = ["Aligner", "SpeechModel", "Waveform", "given_fields"]
+@runtime_checkable
+class Instructable(Protocol):
+    """A model that can be told of a recording what Whisper is told."""
+
+    def told(self, language: str | None, hotwords: str | None) -> SpeechModel:
+        """The same model, weights and all, that expects this language and these names; None
+        leaves what it was loaded with.
+
+        Raises:
+            UsageError: it does not know the language, or takes no hotwords.
+        """
+        ...
+
+
+def told(model: SpeechModel, language: str | None, hotwords: str | None) -> SpeechModel:
+    """`model` as it hears a recording of which more is known; see `Instructable`.
+
+    Raises:
+        UsageError: the model takes no language or hotwords, or does not know the language.
+    """
+    if language is None and hotwords is None:
+        return model
+    if isinstance(model, Instructable):
+        return model.told(language, hotwords)
+    what = "language" if hotwords is None else "hotwords"
+    raise UsageError(f"the model {model.info.name} takes no {what}", "leave it out")
+
+
+__all__ = ["Aligner", "Instructable", "SpeechModel", "Waveform", "given_fields", "told"]

@@ -91,24 +91,39 @@ def timestamp(seconds: float, point: str = ".") -> str:
 
 
 class SrtWriter(TextWriter):
-    """SubRip; the speaker stands before the text."""
+    """SubRip; the speaker stands before the text.
+
+    Args:
+        speakers: False leaves them out.
+    """
 
     name = "srt"
+
+    def __init__(self, speakers: bool = True) -> None:
+        self._speakers = speakers
 
     def text(self, report: CallReport) -> str:
         blocks = []
         for number, cue in enumerate(cues(report), start=1):
             # Players read "-->" in a text line as a time line.
-            text = f"{cue.speaker}: {cue.text}".replace("-->", "->")
+            text = f"{cue.speaker}: {cue.text}" if self._speakers else cue.text
+            text = text.replace("-->", "->")
             times = f"{timestamp(cue.start, ',')} --> {timestamp(cue.end, ',')}"
             blocks.append(f"{number}\n{times}\n{_wrapped(text)}\n")
         return "\n".join(blocks)
 
 
 class VttWriter(TextWriter):
-    """WebVTT with voice spans (`<v speaker>`), which players can style."""
+    """WebVTT with voice spans (`<v speaker>`), which players can style.
+
+    Args:
+        speakers: False leaves them out.
+    """
 
     name = "vtt"
+
+    def __init__(self, speakers: bool = True) -> None:
+        self._speakers = speakers
 
     def text(self, report: CallReport) -> str:
         blocks = ["WEBVTT\n"]
@@ -116,7 +131,8 @@ class VttWriter(TextWriter):
             times = f"{timestamp(cue.start)} --> {timestamp(cue.end)}"
             voice = _vtt_escaped(cue.speaker)
             text = _vtt_escaped(_wrapped(cue.text))
-            blocks.append(f"{number}\n{times}\n<v {voice}>{text}</v>\n")
+            said = f"<v {voice}>{text}</v>" if self._speakers else text
+            blocks.append(f"{number}\n{times}\n{said}\n")
         return "\n".join(blocks)
 
 

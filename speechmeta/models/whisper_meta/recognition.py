@@ -8,6 +8,7 @@ it is that nobody speaks. Without Transcript among the fields no words are writt
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ class WhisperMetaRecognizer:
         heads = (model.config.heads or {}).get(model.heads_name or "", {})
         self._head_fields: dict[str, dict[str, object]] = heads.get("fields", {})
         self._labels: dict[str, list[str]] = model.config.head_labels(model.heads_name)
+
+    def told(self, language: str | None, hotwords: str | None) -> WhisperMetaRecognizer:
+        """See `speechmeta.models.base.Instructable`."""
+        other = copy.copy(self)
+        if language is not None:
+            other.language = self._checked_language(language)
+        if hotwords is not None:
+            other.hotwords = hotwords.strip() or None
+        return other
 
     def _checked_language(self, language: str | None) -> str | None:
         known = self.transcripts.languages

@@ -1,8 +1,8 @@
-"""What keeps the page to one user on one machine: private files that go, and who may ask.
+"""What keeps page and server to those they are for: private files that go, and who may ask.
 
-A page on loopback can be reached by any site that the same browser shows, by a name that leads
-to 127.0.0.1 (DNS rebinding) or by a form that is sent there; so the names of hosts are checked.
-Recordings and what was made of them lie in a folder that only its owner may enter.
+What listens on loopback can be reached by any site that the same browser shows, by a name that
+leads to 127.0.0.1 (DNS rebinding) or by a form that is sent there; so the names of hosts are
+checked. Recordings and what was made of them lie in a folder that only its owner may enter.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from urllib.parse import urlsplit
 KEEP_SECONDS = 3600.0
 """Files older than this are removed while the page is served."""
 
-_PREFIX = "speechmeta-app-"
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+PREFIX = "speechmeta-app-"
+"""What the page's folders are called."""
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Names under which this machine may be asked."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,14 +40,20 @@ class PrivateFiles:
     Args:
         parent: where it is made; None for the system's folder for temporary files.
         keep_seconds: age at which a file goes.
+        prefix: what such folders are called; those that a killed process left go by it.
     """
 
-    def __init__(self, parent: Path | None = None, keep_seconds: float = KEEP_SECONDS) -> None:
+    def __init__(
+        self,
+        parent: Path | None = None,
+        keep_seconds: float = KEEP_SECONDS,
+        prefix: str = PREFIX,
+    ) -> None:
         self._keep = keep_seconds
         place = Path(tempfile.gettempdir()) if parent is None else parent
-        _remove_abandoned(place, keep_seconds)
+        _remove_abandoned(place, keep_seconds, prefix)
         # mkdtemp's folders are 0700.
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
         self.uploads = self.folder / "uploads"
         self.uploads.mkdir(mode=0o700)
         self._ended = threading.Event()
@@ -88,9 +97,9 @@ class PrivateFiles:
             self.sweep()
 
 
-def _remove_abandoned(place: Path, keep_seconds: float) -> None:
+def _remove_abandoned(place: Path, keep_seconds: float, prefix: str) -> None:
     """What a page left that was killed; nobody else's, and none that may still be served."""
-    for path in place.glob(f"{_PREFIX}*"):
+    for path in place.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
@@ -105,37 +114,53 @@ def _newest(folder: Path) -> float:
     return max(times)
 
 
-class LoopbackOnly:
+class OwnPagesOnly:
     """ASGI middleware: answers only who asks for this machine, from a page of this server.
 
-    Requests whose `Host` is not loopback, or whose `Origin` is another site or another port, get
+    Requests whose `Host` is another name, or whose `Origin` is another site or another port, get
     403 and never reach the app.
+
+    Args:
+        hosts: the names that may be asked for; None for any, where something else keeps others
+            out and only requests from other sites' pages are refused.
+        answer: what those that are refused get: content type and body.
     """
 
-    def __init__(self, app: AsgiApp) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        hosts: frozenset[str] | None = LOOPBACK,
+        answer: tuple[str, str] = ("text/plain", "this page answers to its own machine"),
+    ) -> None:
         self._app = app
+        self._hosts = hosts
+        self._answer = answer
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or allowed(dict(scope["headers"])):
+        asked = scope["type"] in ("http", "websocket")
+        if not asked or allowed(dict(scope["headers"]), self._hosts):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        plain = [(b"content-type", b"text/plain")]
-        await send({"type": "http.response.start", "status": 403, "headers": plain})
-        await send({"type": "http.response.body", "body": b"this page answers to its own machine"})
+        kind, text = self._answer
+        headers = [(b"content-type", kind.encode("ascii"))]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": text.encode("utf-8")})
 
 
-def allowed(headers: dict[bytes, bytes]) -> bool:
+def allowed(headers: dict[bytes, bytes], hosts: frozenset[str] | None = LOOPBACK) -> bool:
     """Whether a request with these headers (names in small letters) may be answered."""
     host = _split("//" + headers.get(b"host", b"").decode("latin-1"))
-    if host is None or host[0] not in _LOOPBACK:
+    if host is None or (hosts is not None and host[0] not in hosts):
         return False
     if b"origin" not in headers:
         return True
     origin = _split(headers[b"origin"].decode("latin-1"))
-    return origin is not None and origin[0] in _LOOPBACK and origin[1] == host[1]
+    if origin is None or origin[1] != host[1]:
+        return False
+    return origin[0] == host[0] if hosts is None else origin[0] in hosts
 
 
 def _split(address: str) -> tuple[str, int | None] | None:
@@ -146,9 +171,21 @@ def _split(address: str) -> tuple[str, int | None] | None:
         return None
 
 
-def without_places(text: str, path: str) -> str:
-    """A message without where the server keeps the recording: its name stays."""
-    return text.replace(path, Path(path).name).replace(str(Path(path).parent), "")
+def without_places(text: str, path: str, name: str | None = None) -> str:
+    """A message without where the server keeps the recording.
+
+    Args:
+        name: what stands in the path's place; None for the file's own name.
+    """
+    shown = Path(path).name if name is None else name
+    return text.replace(path, shown).replace(str(Path(path).parent), "")
 
 
-__all__ = ["KEEP_SECONDS", "LoopbackOnly", "PrivateFiles", "allowed", "without_places"]
+__all__ = [
+    "KEEP_SECONDS",
+    "LOOPBACK",
+    "OwnPagesOnly",
+    "PrivateFiles",
+    "allowed",
+    "without_places",
+]

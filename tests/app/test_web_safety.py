@@ -17,10 +17,10 @@ from audio_files import write_wav
 from fakes import FakeEngine
 
 from speechmeta.app import _analyze, _once, _told
-from speechmeta.app_safety import LoopbackOnly, PrivateFiles, allowed, without_places
 from speechmeta.errors import AudioError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.web_safety import OwnPagesOnly, PrivateFiles, allowed, without_places
 
 
 def mode(path: Path) -> int:
@@ -87,7 +87,7 @@ def test_only_the_own_machine_is_answered(headers: dict[bytes, bytes], answered:
 
     for kind in ("http", "websocket", "lifespan"):
         scope = {"type": kind, "headers": list(headers.items())}
-        asyncio.run(LoopbackOnly(app)(scope, receive, send))
+        asyncio.run(OwnPagesOnly(app)(scope, receive, send))
     assert reached == (["http", "websocket", "lifespan"] if answered else ["lifespan"])
     assert answered or (sent[0]["status"], sent[2]["type"]) == (403, "websocket.close")
 
