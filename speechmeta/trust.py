@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from speechmeta.errors import ModelError, SpeechMetaError
+from speechmeta.errors import ModelError, SpeechMetaError, require_extra
 
 CUT_HINT = "the download may be cut: fetch its files again"
 
@@ -182,7 +182,10 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ModelError: see `check_config` and `shard_names`.
+        MissingExtraError: an adapter lies in it, which would be left out for want of its library.
     """
+    if (folder / "adapter_config.json").is_file():
+        require_extra("peft", "train", f"the adapter in {folder}")
     for path in (folder / "config.json", folder / "generation_config.json"):
         if path.is_file():
             check_config(read_json_object(path), str(path))
@@ -231,7 +234,25 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
         how = {key: options[key] for key in keys if key in options}
         config, _ = PreTrainedConfig.get_config_dict(place, **how)
         check_config(config, f"config.json of {place}")
+        _check_adapter(place, how)
     return loader.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _check_adapter(place: str | Path, how: Mapping[str, object]) -> None:
+    """Refuses an adapter of the hub, whose config would lead to a model that was not looked at.
+
+    A folder with a `config.json` of its own is no such adapter, even if one lies in it.
+
+    Raises:
+        ModelError: it is one.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(str(place), **how) is not None:
+        raise ModelError(
+            f"{place} is an adapter of another model, or has one",
+            "merge it into its model, or download it and name the folder",
+        )
 
 
 def _reads_config(loader: object) -> bool:

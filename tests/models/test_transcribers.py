@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import sys
 import time
 import wave
 from collections.abc import Callable
@@ -22,7 +24,13 @@ from whisper_meta_tiny import edit_json, save_whisper, tiny_heads, tiny_whisper_
 
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.decoding.whisper import Transcription
-from speechmeta.errors import EndpointError, ModelError, SpeechMetaError, UsageError
+from speechmeta.errors import (
+    EndpointError,
+    MissingExtraError,
+    ModelError,
+    SpeechMetaError,
+    UsageError,
+)
 from speechmeta.models.base import Aligner
 from speechmeta.models.endpoint import Endpoint
 from speechmeta.models.transcribers.base import Transcript, one_line
@@ -301,6 +309,62 @@ def save_parakeet(folder: Path) -> Path:
         tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>", unk_token="<unk>"
     ).save_pretrained(folder)
     return folder
+
+
+def save_granite(folder: Path) -> Path:
+    from tiny import tiny_tokenizer
+    from transformers import (
+        GraniteSpeechConfig,
+        GraniteSpeechFeatureExtractor,
+        GraniteSpeechForConditionalGeneration,
+        GraniteSpeechProcessor,
+    )
+
+    tokenizer = copy.deepcopy(tiny_tokenizer("bytes"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|audio|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+    )
+    torch.manual_seed(2)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "model_type": "granite",
+        "vocab_size": len(tokenizer),
+        "intermediate_size": 32,
+        "num_key_value_heads": 2,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": False,
+    }
+    hearing = {"input_dim": 160, "num_layers": 2, "hidden_dim": 32, "num_heads": 2}
+    projector = {"encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": 9}
+    config = GraniteSpeechConfig(
+        text_config={**small, **text},
+        encoder_config={"output_dim": 8, "context_size": 50, **hearing},
+        projector_config={**small, "intermediate_size": 32, **projector},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        has_lora_adapter=False,
+        tie_word_embeddings=False,
+    )
+    GraniteSpeechForConditionalGeneration(config).save_pretrained(folder)
+    GraniteSpeechProcessor(GraniteSpeechFeatureExtractor(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_is_asked_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_granite(tmp_path / "model")
+    transcriber = load_transcriber(folder, "cpu", "float32")
+    clips = [*tiny_clips(3), np.zeros(50, np.float32)]
+    found = transcriber.transcribe(clips)
+    assert [type(item) for item in found] == [Transcript] * 4
+    assert any(item.text for item in found if isinstance(item, Transcript))
+    assert transcriber.transcribe(clips[1:2]) == found[1:2]
+    assert isinstance(found[0], Transcript)
+    assert found[0].flags == ("transcript_truncated",), "random weights write up to their budget"
+    # An adapter that cannot be read would be left out in silence.
+    (folder / "adapter_config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match="the adapter in"):
+        load_transcriber(folder, "cpu", "float32")
 
 
 @pytest.mark.parametrize("save", [save_wav2vec2, save_moonshine, save_parakeet])

@@ -113,3 +113,16 @@ def test_a_checkpoint_by_folder_is_looked_through_before_it_is_read(tmp_path: Pa
 
     with pytest.raises(ModelError, match="evil/kernel"):
         from_checkpoint(Loader, tmp_path)
+
+
+def test_an_adapter_of_the_hub_leads_to_no_model_that_was_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import AutoModelForCausalLM, PreTrainedConfig
+    from transformers.utils import peft_utils
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda *_, **__: ({}, {}))
+    found = "adapter_config.json"
+    monkeypatch.setattr(peft_utils, "find_adapter_config_file", lambda *_, **__: found)
+    with pytest.raises(ModelError, match="is an adapter of another model"):
+        from_checkpoint(AutoModelForCausalLM, "someone/adapter", local_files_only=True)

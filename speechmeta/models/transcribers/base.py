@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from speechmeta.decoding.record import TimedWord
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.models.base import Waveform
@@ -63,11 +65,24 @@ class Transcriber(Protocol):
         ...
 
 
+SAMPLE_RATE = 16_000
+MAX_SECONDS = 30.0
+"""Longest clip of a transcriber that is not a Whisper: what most of them were trained on."""
+
+SHORTEST_SECONDS = 0.5
+"""Shorter clips are padded with silence: convolutions need some frames."""
+
 _NOT_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 LONGEST_CHARACTERS = 500
 CHARACTERS_PER_SECOND = 60
 """The fastest talkers write some 25."""
+
+
+def padded(waveform: Waveform) -> Waveform:
+    """A clip with silence behind it if it is shorter than `SHORTEST_SECONDS`."""
+    missing = max(0, round(SHORTEST_SECONDS * SAMPLE_RATE) - len(waveform))
+    return np.pad(waveform, (0, missing))
 
 
 def one_line(text: str, seconds: float) -> str:
@@ -89,4 +104,4 @@ def one_line(text: str, seconds: float) -> str:
     return _NOT_TEXT.sub(" ", whole).strip()
 
 
-__all__ = ["Transcriber", "Transcript", "one_line"]
+__all__ = ["MAX_SECONDS", "SAMPLE_RATE", "Transcriber", "Transcript", "one_line", "padded"]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED, DecodedRecord
@@ -15,20 +13,21 @@ from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageE
 from speechmeta.models.base import Waveform
 from speechmeta.models.devices import resolve_device, resolve_dtype
 from speechmeta.models.hub import CHECKPOINT_PATTERNS, Source, find_checkpoint
-from speechmeta.models.transcribers.base import Transcriber, Transcript, one_line
+from speechmeta.models.transcribers.base import (
+    MAX_SECONDS,
+    SAMPLE_RATE,
+    Transcriber,
+    Transcript,
+    one_line,
+    padded,
+)
+from speechmeta.models.transcribers.prompted import PROMPTED, load_prompted
 from speechmeta.trust import checkpoint_errors, from_checkpoint, read_json_object
 
 if TYPE_CHECKING:
     from transformers import AutomaticSpeechRecognitionPipeline
 
     from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
-
-SAMPLE_RATE = 16_000
-MAX_SECONDS = 30.0
-"""Longest clip of a transformers model: what most of them were trained on."""
-
-SHORTEST_SECONDS = 0.5
-"""Shorter clips are padded with silence: convolutions need some frames."""
 
 _PATTERNS = (*CHECKPOINT_PATTERNS, "*.model", "vocab.txt")
 
@@ -93,8 +92,7 @@ class TransformersTranscriber:
     def _one(self, waveform: Waveform) -> Transcript:
         seconds = len(waveform) / SAMPLE_RATE
         budget = self._options.budget(seconds)
-        padding = max(0, round(SHORTEST_SECONDS * SAMPLE_RATE) - len(waveform))
-        audio = {"raw": np.pad(waveform, (0, padding)), "sampling_rate": SAMPLE_RATE}
+        audio = {"raw": padded(waveform), "sampling_rate": SAMPLE_RATE}
         options: dict[str, Any] = (
             {"max_new_tokens": budget, "num_beams": 1, "do_sample": False} if self._bounded else {}
         )
@@ -131,7 +129,7 @@ def load_transcriber(
 
     Args:
         name_or_path: a folder or a hub id; a Whisper in transformers' or this package's layout,
-            or a CTC, sequence-to-sequence or transducer model of transformers.
+            a CTC, sequence-to-sequence or transducer model of transformers, or Granite Speech.
         device, dtype, local_files_only: as for `speechmeta.models.loading.load_model`.
         name: in reports; `name_or_path` without it.
         batch_size, language, hotwords, beams: of Whisper checkpoints.
@@ -165,6 +163,8 @@ def load_transcriber(
             )
     if dtype == "int8":
         raise UsageError(f"the transcriber {name} has no int8", "choose auto, float32 or bfloat16")
+    if config.get("model_type") in PROMPTED:
+        return load_prompted(source, name, device, dtype)
     return TransformersTranscriber(_pipeline(source, name, device, dtype), name)
 
 
@@ -212,7 +212,7 @@ def _pipeline(
 
 
 def _check_prompts(name: str, model: Any, extractor: Any) -> None:
-    """Refuses models that are asked for a transcript in words, such as Granite Speech.
+    """Refuses models that are asked for a transcript in words, such as Voxtral.
 
     Raises:
         ModelError: it is one.

@@ -13,12 +13,15 @@ import numpy as np
 from speechmeta.errors import EndpointError, SpeechMetaError
 from speechmeta.models.base import Waveform
 from speechmeta.models.endpoint import Endpoint
-from speechmeta.models.transcribers.base import Transcript, one_line
+from speechmeta.models.transcribers.base import (
+    MAX_SECONDS,
+    SAMPLE_RATE,
+    Transcript,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-SAMPLE_RATE = 16_000
 
 
 class EndpointTranscriber:
@@ -31,7 +34,7 @@ class EndpointTranscriber:
         prompt: text that the server is to take for what was said before, such as names to expect.
     """
 
-    max_seconds = 30.0
+    max_seconds = MAX_SECONDS
 
     def __init__(
         self, endpoint: Endpoint, model: str, language: str | None = None, prompt: str | None = None
