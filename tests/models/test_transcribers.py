@@ -31,7 +31,7 @@ from speechmeta.errors import (
     SpeechMetaError,
     UsageError,
 )
-from speechmeta.models.base import Aligner
+from speechmeta.models.base import Aligner, told
 from speechmeta.models.endpoint import Endpoint
 from speechmeta.models.transcribers.base import Transcript, one_line
 from speechmeta.models.transcribers.beside import TranscribedBeside
@@ -39,7 +39,7 @@ from speechmeta.models.transcribers.local import load_transcriber
 from speechmeta.models.transcribers.remote import EndpointTranscriber
 from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
 from speechmeta.pipeline.analyzer import Analyzer
-from speechmeta.pipeline.options import ModelOptions
+from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.schema import CallReport
 
 Sine = Callable[..., np.ndarray]
@@ -592,6 +592,34 @@ def test_one_clip_that_breaks_the_connection_off_leaves_the_others() -> None:
         found = at(server, concurrency=1).transcribe(clips)
     assert isinstance(found[0], EndpointError)
     assert found[1:] == [Transcript("fine")] * 5
+
+
+def test_a_recording_of_which_more_is_known(tmp_path: Path) -> None:
+    with serving(lambda *_: Reply({"text": "hi"})) as server:
+        engine = told(TranscribedBeside(FakeEngine(), at(server)), "de", "Acme")
+        assert engine.info.language == "de"
+        engine.decode(tiny_clips(1))
+    assert b"\r\n\r\nde\r\n" in server.asked[0].body
+    assert b"\r\n\r\nAcme\r\n" in server.asked[0].body
+    whisper = load_transcriber(save_whisper(tmp_path / "whisper"), "cpu", "float32")
+    assert told(TranscribedBeside(FakeEngine(), whisper), "fr", None).info.language == "fr"
+    with pytest.raises(UsageError, match="does not know the language"):
+        told(TranscribedBeside(FakeEngine(), whisper), "xx", None)
+    with pytest.raises(UsageError, match="takes no language"):
+        told(TranscribedBeside(FakeEngine(), Scripted()), "de", None)
+
+
+@pytest.mark.slow
+def test_the_server_of_this_package_is_a_transcriber() -> None:
+    from serving import running
+
+    with running(CallOptions(vad=False)) as live:
+        transcriber = EndpointTranscriber(Endpoint(f"{live.address}/v1"), "whisper-1")
+        clips = tiny_clips(3, seconds=(1.0, 2.0))
+        found = transcriber.transcribe(clips)
+        records = live.engine.decode(clips, ["Transcript"])
+    said = [r.values["Transcript"] for r in records if isinstance(r, DecodedRecord)]
+    assert found == [Transcript(str(text)) for text in said]
 
 
 def test_it_works_where_a_loop_runs_already() -> None:

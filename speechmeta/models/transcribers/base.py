@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -79,6 +79,20 @@ CHARACTERS_PER_SECOND = 60
 """The fastest talkers write some 25."""
 
 
+@runtime_checkable
+class InstructableTranscriber(Protocol):
+    """A transcriber that can be told of a recording what `Instructable` models are told."""
+
+    def told(self, language: str | None, hotwords: str | None) -> Transcriber:
+        """The same transcriber that expects this language and these names; None leaves what it
+        was made with.
+
+        Raises:
+            UsageError: it does not know the language, or takes no hotwords.
+        """
+        ...
+
+
 def padded(waveform: Waveform) -> Waveform:
     """A clip with silence behind it if it is shorter than `SHORTEST_SECONDS`."""
     missing = max(0, round(SHORTEST_SECONDS * SAMPLE_RATE) - len(waveform))
@@ -104,4 +118,12 @@ def one_line(text: str, seconds: float) -> str:
     return _NOT_TEXT.sub(" ", whole).strip()
 
 
-__all__ = ["MAX_SECONDS", "SAMPLE_RATE", "Transcriber", "Transcript", "one_line", "padded"]
+__all__ = [
+    "MAX_SECONDS",
+    "SAMPLE_RATE",
+    "InstructableTranscriber",
+    "Transcriber",
+    "Transcript",
+    "one_line",
+    "padded",
+]

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from speechmeta.decoding.record import TRANSCRIPT_FAILED, DecodedRecord
-from speechmeta.errors import SpeechMetaError
+from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.models.base import Aligner, SpeechModel, Waveform, given_fields
-from speechmeta.models.transcribers.base import Transcriber, Transcript
+from speechmeta.models.transcribers.base import (
+    InstructableTranscriber,
+    Transcriber,
+    Transcript,
+)
 from speechmeta.schema import FIELDS, LabelSets, ModelInfo
 
 
@@ -24,6 +28,15 @@ class TranscribedBeside:
 
     def __init__(self, model: SpeechModel, transcriber: Transcriber) -> None:
         self.base, self.transcriber = model, transcriber
+
+    def told(self, language: str | None, hotwords: str | None) -> TranscribedBeside:
+        """See `speechmeta.models.base.Instructable`: it is the transcriber that is told."""
+        if not isinstance(self.transcriber, InstructableTranscriber):
+            what = "language" if hotwords is None else "hotwords"
+            raise UsageError(
+                f"the transcriber {self.transcriber.name} takes no {what}", "leave it out"
+            )
+        return TranscribedBeside(self.base, self.transcriber.told(language, hotwords))
 
     @property
     def model(self) -> object:

@@ -41,6 +41,10 @@ class WhisperTranscriber:
         self.language = whisper.info.language
         self.max_seconds = whisper.max_seconds
 
+    def told(self, language: str | None, hotwords: str | None) -> WhisperTranscriber:
+        """See `speechmeta.models.transcribers.base.InstructableTranscriber`."""
+        return WhisperTranscriber(self._whisper.told(language, hotwords))
+
     def transcribe(
         self, waveforms: Sequence[Waveform], word_times: bool = False
     ) -> list[Transcript | SpeechMetaError]:

@@ -42,6 +42,11 @@ class EndpointTranscriber:
         self._endpoint, self._model = endpoint, model
         self.language, self._prompt = language, prompt
 
+    def told(self, language: str | None, hotwords: str | None) -> EndpointTranscriber:
+        """See `speechmeta.models.transcribers.base.InstructableTranscriber`."""
+        prompt = self._prompt if hotwords is None else hotwords.strip() or None
+        return EndpointTranscriber(self._endpoint, self._model, language or self.language, prompt)
+
     @property
     def name(self) -> str:
         """The model and its server."""
