@@ -361,10 +361,28 @@ def is_document(document: object) -> bool:
     if not isinstance(document, str) or "\n" in document:
         return False
     try:
-        json.loads(document)
+        data = json.loads(document)
     except (ValueError, RecursionError):
         return False
-    return True
+    if not isinstance(data, dict) or not isinstance(data.get("audio"), dict):
+        return False
+    return isinstance(data.get("turns"), list) or isinstance(data.get("error"), dict)
+
+
+@contextmanager
+def believed(output: Path) -> Iterator[None]:
+    """Around work with results that were read back: what is not as a run writes it is damage.
+
+    Raises:
+        OutputError: a result lacks something, or has it in another form.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise damaged(journal_path(output), f"a result is not as a run writes it ({what})") from (
+            error
+        )
 
 
 def refuse_links(output: Path) -> None:

@@ -28,6 +28,7 @@ from speechmeta.batch.journal import (
     Entry,
     Journal,
     State,
+    believed,
     journal_path,
     remove_journal,
     run_lock,
@@ -445,6 +446,6 @@ def write_results(journal: Journal, out: Path) -> None:
 
 def write_turns_table(journal: Journal, out: Path) -> None:
     """Writes `OUT/turns.parquet` from the journal."""
-    with atomic_file(out / TURNS, overwrite=True) as file:
+    with believed(out), atomic_file(out / TURNS, overwrite=True) as file:
         lines = map(json.loads, journal.documents())
         write_turns((line for line in lines if "error" not in line), file)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechmeta.batch.journal import Counts, Journal, journal_path
+from speechmeta.batch.journal import Counts, Journal, believed, journal_path
 from speechmeta.errors import UsageError
 from speechmeta.schema import LABEL_FIELDS
 from speechmeta.writers.files import printable
@@ -128,7 +128,7 @@ def summary_of(output: str | os.PathLike[str]) -> Summary:
         raise UsageError(
             f"{printable(out)} holds no folder run", "give the -o folder of `speechmeta batch`"
         )
-    with Journal(out) as journal:
+    with Journal(out) as journal, believed(out):
         summary = summarize(journal.documents())
         counts: Counts = journal.counts()
         summary.other_files = journal.others()

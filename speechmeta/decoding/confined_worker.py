@@ -65,9 +65,12 @@ def matches(regex: str, text: str) -> bool:
 def fault(schema: str, text: str) -> str | None:
     """What a value, as JSON, breaks of a schema."""
     import jsonschema
+    from referencing import Registry
 
     described = json.loads(schema)
-    validator = jsonschema.validators.validator_for(described)(described)
+    kind = jsonschema.validators.validator_for(described)
+    # With a registry of its own it fetches nothing that a reference names.
+    validator = kind(described, registry=Registry())
     found = next(validator.iter_errors(json.loads(text)), None)
     return None if found is None else str(found.message)
 

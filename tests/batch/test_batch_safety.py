@@ -153,6 +153,21 @@ class TestJournals:
         result = run(calls, out, resume=True, repair=True)
         assert (result.counts.done, len(results(out))) == (3, 3)
 
+    @pytest.mark.parametrize(
+        "document", ["[]", "{}", '{"audio": {}, "turns": [7]}', '{"audio": 1, "error": {}}']
+    )
+    def test_a_planted_result_is_damage_and_nothing_worse(
+        self, calls: Path, tmp_path: Path, document: str
+    ) -> None:
+        out = tmp_path / "out"
+        run(calls, out, parquet=True)
+        change(out, "UPDATE files SET document = ? WHERE id = 2", document)
+        with pytest.raises(OutputError, match="--repair"):
+            run(calls, out, parquet=True, resume=True)
+        with pytest.raises(OutputError, match="--repair"):
+            summary_of(out)
+        assert not list(out.glob(".speechmeta-*"))
+
     @pytest.mark.parametrize("damage", ["head", "middle", "gone"])
     def test_repair_keeps_what_is_whole_and_the_run_does_the_rest(
         self, calls: Path, tmp_path: Path, damage: str

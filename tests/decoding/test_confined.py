@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -32,6 +34,18 @@ def test_a_form_compiles_in_the_child_as_it_would_here(vocabulary: Vocabulary) -
     assert "minimum" in confined("fault", '{"minimum": 3}', "2")
 
 
+def test_nothing_is_fetched_that_a_schema_names() -> None:
+    called: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"}
+        with pytest.raises(UsageError, match="Unresolvable"):
+            confined("fault", json.dumps(schema), "1")
+        with contextlib.suppress(TimeoutError):
+            called.append(server.accept()[0].fileno())
+    assert not called
+
+
 @pytest.mark.parametrize(
     ("task", "form"),
     [
@@ -57,9 +71,9 @@ def test_a_form_that_asks_for_too_much_is_refused(
 @pytest.mark.parametrize(
     ("task", "form", "message"),
     [
-        ("schema_regex", '{"type": "no-such-type"}', "no JSON Schema"),
+        ("schema_regex", '{"type": "no-such-type"}', "not a JSON Schema"),
         ("schema_regex", '{"$ref": "#/nowhere"}', "cannot be compiled"),
-        ("compile_regex", "(", "no regular expression"),
+        ("compile_regex", "(", "not a regular expression"),
     ],
 )
 def test_a_wrong_form_is_the_users_error(
