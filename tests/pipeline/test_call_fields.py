@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,20 @@ from openai_server import Asked, Fake, Reply, serving
 from pydantic import BaseModel, Field, field_validator
 from tiny import tiny_tokenizer
 
-from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
+from speechmeta.errors import (
+    DecodingError,
+    MissingExtraError,
+    ModelError,
+    SpeechMetaError,
+    UsageError,
+)
 from speechmeta.models.endpoint import Endpoint
 from speechmeta.models.text.base import Answer, Messages, Schema
 from speechmeta.models.text.local import LocalText, load_text_model
 from speechmeta.models.text.remote import EndpointText
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.callfields.filling import Filler
+from speechmeta.pipeline.callfields.making import filler_of
 from speechmeta.pipeline.callfields.question import form_of, windows
 from speechmeta.pipeline.callfields.schemas import (
     READY,
@@ -388,7 +396,7 @@ def test_a_module_of_the_users_is_found_in_the_folder(
     ):
         with pytest.raises(UsageError, match=message):
             find_schemas([name])
-    assert str(tmp_path) not in __import__("sys").path
+    assert str(tmp_path) not in sys.path
 
 
 def test_definitions_stay_where_references_look_for_them(tiny_model: LocalText) -> None:
@@ -662,6 +670,36 @@ def test_options_belong_together() -> None:
         ModelOptions(llm="http://127.0.0.1:1/v1", call_schema=("summary",))
     with pytest.raises(UsageError, match="no call schema"):
         Analyzer(llm="x/y", call_schema=("sumary",))
+
+
+def test_a_schema_is_read_anew_and_the_model_is_not(tmp_path: Path) -> None:
+    tiny = tiny_text_model()
+    tiny._model.save_pretrained(tmp_path / "model")
+    tiny._tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "form.json"
+    options = ModelOptions(llm=str(tmp_path / "model"), call_schema=(str(path),), device="cpu")
+    fillers = []
+    for name in ("first", "second"):
+        path.write_text(json.dumps({"properties": {name: {"type": "boolean"}}, "required": [name]}))
+        fillers.append(filler_of(options))
+        assert fillers[-1] is not None
+        report = fillers[-1].fill(REPORT)
+        assert report.call_fields is not None
+        assert list(report.call_fields["form"].value or {}) == [name]
+    first, second = fillers
+    assert first is not None
+    assert second is not None
+    assert first._model is second._model
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match="needs openai"):
+        Endpoint("http://127.0.0.1:1/v1")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MissingExtraError, match="needs gguf"):
+        load_text_model(tmp_path / "model.gguf")
 
 
 def test_the_analyzer_fills_what_it_redacted(sine: Callable[..., np.ndarray]) -> None:

@@ -1,7 +1,8 @@
-"""The filler that the options ask for, loaded once for all who ask."""
+"""The filler that the options ask for; its text model is loaded once for all who ask."""
 
 from __future__ import annotations
 
+import os
 import threading
 from weakref import WeakValueDictionary
 
@@ -11,12 +12,14 @@ from speechmeta.pipeline.callfields.filling import Filler
 from speechmeta.pipeline.callfields.schemas import find_schemas
 from speechmeta.pipeline.options import ModelOptions
 
-_FILLERS: WeakValueDictionary[ModelOptions, Filler] = WeakValueDictionary()
+_MODELS: WeakValueDictionary[tuple[object, ...], TextModel] = WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
 def filler_of(options: ModelOptions) -> Filler | None:
     """What fills call fields; None where none are asked for.
+
+    Schemas are read anew each time, as their files may have changed.
 
     Raises:
         UsageError: a schema is not known or cannot be used, or the server's address cannot.
@@ -25,13 +28,8 @@ def filler_of(options: ModelOptions) -> Filler | None:
     """
     if options.llm is None or options.call_schema is None:
         return None
-    with _LOADING:
-        filler = _FILLERS.get(options)
-        if filler is None:
-            schemas = find_schemas(options.call_schema)
-            filler = Filler(_text_model(options, options.llm), schemas, options.llm_answer)
-            _FILLERS[options] = filler
-        return filler
+    schemas = find_schemas(options.call_schema)
+    return Filler(_text_model(options, options.llm), schemas, options.llm_answer)
 
 
 def _text_model(options: ModelOptions, name: str) -> TextModel:
@@ -43,9 +41,14 @@ def _text_model(options: ModelOptions, name: str) -> TextModel:
         return EndpointText(endpoint, options.llm_model or "", options.llm_context)
     from speechmeta.models.text.local import load_text_model
 
-    return load_text_model(
-        name, options.device, options.dtype, options.local_files_only, options.llm_context
-    )
+    how = (options.device, options.dtype, options.local_files_only, options.llm_context)
+    changed = os.stat(name).st_mtime_ns if os.path.exists(name) else 0
+    with _LOADING:
+        model = _MODELS.get((name, changed, *how))
+        if model is None:
+            model = load_text_model(name, *how)
+            _MODELS[(name, changed, *how)] = model
+        return model
 
 
 __all__ = ["filler_of"]
