@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from speechmeta.errors import ModelError, UsageError
+from speechmeta.errors import ModelError, SpeechMetaError
+from speechmeta.models.endpoint import Endpoint
+from speechmeta.models.text.base import Answer
+from speechmeta.models.text.remote import completion
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 Messages = list[dict[str, str]]
 
@@ -126,6 +128,10 @@ class OpenAIText:
         name: the model's name at the server.
         key_variable: environment variable with the key, if the server wants one.
         timeout: seconds for one answer.
+
+    Raises:
+        UsageError: the address is none.
+        MissingExtraError: the client for servers is not installed.
     """
 
     def __init__(
@@ -138,48 +144,30 @@ class OpenAIText:
         seed: int = 0,
         timeout: float = 120.0,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise UsageError(f"{base_url!r} is not an address", "such as http://127.0.0.1:8000/v1")
         self.name = name
-        self.address = base_url.rstrip("/") + "/chat/completions"
-        self.key = os.environ.get(key_variable, "")
-        self.timeout = timeout
+        key = key_variable if os.environ.get(key_variable) else None
+        # Together: such servers batch what arrives at the same time.
+        self._endpoint = Endpoint(base_url, key, timeout, concurrency=64)
         self.options = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
     def answer(self, conversations: Sequence[Messages]) -> list[str]:
-        # Together: such servers batch what arrives at the same time.
-        with ThreadPoolExecutor(max(1, len(conversations))) as pool:
-            return list(pool.map(self._one, conversations))
+        """See `TextModel.answer`.
 
-    def _one(self, messages: Messages) -> str:
-        body = {"model": self.name, "messages": messages, **self.options}
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            self.address, json.dumps(body).encode(), headers, method="POST"
+        Raises:
+            EndpointError: one has none.
+        """
+        answers = self._endpoint.each([partial(self._one, talk) for talk in conversations])
+        texts = []
+        for answer in answers:
+            if isinstance(answer, SpeechMetaError):
+                raise answer
+            texts.append(answer.text.strip())
+        return texts
+
+    async def _one(self, messages: Messages, client: AsyncOpenAI) -> Answer:
+        return await completion(
+            self._endpoint, client, model=self.name, messages=messages, **self.options
         )
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                answer = json.load(response)
-            text = answer["choices"][0]["message"]["content"]
-        except urllib.error.HTTPError as error:
-            detail = error.read(500).decode(errors="replace")
-            raise ModelError(
-                f"{self.address} answered {error.code}: {detail}", "check model name and key"
-            ) from error
-        except (
-            OSError,
-            http.client.HTTPException,
-            ValueError,
-            LookupError,
-            TypeError,
-        ) as error:
-            raise ModelError(
-                f"{self.address} gave no answer: {type(error).__name__}: {error}",
-                "check that the server runs; a rerun continues where this one ended",
-            ) from error
-        return str(text or "").strip()
 
 
 __all__ = ["Messages", "OpenAIText", "TextModel", "TransformersText"]

@@ -72,23 +72,34 @@ class EndpointText:
     async def _one(
         self, messages: Messages, schema: Schema, budget: int, client: AsyncOpenAI
     ) -> Answer:
-        ask: Any = client.chat.completions.create
         form = {"name": "fields", "schema": dict(schema)}
-        given = await ask(
+        return await completion(
+            self._endpoint,
+            client,
             model=self._model,
             messages=[dict(message) for message in messages],
             response_format={"type": "json_schema", "json_schema": form},
             **self._bounds(budget),
         )
-        choices = getattr(given, "choices", None)
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        text = getattr(getattr(choice, "message", None), "content", None)
-        if not isinstance(text, str) or not text.strip():
-            raise EndpointError(
-                f"{self._endpoint.address} answered without a text",
-                "the model may have refused, or the server does not speak OpenAI's API",
-            )
-        return Answer(text, getattr(choice, "finish_reason", None) == "length")
 
 
-__all__ = ["EndpointText"]
+async def completion(endpoint: Endpoint, client: AsyncOpenAI, **body: Any) -> Answer:
+    """What a server's `/v1/chat/completions` answers to a request.
+
+    Raises:
+        EndpointError: no text. What the client raises is for `Endpoint.each` to explain.
+    """
+    ask: Any = client.chat.completions.create
+    given = await ask(**body)
+    choices = getattr(given, "choices", None)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    text = getattr(getattr(choice, "message", None), "content", None)
+    if not isinstance(text, str) or not text.strip():
+        raise EndpointError(
+            f"{endpoint.address} answered without a text",
+            "the model may have refused, or the server does not speak OpenAI's API",
+        )
+    return Answer(text, getattr(choice, "finish_reason", None) == "length")
+
+
+__all__ = ["EndpointText", "completion"]
