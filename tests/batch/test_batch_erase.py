@@ -20,6 +20,8 @@ from speechmeta.batch.repair import repair_journal
 from speechmeta.batch.summary import summary_of
 from speechmeta.errors import OutputError, UsageError
 
+pytestmark = pytest.mark.slow
+
 RunCli = Callable[..., Any]
 DAY = 86_400.0
 SECRET = b"300 of 1.00"

@@ -351,6 +351,7 @@ def test_models(run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {model["used_by"] for model in listed} == {"analyze", "chat"}
 
 
+@pytest.mark.slow
 def test_models_finds_what_is_in_the_cache(run_cli: RunCli, tmp_path: Path) -> None:
     folder = tmp_path / "models--skit-ai--speechllm-2B"
     (folder / "refs").mkdir(parents=True)

@@ -17,6 +17,8 @@ from report_samples import NASTY, empty_report, sample_peaks, sample_report
 from speechmeta.schema import CallReport, RedactedSpan, Word
 from speechmeta.writers import HtmlWriter
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
