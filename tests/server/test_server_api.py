@@ -197,7 +197,7 @@ class TestAnalyze:
         ("options", "status", "text"),
         [
             ({"min_confidence": 2}, 400, "min_confidence is '2'"),
-            ({"roles": "a,a"}, 400, "give every speaker a name"),
+            ({"roles": "a,a"}, 400, "give every speaker a different name"),
             ({"fields": "Mood"}, 400, "unknown field 'Mood'"),
             ({"speakers": "0"}, 400, "speakers is '0'"),
             ({"raw": "codec=nothing"}, 400, "codec"),

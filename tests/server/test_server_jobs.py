@@ -34,6 +34,8 @@ from speechmeta.server.problems import Refused
 from speechmeta.server.webhooks import Webhooks, load_webhooks
 from speechmeta.settings import OptionError
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s" * 32
 
 
