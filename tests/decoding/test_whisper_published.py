@@ -1,13 +1,12 @@
 """Published Whisper weights write what transformers' own `generate` writes.
 
-The checkpoints are made from registry packages by a script beside the checkout, once, in pytest's
-cache; where the script, the registry or flite is absent these tests skip.
+The checkpoints are made from registry packages by `recipes/whisper_meta/original.py`, once, in
+pytest's cache; where the registry or flite is absent these tests skip.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,15 +25,12 @@ from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("SPEECHMETA_SHARED", ROOT.parent / "shared"))
-SCRIPT = SHARED / "tools" / "whisper_from_packages.py"
+SCRIPT = ROOT / "recipes" / "whisper_meta" / "original.py"
 
 
 @pytest.fixture(scope="module", params=["tiny.en", "base"])
 def checkpoint(request: pytest.FixtureRequest) -> Path:
     """A folder with published weights."""
-    if not SCRIPT.is_file():
-        pytest.skip(f"{SCRIPT} is absent")
     folder: Path = request.config.cache.mkdir("whisper") / request.param
     if not (folder / "tokenizer.json").is_file():
         made = subprocess.run(

