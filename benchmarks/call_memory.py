@@ -1,10 +1,14 @@
-"""Peak memory of a long stereo call above what was there before, without the model's share.
+"""Peak memory of a long stereo call: of the call alone, or of all with the bundled checkpoint.
 
     python benchmarks/call_memory.py [--minutes 120] [--rate 8000] [--mono]
+    python benchmarks/call_memory.py --minutes 10 --limits 60:7000 120:7000 240:14000
 
-The call is two flite voices that take turns, written to a temporary WAV file; the decoder
-answers at once, so that what is measured is decoding, turns, speakers and the report. The
-last line is one JSON object.
+The call is two flite voices that take turns, written to a temporary WAV file. Without `--limits`
+the decoder answers at once, so that what is measured, above what was there before, is decoding of
+the file, turns, speakers and the report. With them the bundled checkpoint analyses the call, in a
+process of its own for each pair: seconds of audio in one pass of the encoder, positions of the
+encoder in one batch of the decoder (`speechmeta.models.whisper_meta.recognition`). Its peak is
+the whole process's. Prints a table and, last, one JSON line.
 """
 
 from __future__ import annotations
@@ -34,6 +38,10 @@ TEXTS = (
     "I would like to change the address on my account, please.",
     "Certainly, could you tell me the number of your contract?",
     "Yes, one moment please, I have to look for it, it was here yesterday.",
+    "Yes.",
+    "I moved to another town three weeks ago, and since then two of your letters went to the old "
+    "house. The people who live there now were kind enough to bring them to me, but I do not want "
+    "to ask them for that again, so it would be good if you could change it in all of your books.",
 )
 
 
@@ -99,34 +107,79 @@ def resident_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
+def measured(analyzer: Analyzer, path: Path) -> dict[str, Any]:
+    """One analysis: seconds of the processor and on the wall, turns, what was covered."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    report = analyzer.analyze_call(path)
+    return {
+        "turns": len(report.turns),
+        "words": sum(len((turn.meta.transcript or "").split()) for turn in report.turns),
+        "coverage": report.coverage.model_dump(),
+        "seconds": round(time.perf_counter() - wall, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
+def with_checkpoint(path: Path, limits: str) -> dict[str, Any]:
+    """In this process: the bundled checkpoint with other limits of its batches."""
+    from speechmeta.models.whisper_meta import recognition
+
+    seconds, positions = limits.split(":")
+    # Constants of the module: what suits is written there, and needs no option.
+    vars(recognition).update(ENCODER_SECONDS=float(seconds), DECODER_POSITIONS=int(positions))
+    analyzer = Analyzer()
+    loaded = resident_mb()
+    found = measured(analyzer, path)
+    return {"limits": limits, **found, "mb_loaded": round(loaded), "peak_mb": round(peak_mb())}
+
+
+def table(path: Path, limits: list[str]) -> list[dict[str, Any]]:
+    """One row a pair of limits, each measured in a process of its own."""
+    print(
+        f"{'encoder s':>9} {'positions':>9} {'CPU s':>6} {'wall s':>6} {'peak MB':>8} {'words':>6}"
+    )
+    rows = []
+    for pair in limits:
+        command = [sys.executable, __file__, "--child", str(path), "--limits", pair]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        seconds, positions = pair.split(":")
+        print(
+            f"{seconds:>9} {positions:>9} {row['cpu_seconds']:>6.1f} {row['seconds']:>6.1f} "
+            f"{row['peak_mb']:>8} {row['words']:>6}",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--rate", type=int, default=8000)
     parser.add_argument("--mono", action="store_true")
+    parser.add_argument("--limits", nargs="+", metavar="SECONDS:POSITIONS")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.child:
+        print(json.dumps(with_checkpoint(given.child, given.limits[0])))
+        return 0
     channels = 1 if given.mono else 2
+    call = {"minutes": given.minutes, "rate": given.rate, "channels": channels}
     with tempfile.TemporaryDirectory() as folder:
         short, path = Path(folder) / "short.wav", Path(folder) / "call.wav"
-        write_call(short, 0.5, given.rate, channels)
         write_call(path, given.minutes, given.rate, channels)
+        if given.limits:
+            rows = table(path, given.limits)
+            print(json.dumps({"benchmark": "call_memory", **call, "rows": rows}))
+            return 0
+        write_call(short, 0.5, given.rate, channels)
         analyzer = Analyzer.from_engine(InstantEngine())
         analyzer.analyze_call(short)  # what is loaded on the way is not the call's
         before = resident_mb()
-        start = time.perf_counter()
-        report = analyzer.analyze_call(path)
-        seconds = time.perf_counter() - start
-    result = {
-        "benchmark": "call_memory",
-        "minutes": given.minutes,
-        "rate": given.rate,
-        "channels": channels,
-        "turns": len(report.turns),
-        "coverage": report.coverage.model_dump(),
-        "seconds": round(seconds, 1),
-        "mb_before": round(before, 1),
-        "peak_mb_above": round(peak_mb() - before, 1),
-    }
+        result = {"benchmark": "call_memory", **call, **measured(analyzer, path)}
+        result["mb_before"] = round(before, 1)
+        result["peak_mb_above"] = round(peak_mb() - before, 1)
     print(json.dumps(result))
     return 0
 

@@ -6,12 +6,13 @@ attention mask's matter, so branches that were not taken simply stay unseen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_GROWTH = 128
+_GROWTH = 32
 
 
 class SlotLayer(CacheLayerMixin):
@@ -40,7 +41,7 @@ class SlotLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         elif end > self.capacity:
             self.capacity = max(end, self.capacity + self.capacity // 2) + _GROWTH
-            self._stored = (self._wider(self._stored[0]), self._wider(self._stored[1]))
+            self._keep(lambda used: used)
         keys, values = self._buffers()
         keys[:, :, self.used : end] = key_states
         values[:, :, self.used : end] = value_states
@@ -53,18 +54,22 @@ class SlotLayer(CacheLayerMixin):
         return self._stored
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
-        # Zeros, because slots that are masked still have to hold finite numbers.
-        return like.new_zeros(*like.shape[:2], self.capacity, like.shape[-1])
+        # Not filled: every pass writes its slots in all rows, and those behind are never read.
+        return like.new_empty(*like.shape[:2], self.capacity, like.shape[-1])
 
-    def _wider(self, old: torch.Tensor) -> torch.Tensor:
-        new = self._empty(old)
-        new[:, :, : self.used] = old[:, :, : self.used]
+    def _keep(self, chosen: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Makes the store anew of what is chosen of the used slots."""
+        keys, values = (self._copied(chosen(old[:, :, : self.used])) for old in self._buffers())
+        self._stored = (keys, values)
+
+    def _copied(self, used: torch.Tensor) -> torch.Tensor:
+        new = self._empty(used)
+        new[:, :, : self.used] = used
         return new
 
     def select(self, rows: torch.Tensor) -> None:
         """Keeps some rows."""
-        keys, values = self._buffers()
-        self._stored = (keys.index_select(0, rows), values.index_select(0, rows))
+        self._keep(lambda used: used.index_select(0, rows))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 """Most clips in the decoder at a time; reading its weights costs the same for one as for many."""
 
-ENCODER_SECONDS = 120.0
+ENCODER_SECONDS = 60.0
 """Most seconds of audio, padding included, in one pass of the encoder."""
 
 BUCKET_RATIO = 0.8
