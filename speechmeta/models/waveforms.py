@@ -42,6 +42,25 @@ def _one_channel(waveform: Waveform) -> npt.NDArray[np.float32]:
     return wave[0] if wave.ndim == 2 and len(wave) == 1 else wave
 
 
+def checked_waveform(waveform: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """One waveform (samples,) as a model can hear it.
+
+    Raises:
+        AudioError: it is empty, has several channels, or holds NaN.
+    """
+    wave = np.asarray(waveform, dtype=np.float32)
+    if wave.ndim != 1:
+        raise AudioError(
+            f"the audio has shape {wave.shape}",
+            "give one channel as (samples,); mix or split channels first",
+        )
+    if not wave.size:
+        raise AudioError("the audio has no samples", "give at least one sample")
+    if not np.isfinite(wave).all():
+        raise AudioError("the audio holds NaN or infinite samples", "repair the file")
+    return wave
+
+
 def refuse_others(given: Mapping[str, object], return_tensors: str, known: str) -> None:
     """Raises UsageError for arguments that a processor does not take."""
     unknown = [*given, *([] if return_tensors == "pt" else ["return_tensors"])]
@@ -52,4 +71,4 @@ def refuse_others(given: Mapping[str, object], return_tensors: str, known: str) 
         )
 
 
-__all__ = ["SAMPLE_RATE", "Waveform", "read_waveforms", "refuse_others"]
+__all__ = ["SAMPLE_RATE", "Waveform", "checked_waveform", "read_waveforms", "refuse_others"]

@@ -10,9 +10,15 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from speechmeta.decoding.layout import TextLayout
-from speechmeta.errors import AudioError, UsageError
+from speechmeta.errors import UsageError
 from speechmeta.models.speechllm.configuration_speechllm import SpeechLLMConfig
-from speechmeta.models.waveforms import SAMPLE_RATE, Waveform, read_waveforms, refuse_others
+from speechmeta.models.waveforms import (
+    SAMPLE_RATE,
+    Waveform,
+    checked_waveform,
+    read_waveforms,
+    refuse_others,
+)
 from speechmeta.schema import FIELDS
 
 if TYPE_CHECKING:
@@ -132,16 +138,7 @@ class SpeechLLMProcessor(ProcessorMixin):
         """
         normalised = []
         for waveform in waveforms:
-            wave = np.asarray(waveform, dtype=np.float32)
-            if wave.ndim != 1:
-                raise AudioError(
-                    f"the audio has shape {wave.shape}",
-                    "give one channel as (samples,); mix or split channels first",
-                )
-            if not wave.size:
-                raise AudioError("the audio has no samples", "give at least one sample")
-            if not np.isfinite(wave).all():
-                raise AudioError("the audio holds NaN or infinite samples", "repair the file")
+            wave = checked_waveform(waveform)
             values = self.feature_extractor(wave, sampling_rate=SAMPLE_RATE)["input_values"][0]
             # Silence goes on after normalisation: zero is the mean there, and a short clip's
             # statistics are its own.

@@ -11,7 +11,13 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from speechmeta.errors import AudioError
-from speechmeta.models.waveforms import SAMPLE_RATE, Waveform, read_waveforms, refuse_others
+from speechmeta.models.waveforms import (
+    SAMPLE_RATE,
+    Waveform,
+    checked_waveform,
+    read_waveforms,
+    refuse_others,
+)
 from speechmeta.models.whisper_meta.configuration_whisper_meta import WhisperMetaConfig
 
 if TYPE_CHECKING:
@@ -77,16 +83,7 @@ class WhisperMetaProcessor(ProcessorMixin):
             AudioError: the waveform is empty, has several channels, is longer than
                 `max_seconds`, or holds NaN.
         """
-        wave = np.asarray(waveform, dtype=np.float32)
-        if wave.ndim != 1:
-            raise AudioError(
-                f"the audio has shape {wave.shape}",
-                "give one channel as (samples,); mix or split channels first",
-            )
-        if not wave.size:
-            raise AudioError("the audio has no samples", "give at least one sample")
-        if not np.isfinite(wave).all():
-            raise AudioError("the audio holds NaN or infinite samples", "repair the file")
+        wave = checked_waveform(waveform)
         if len(wave) > round(self.max_seconds * SAMPLE_RATE):
             raise AudioError(
                 f"the audio is {len(wave) / SAMPLE_RATE:.1f} s long, the model takes "
