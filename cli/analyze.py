@@ -114,6 +114,7 @@ def analyze(
         ),
     ] = False,
     csv_excel: options.CsvExcel = None,
+    report_audio: options.ReportAudio = options.ReportAudioChoice.EMBED,
     quiet: options.Quiet = False,
     *,
     call: CallOptions,
@@ -127,6 +128,10 @@ def analyze(
         streamed = _stdout_writer(files, output_format, csv_excel, as_json or overwrite)
     else:
         outputs = _plan_outputs(files, output_dir, output_format, csv_excel, replaced)
+    outputs = {
+        path: [(_with_sound(writer, report_audio, call), target) for writer, target in planned]
+        for path, planned in outputs.items()
+    }
     if redact_audio is not None:
         _check_redact_audio(files, redact_audio, overwrite)
         call = call.updated({"redact": True})
@@ -165,6 +170,14 @@ def analyze(
         leave_at_once(130)
         return 130
     return max(codes, default=0)
+
+
+def _with_sound(writer: Writer, audio: options.ReportAudioChoice, call: CallOptions) -> Writer:
+    from speechmeta.writers import HtmlWriter
+
+    if isinstance(writer, HtmlWriter):
+        return HtmlWriter(audio.value, call.raw, call.limits)
+    return writer
 
 
 class _Work:

@@ -71,11 +71,20 @@ def batch(
         ),
     ] = None,
     csv_excel: options.CsvExcel = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Also write index.html, a page of all calls, and a page for each call.",
+            rich_help_panel=options.OUTPUT_PANEL,
+        ),
+    ] = False,
+    report_audio: options.ReportAudio = options.ReportAudioChoice.LINK,
     parquet: Annotated[
         bool,
         typer.Option(
             "--parquet",
-            help="Also write turns.parquet, one table of all turns.",
+            help="Also write turns.parquet, calls.parquet and speakers.parquet, of all calls.",
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
@@ -229,11 +238,16 @@ def batch(
     filler = filler_of(model)
     job = CallJob(call)
     source = AnalyzerSource(model, call)
+    formats = options.formats_of(output_format or "", csv_excel)
     run = FolderOptions(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        formats=options.formats_of(output_format or "", csv_excel),
+        formats=tuple(dict.fromkeys([*formats, *(["html"] if report else [])])),
         parquet=parquet,
+        report=report,
+        report_audio=report_audio.value,
+        raw=call.raw,
+        limits=call.limits,
         resume=resume,
         retry_failed=retry_failed,
         overwrite=overwrite,

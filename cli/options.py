@@ -103,6 +103,25 @@ def formats_of(names: str, csv_excel: ExcelCountry | None) -> tuple[str, ...]:
     return tuple(excel[csv_excel] if name.lower() == "csv" else name for name in found)
 
 
+class ReportAudioChoice(StrEnum):
+    """Whether an HTML report has the call's sound."""
+
+    EMBED = "embed"
+    LINK = "link"
+    NONE = "none"
+
+
+ReportAudio = Annotated[
+    ReportAudioChoice,
+    typer.Option(
+        "--report-audio",
+        help="Sound of HTML reports: embed it (as Opus, to about an hour; longer ones are "
+        "linked), link the recording, or none. Redacted reports carry redacted sound or none.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+
+
 Quiet = Annotated[
     bool,
     typer.Option(

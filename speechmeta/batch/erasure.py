@@ -19,12 +19,14 @@ from typing import Any
 from speechmeta.batch.journal import STATE_FOLDER, Finished, Journal, journal_path, run_lock
 from speechmeta.batch.runner import (
     CALLS,
+    INDEX,
     RESULTS,
     TURNS,
     check_target,
     output_path,
+    write_index,
     write_results,
-    write_turns_table,
+    write_tables,
 )
 from speechmeta.errors import UsageError
 from speechmeta.writers import get_writer
@@ -110,9 +112,9 @@ def erase(
 ) -> Erasure:
     """Removes the results that were made more than `older_than` seconds ago.
 
-    Removed are a call's line in `results.jsonl`, its rows in `turns.parquet`, its files below
-    `calls/` and its entry in the journal, whose pages are rewritten, so that nothing stays in
-    them. A run that is killed meanwhile is finished by the next.
+    Removed are a call's line in `results.jsonl`, its rows in the tables and in `index.html`, its
+    files below `calls/` and its entry in the journal, whose pages are rewritten, so that nothing
+    stays in them. A run that is killed meanwhile is finished by the next.
 
     Args:
         dry_run: remove nothing, only say what would be removed.
@@ -156,7 +158,9 @@ def erase(
             if (out / RESULTS).exists():
                 write_results(journal, out)
             if (out / TURNS).exists():
-                write_turns_table(journal, out)
+                write_tables(journal, out)
+            if (out / INDEX).exists():
+                write_index(journal, out)
             for path in leftovers:
                 _remove_leftover(path)
             remove_temporary(out)

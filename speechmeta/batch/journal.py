@@ -245,6 +245,15 @@ class Journal:
             path_column=1,
         )
 
+    def named_documents(self) -> Iterator[tuple[bytes, str]]:
+        """The results with the files that they are of, in the order of their paths."""
+        yield from self._pages(
+            "SELECT path, document FROM files WHERE document IS NOT NULL AND path > ?"
+            " ORDER BY path LIMIT 200",
+            lambda row: (self._checked(row[0]), self._whole(row[1], row[0])),
+            path_column=0,
+        )
+
     def _checked(self, relative: Any) -> bytes:
         """A file's path, if it is one below the root.
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from speechmeta.audio.limits import Limits
 from speechmeta.batch.discovery import Discovery, find_audio
 from speechmeta.batch.job import Job, ModelSource
 from speechmeta.batch.journal import (
@@ -40,13 +41,18 @@ from speechmeta.schema import CallReport
 from speechmeta.writers import get_writer
 from speechmeta.writers.failure import error_record
 from speechmeta.writers.files import atomic_file, output_error, printable, remove_temporary
-from speechmeta.writers.parquet import check_parquet, write_turns
+from speechmeta.writers.html import HtmlWriter, ReportAudio, relative_address
+from speechmeta.writers.html_index import index_page
+from speechmeta.writers.parquet import check_parquet, write_calls, write_speakers, write_turns
 from speechmeta.writers.structured import compact, document
 
 RESULTS = "results.jsonl"
-TURNS = "turns.parquet"
+TURNS, CALLS_TABLE, SPEAKERS = "turns.parquet", "calls.parquet", "speakers.parquet"
+INDEX = "index.html"
 CALLS = "calls"
 """Below the output folder: one file a call and format, in the tree of the recordings."""
+
+_WRITTEN = (RESULTS, TURNS, CALLS_TABLE, SPEAKERS, INDEX)
 
 NAME_BYTES = 240
 """Longest name of an output file; file systems take 255 bytes."""
@@ -62,7 +68,11 @@ class FolderOptions:
     Attributes:
         include, exclude: globs, see `discovery.find_audio`.
         formats: names of writers; each call gets one file of each below `OUT/calls`.
-        parquet: also write `OUT/turns.parquet`, all turns of all calls.
+        parquet: also write `OUT/turns.parquet`, all turns of all calls, `calls.parquet` and
+            `speakers.parquet`.
+        report: also write `OUT/index.html`, a row a call, and a page for each call.
+        report_audio: whether these pages have the sound, see `writers.html.ReportAudio`.
+        raw, limits: how recordings are read, for the sound of these pages.
         resume: go on with the run that the output folder holds, if it holds one.
         retry_failed: with `resume`, analyse failed files again.
         overwrite: forget the run that the output folder holds.
@@ -80,6 +90,10 @@ class FolderOptions:
     exclude: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     parquet: bool = False
+    report: bool = False
+    report_audio: ReportAudio = "link"
+    raw: str | None = None
+    limits: Limits | None = None
     resume: bool = False
     retry_failed: bool = False
     overwrite: bool = False
@@ -195,7 +209,9 @@ def run_folder(
                     engine.close()
                 write_results(journal, out)
                 if options.parquet:
-                    write_turns_table(journal, out)
+                    write_tables(journal, out)
+                if options.report:
+                    write_index(journal, out)
                 return FolderResult(
                     journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS
                 )
@@ -262,7 +278,7 @@ def _claim(out: Path, options: FolderOptions) -> None:
     if options.overwrite or _came_to_nothing(out):
         _forget(out)
     elif not options.resume or not journal_path(out).exists():
-        ours = (journal_path(out), out / RESULTS, out / TURNS, out / CALLS)
+        ours = (journal_path(out), *(out / name for name in _WRITTEN), out / CALLS)
         if any(path.exists() for path in ours):
             raise UsageError(
                 f"{printable(out)} holds the results of another run",
@@ -290,7 +306,7 @@ def _forget(out: Path) -> None:
             check_target(out, path)
             path.unlink(missing_ok=True)
         remove_journal(out)
-        for name in (RESULTS, TURNS):
+        for name in _WRITTEN:
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise output_error(error, error.filename or out) from error
@@ -388,6 +404,9 @@ class _Run:
         report = report.model_copy(update={"audio": audio, "warnings": warnings})
         for name in self._options.formats:
             writer = get_writer(name)
+            if isinstance(writer, HtmlWriter):
+                options = self._options
+                writer = HtmlWriter(options.report_audio, options.raw, options.limits)
             target = output_path(self._out, entry.relative, writer.extension)
             # Before folders are made, which a link would put elsewhere.
             check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
@@ -444,8 +463,26 @@ def write_results(journal: Journal, out: Path) -> None:
             file.write(line.encode("utf-8") + b"\n")
 
 
-def write_turns_table(journal: Journal, out: Path) -> None:
-    """Writes `OUT/turns.parquet` from the journal."""
-    with believed(out), atomic_file(out / TURNS, overwrite=True) as file:
-        lines = map(json.loads, journal.documents())
-        write_turns((line for line in lines if "error" not in line), file)
+def write_tables(journal: Journal, out: Path) -> None:
+    """Writes the tables of turns, calls and speakers from the journal."""
+    writes = {TURNS: write_turns, CALLS_TABLE: write_calls, SPEAKERS: write_speakers}
+    for name, write in writes.items():
+        with believed(out), atomic_file(out / name, overwrite=True) as file:
+            lines = map(json.loads, journal.documents())
+            write((line for line in lines if "error" not in line), file)
+
+
+def write_index(journal: Journal, out: Path) -> None:
+    """Writes `OUT/index.html` from the journal; a call is known by its path below the folder."""
+    root = str(journal.settings["folder"])
+
+    def calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for relative, line in journal.named_documents():
+            page = output_path(out, relative, ".html")
+            address = relative_address(os.path.relpath(page, out)) if page.exists() else ""
+            yield printable(relative), address, json.loads(line)
+
+    with believed(out):
+        page = index_page(calls(), os.path.basename(root) or root)
+    with atomic_file(out / INDEX, overwrite=True) as file:
+        file.write(page.encode("utf-8"))

@@ -108,10 +108,10 @@ class HtmlWriter(TextWriter):
                 return "data:audio/webm;base64," + base64.b64encode(opus).decode("ascii")
         if folder is None or report.redactions is not None:
             return ""
-        return _address(os.path.relpath(path, folder))
+        return relative_address(os.path.relpath(path, folder))
 
 
-def _address(path: str) -> str:
+def relative_address(path: str) -> str:
     """A path on the disk as a relative address; bytes that are not UTF-8 stay what they are."""
     return quote(os.fsencode(path.replace(os.sep, "/")))
 
@@ -155,4 +155,4 @@ def _shown(value: Any) -> Any:
     return value
 
 
-__all__ = ["EMBED_BYTES", "HtmlWriter", "ReportAudio", "render"]
+__all__ = ["EMBED_BYTES", "HtmlWriter", "ReportAudio", "relative_address", "render"]

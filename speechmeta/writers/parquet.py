@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 from speechmeta.errors import require_extra
 from speechmeta.schema import CallReport
 from speechmeta.writers.base import Writer
 from speechmeta.writers.structured import document
-from speechmeta.writers.tabular import COLUMNS, rows
+from speechmeta.writers.tabular import (
+    CALL_COLUMNS,
+    COLUMNS,
+    SPEAKER_COLUMNS,
+    call_row,
+    rows,
+    speaker_rows,
+)
 
 ROWS_PER_GROUP = 16_384
 
@@ -30,6 +37,10 @@ def turn_schema() -> Any:
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
+    return _schema(COLUMNS)
+
+
+def _schema(columns: dict[str, type]) -> Any:
     check_parquet()
     import pyarrow as pa
 
@@ -47,8 +58,9 @@ def turn_schema() -> Any:
         float: pa.float64(),
         bool: pa.bool_(),
         list: pa.list_(word),
+        dict: pa.map_(pa.string(), pa.float64()),
     }
-    return pa.schema([pa.field(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    return pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
 
 
 def write_turns(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
@@ -56,7 +68,27 @@ def write_turns(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
 
     Documents are taken one by one, so memory does not grow with their number.
     """
-    schema = turn_schema()
+    return _write(documents, rows, COLUMNS, file)
+
+
+def write_calls(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
+    """Writes a row for each document, see `tabular.CALL_COLUMNS`; returns their number."""
+    return _write(documents, lambda data: [call_row(data)], CALL_COLUMNS, file)
+
+
+def write_speakers(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
+    """Writes a row for each speaker of each document, see `tabular.SPEAKER_COLUMNS`; returns
+    their number."""
+    return _write(documents, speaker_rows, SPEAKER_COLUMNS, file)
+
+
+def _write(
+    documents: Iterable[dict[str, Any]],
+    rows_of: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    columns: dict[str, type],
+    file: IO[bytes],
+) -> int:
+    schema = _schema(columns)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -64,7 +96,7 @@ def write_turns(documents: Iterable[dict[str, Any]], file: IO[bytes]) -> int:
     pending: list[dict[str, Any]] = []
     with pq.ParquetWriter(file, schema, compression="zstd") as table:
         for data in documents:
-            pending.extend(rows(data))
+            pending.extend(rows_of(data))
             if len(pending) >= ROWS_PER_GROUP:
                 table.write_table(pa.Table.from_pylist(pending, schema=schema))
                 total += len(pending)

@@ -63,6 +63,89 @@ def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+CALL_COLUMNS: dict[str, type] = {
+    "path": str,
+    "duration": float,
+    "sample_rate": int,
+    "channels": int,
+    "codec": str,
+    "model": str,
+    "turns": int,
+    "speakers": int,
+    "talk_seconds": float,
+    "silence_seconds": float,
+    "overlap_seconds": float,
+    "interruptions": int,
+    "response_latency_seconds": float,
+    "words_per_minute": float,
+    "loudness_db": float,
+    "speech_seconds": float,
+    "non_speech_seconds": float,
+    "skipped_seconds": float,
+    "missing_seconds": float,
+    "redactions": int,
+    "warnings": int,
+}
+"""Columns of the table of calls: `turns`, `speakers`, `interruptions`, `redactions` and `warnings`
+are counts."""
+
+SPEAKER_COLUMNS: dict[str, type] = {
+    "path": str,
+    "speaker": str,
+    "channel": int,
+    "turns": int,
+    "talk_seconds": float,
+    "talk_share": float,
+    "silence_seconds": float,
+    "overlap_seconds": float,
+    "interruptions": int,
+    "longest_monologue_seconds": float,
+    "response_latency_seconds": float,
+    "words_per_minute": float,
+    "loudness_db": float,
+    **{
+        name: kind
+        for label in ("Gender", "Age", "Accent")
+        for name, kind in ((label, str), (f"{label}_confidence", float))
+    },
+    "Emotion": str,
+    "Emotion_shares": dict,
+}
+"""Columns of the table of speakers. `Emotion` is the one with the largest share."""
+
+
+def call_row(data: dict[str, Any]) -> dict[str, Any]:
+    """One `analyze` document as a row of `CALL_COLUMNS`; absent values are None."""
+    audio, measures = data["audio"], data["conversation"]
+    given = {**audio, **measures, **data["coverage"]}
+    counts = {
+        "turns": len(data["turns"]),
+        "speakers": len(data["speakers"]),
+        "interruptions": len(measures["interruptions"]),
+        "redactions": None if data.get("redactions") is None else len(data["redactions"]),
+        "warnings": len(data["warnings"]),
+        "model": data["model"]["name"],
+    }
+    return {name: counts[name] if name in counts else given.get(name) for name in CALL_COLUMNS}
+
+
+def speaker_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The speakers of one `analyze` document as rows of `SPEAKER_COLUMNS`."""
+    found = []
+    for speaker in data["speakers"]:
+        row: dict[str, Any] = {name: speaker.get(name) for name in SPEAKER_COLUMNS}
+        row["path"] = data["audio"]["path"]
+        for label in ("Gender", "Age", "Accent"):
+            estimate = speaker.get(label) or {}
+            row[label] = estimate.get("value")
+            row[f"{label}_confidence"] = estimate.get("confidence")
+        shares = speaker.get("Emotion") or None
+        row["Emotion"] = max(shares, key=shares.__getitem__) if shares else None
+        row["Emotion_shares"] = shares
+        found.append(row)
+    return found
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""

@@ -106,9 +106,12 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next(done: tuple[Path, Pa
 def test_a_table_is_written_anew(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     calls, out = make_calls(tmp_path), tmp_path / "out"
-    run(calls, out, parquet=True)
+    run(calls, out, parquet=True, report=True, formats=("html",))
+    assert "index.html" in holds(out, SECRET)
     set_age(out, b"a/call.wav", 100)
     erase(out, 95 * DAY)
+    assert holds(out, SECRET) == []
+    assert parquet.read_table(out / "calls.parquet").num_rows == 2
     said = parquet.read_table(out / "turns.parquet")["Transcript"].to_pylist()
     assert len(said) == 5
     assert SECRET.decode() not in " ".join(said)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +58,19 @@ def test_outputs_mirror_the_folder(calls: Path, tmp_path: Path) -> None:
     assert table.num_rows == 7
     assert set(table["path"].to_pylist()) == {str(calls / stem) for stem in stems}
     assert json.loads((out / "calls/c.wav.json").read_text()) == results(out)[-1]
+
+
+def test_a_page_of_the_folder_links_to_those_of_the_calls(calls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fake_call(calls / "a" / "50 % #1.wav", [50])
+    run(calls, out, formats=("html",), report=True)
+    page = (out / "index.html").read_text()
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert links[0] == "calls/a/50%20%25%20%231.wav.html"
+    assert len(links) == 4
+    assert all((out / unquote(link)).is_file() for link in links)
+    again = run(calls, out, formats=("html",), report=True, overwrite=True)
+    assert again.counts.done == 4
 
 
 def test_turns_of_many_calls_share_a_batch(tmp_path: Path) -> None:

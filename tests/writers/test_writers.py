@@ -18,8 +18,9 @@ from speechmeta.errors import OutputError, UsageError
 from speechmeta.schema import CallReport, FilledForm, PartFailure, SpeakerMeta
 from speechmeta.writers import WRITERS, HtmlWriter, TextWriter, get_writer
 from speechmeta.writers.files import atomic_file, printable, remove_temporary
+from speechmeta.writers.html_index import index_page, sparkline
 from speechmeta.writers.html_view import clock, conversation_view, emotions_of, letters_of
-from speechmeta.writers.parquet import turn_schema, write_turns
+from speechmeta.writers.parquet import turn_schema, write_calls, write_speakers, write_turns
 from speechmeta.writers.structured import document
 from speechmeta.writers.subtitles import timestamp
 from speechmeta.writers.tabular import COLUMNS, rows
@@ -259,3 +260,40 @@ def test_the_page_shows_call_fields_policy_and_what_failed() -> None:
     assert "&lt;late&gt;" in page
     assert 'href="#row-2"' in page
     assert "no transcript of turns 1, 3: no answer" in page
+
+
+def test_calls_and_speakers_as_tables(tmp_path: Path) -> None:
+    documents = [document(sample_report("a.wav")), document(empty_report())]
+    for name, write, count in (("calls", write_calls, 2), ("speakers", write_speakers, 2)):
+        with open(tmp_path / name, "wb") as file:
+            assert write(documents, file) == count
+    calls = pq.read_table(tmp_path / "calls").to_pylist()
+    assert [(row["path"], row["turns"], row["interruptions"]) for row in calls] == [
+        ("a.wav", 8, 1),
+        (None, 0, 0),
+    ]
+    assert calls[0]["talk_seconds"] == 35.25
+    assert calls[0]["redactions"] is None
+    agent, customer = pq.read_table(tmp_path / "speakers").to_pylist()
+    assert (agent["path"], agent["speaker"], agent["Gender"]) == ("a.wav", "agent", "Female")
+    assert (customer["Age"], customer["Age_confidence"]) == (None, 0.44)
+    assert customer["Emotion"] == "Anger"
+    assert dict(customer["Emotion_shares"])["Anger"] == 0.4
+
+
+def test_the_index_links_to_calls_and_names_failures() -> None:
+    failed = {"audio": {"path": "b.wav"}, "error": {"type": "X", "message": "<no>", "hint": "go"}}
+    nasty = "x<script>.wav"
+    page = index_page(
+        [(nasty, "calls/x%3Cscript%3E.wav.html", document(sample_report())), ("b", "", failed)],
+        "calls & more",
+    )
+    assert 'href="calls/x%3Cscript%3E.wav.html"' in page
+    assert "x&lt;script&gt;.wav" in page
+    assert page.count("<script>") == 1
+    assert "&lt;no&gt;; go" in page
+    assert "calls &amp; more" in page
+    bars = sparkline(document(sample_report()))
+    assert {bar["y"] == 12 for bar in bars} == {True, False}
+    assert all(0 < bar["height"] <= 11 and 0 <= bar["x"] < 48 for bar in bars)
+    assert index_page([], "none").count("<tr") == 0
