@@ -5,10 +5,12 @@ Knows nothing of audio or models, and imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -28,6 +30,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from speechmeta.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA_VERSION = "1.1"
 
@@ -472,6 +477,38 @@ class AppliedPolicy(BaseModel):
     speakers: list[SpeakerFields]
 
 
+class CallTables(NamedTuple):
+    """A report as pandas data frames.
+
+    Attributes:
+        turns: a row a turn, with the columns of the CSV; the words are in a table of their own.
+        words: a row a word, with the number of its turn; empty without `word_times`.
+        speakers: a row a speaker.
+    """
+
+    turns: pandas.DataFrame
+    words: pandas.DataFrame
+    speakers: pandas.DataFrame
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that notebooks show."""
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        return f"Drawing({len(self.svg)} characters of SVG)"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it to an SVG file, in place of what is there."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.svg)
+
+
 class CallReport(BaseModel):
     """The document of `speechmeta analyze FILE --json`."""
 
@@ -503,7 +540,47 @@ class CallReport(BaseModel):
         """What the page draws; no part of the document, so None in a report that was read back."""
         return self._peaks
 
+    def to_pandas(self) -> CallTables:
+        """Turns, words and speakers as data frames.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        tables: CallTables = _notebook().to_pandas(self)
+        return tables
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the report to a file whose ending names the format: `call.html`, `call.srt`.
+
+        Raises:
+            UsageError: there is no such format, or its libraries are not installed.
+            OutputError: the file exists and `overwrite` is false, or it cannot be written.
+        """
+        _notebook().save(self, path, overwrite=overwrite)
+
+    def plot(self) -> Drawing:
+        """The turns over time, a lane a speaker, in the colours and letters of their emotions."""
+        drawing: Drawing = _notebook().plot(self)
+        return drawing
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a summary, not the whole document."""
+        text: str = _notebook().summary_html(self)
+        return text
+
+    def __repr__(self) -> str:
+        text: str = _notebook().short_text(self)
+        return text
+
+    __str__ = __repr__
+
     def with_peaks(self, peaks: Peaks | None) -> Self:
         """This report, from now on with an outline."""
         self._peaks = peaks
         return self
+
+
+def _notebook() -> Any:
+    """What makes files, tables and pictures of a report: the writers, which know the schema, and
+    which the schema does not know."""
+    return importlib.import_module("speechmeta.writers.notebook")

@@ -102,6 +102,8 @@ class RayEngine:
         self._ray = _ray()
         # Nothing about a run is reported to anybody.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Its own processes write to our stderr, such as that nobody collects their metrics.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._started = not self._ray.is_initialized()
         if self._started:
             self._ray.init(log_to_driver=False, logging_level="error")
