@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -63,7 +63,7 @@ class Options(BaseModel):
         except ValidationError as error:
             raise _explained(type(self), error) from None
 
-    def updated(self, overrides: Mapping[str, Any]) -> Any:
+    def updated(self, overrides: Mapping[str, Any]) -> Self:
         """The same options but for `overrides`, checked; of the same class.
 
         Raises:
