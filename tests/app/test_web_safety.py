@@ -116,13 +116,18 @@ def _speech(shared_dir: Path) -> Path:
 def test_an_analysis_stops_when_nobody_asks_for_more(
     shared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However quick the machine is, the visitor is gone before the analysis ends.
-    monkeypatch.setattr("speechmeta.app._LOOK_SECONDS", 0.0)
-    engine = FakeEngine()
+    monkeypatch.setattr("speechmeta.app._LOOK_SECONDS", 0.01)
     place = PrivateFiles(tmp_path)
-    analyzer = Analyzer.from_engine(engine)
-    steps = _analyze(lambda: analyzer, str(_speech(shared_dir)), CallOptions(), place)
+    looked = threading.Event()
+
+    def after_a_look() -> Analyzer:
+        # However quick the machine is, the visitor looks before the analysis ends.
+        assert looked.wait(60)
+        return Analyzer.from_engine(FakeEngine())
+
+    steps = _analyze(after_a_look, str(_speech(shared_dir)), CallOptions(), place)
     assert next(steps) is None
+    looked.set()
     steps.close()
     assert not list(place.folder.glob("results-*"))
     place.close()

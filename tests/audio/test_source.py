@@ -17,6 +17,8 @@ from speechmeta.audio.loading import load_audio
 from speechmeta.audio.recording import Recording
 from speechmeta.errors import AudioError
 
+pytestmark = pytest.mark.slow
+
 RATE = 8000
 
 

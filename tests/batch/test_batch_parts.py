@@ -274,6 +274,14 @@ class TestPools:
             pool.close()
 
 
+FAILED = '{"audio": {"path": "b"}, "error": {}}'
+
+
+def document(number: int) -> str:
+    """The whole line of a result."""
+    return f'{{"audio": {{"path": "{number}"}}, "turns": []}}'
+
+
 class TestJournal:
     @pytest.fixture
     def out(self, tmp_path: Path) -> Path:
@@ -286,16 +294,16 @@ class TestJournal:
             journal.add([FoundFile(b"b\xff", 5), FoundFile(b"a", 7)])
             entries = list(journal.missing())
             assert [(entry.relative, entry.size) for entry in entries] == [(b"a", 7), (b"b\xff", 5)]
-            journal.finish(entries[1], "failed", "{}")
+            journal.finish(entries[1], "failed", FAILED)
         with Journal(out) as journal:
             journal.agree({"model": None, "fields": ["Gender"]})
             # Known files keep their results; a missing one may have changed.
             journal.add([FoundFile(b"a", 8), FoundFile(b"b\xff", 9)])
             assert (journal.counts().missing, journal.counts().failed) == (1, 1)
             assert journal.totals() == (8, 0.0)
-            journal.finish(next(journal.missing()), "done", '{"x": 1}', 2.5)
-            assert list(journal.documents()) == ['{"x": 1}', "{}"]
-            assert list(journal.documents("done")) == ['{"x": 1}']
+            journal.finish(next(journal.missing()), "done", document(1), 2.5)
+            assert list(journal.documents()) == [document(1), FAILED]
+            assert list(journal.documents("done")) == [document(1)]
             assert journal.totals() == (0, 2.5)
             journal.retry_failed()
             assert [entry.relative for entry in journal.missing()] == [b"b\xff"]
@@ -307,9 +315,9 @@ class TestJournal:
             for number, entry in enumerate(entries):
                 assert entry.relative == f"{number:05d}".encode()
                 if number < 500:
-                    journal.finish(entry, "done", str(number))
+                    journal.finish(entry, "done", document(number))
             assert journal.counts().done == 500
-            assert list(journal.documents()) == [str(number) for number in range(500)]
+            assert list(journal.documents()) == [document(number) for number in range(500)]
 
     def test_a_broken_journal_is_an_output_error(self, out: Path) -> None:
         (out / STATE_FOLDER / "journal.sqlite").write_bytes(b"this is no database" * 100)

@@ -27,6 +27,8 @@ from speechmeta.pipeline import plan
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.segmentation.turns import Speech
 
+pytestmark = pytest.mark.slow
+
 RATE = 8000
 HOP = 64
 

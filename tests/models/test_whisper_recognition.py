@@ -25,6 +25,8 @@ from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer, jo
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS, LABEL_FIELDS
 
+pytestmark = pytest.mark.slow
+
 RunCli = Callable[..., Any]
 
 

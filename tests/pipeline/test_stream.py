@@ -64,7 +64,7 @@ def test_async_for_gives_the_same_and_leaves_the_loop_free(analyzer: Analyzer, c
             nonlocal ticks
             while True:
                 ticks += 1
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
         ticking = asyncio.create_task(tick())
         turns = [turn async for turn in analyzer.stream(call)]

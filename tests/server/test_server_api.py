@@ -24,6 +24,8 @@ from speechmeta.settings import entries
 from speechmeta.writers.structured import document
 from speechmeta.writers.subtitles import SrtWriter, VttWriter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -27,6 +27,8 @@ from speechmeta.server.options import ServeOptions
 from speechmeta.server.problems import Busy, Refused, status_of
 from speechmeta.server.web import Server
 
+pytestmark = pytest.mark.slow
+
 WHOLE = {"vad": "false"}
 
 
