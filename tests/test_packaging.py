@@ -83,6 +83,7 @@ COMES_WITH = {
     "scipy": "scikit-learn",
     "starlette": "fastapi",
     "markupsafe": "jinja2",
+    "fsspec": "torch",
 }
 """Distributions that are imported and always come with a declared one."""
 

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from speechmeta.audio.remote import fetched, is_remote, shown
 from speechmeta.errors import AudioError
 
 STDIN = "-"
@@ -122,6 +123,9 @@ def open_media(
         return MediaFile(io.BytesIO(source), "the given data", None, owned=True)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
+        if is_remote(path) and not os.path.exists(path):
+            name = shown(path)
+            return MediaFile(fetched(path), name, name, owned=True)
         file = _open_path(path)
         name = "standard input" if path in STDIN_NAMES else path
         return MediaFile(_seekable(file, name, owned=True), name, path, owned=True)
@@ -162,7 +166,10 @@ def _open_path(path: str) -> IO[bytes]:
     if path in STDIN_NAMES:
         return _open_stdin()
     if "://" in path and not Path(path).exists():
-        raise AudioError(f"{path} is an address, not a file", "download it first")
+        raise AudioError(
+            f"{path} is an address of a kind that is not fetched",
+            "download it first; s3://, gs://, az://, http:// and https:// are fetched",
+        )
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed with the recording
     except FileNotFoundError as error:

@@ -295,7 +295,7 @@ def test_what_cannot_be_a_recording_is_refused_by_name(tmp_path: Path, sine: Sin
     sources: list[tuple[Any, str]] = [
         (tmp_path / "absent.wav", "does not exist"),
         (tmp_path, "is a folder"),
-        ("https://example.org/a.wav", "is an address"),
+        ("ftp://example.org/a.wav", "is an address"),
         ("a\0b.wav", "cannot be read"),
         (b"", "is empty"),
         (io.BytesIO(), "is empty"),

@@ -1,0 +1,130 @@
+"""Recordings at an address, from fsspec's memory and from S3 as moto imitates it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pytest
+from serving import tone_bytes
+
+from speechmeta.audio import remote
+from speechmeta.audio.loading import load_audio
+from speechmeta.audio.remote import fetched, is_remote, shown
+from speechmeta.errors import AudioError, MissingExtraError
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def test_a_recording_is_read_as_from_the_disk(store: Any) -> None:
+    store.pipe("/calls/a.wav", tone_bytes())
+    audio = load_audio("memory://calls/a.wav")
+    assert (audio.path, audio.sample_rate, audio.duration) == ("memory://calls/a.wav", 16000, 1.0)
+    store.pipe("/calls/b.ulaw", b"\xff" * 8000)
+    assert load_audio("memory://calls/b.ulaw").codec == "pcm_mulaw", "the name says what it is"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("memory://calls/absent.wav", "does not exist"),
+        ("memory://calls", "is a folder|does not exist|cannot be fetched"),
+        ("file:///etc/passwd", "not fetched"),
+        ("zip://a.wav::memory://x.zip", "not fetched"),
+        ("memory://x::memory://y", "chain of addresses"),
+        ("ftp://host/a.wav", "not fetched"),
+    ],
+)
+def test_what_is_refused(store: Any, address: str, message: str) -> None:
+    store.pipe("/calls/sub/a.wav", b"x")
+    with pytest.raises(AudioError, match=message) as refused:
+        load_audio(address)
+    assert refused.value.hint
+
+
+def test_what_came_is_compared_with_what_the_store_says(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pipe("/a.wav", tone_bytes())
+    original = type(store).info
+    stated: dict[str, Any] = {}
+
+    def info(self: Any, path: str, **options: Any) -> dict[str, Any]:
+        return {**original(self, path, **options), **stated}
+
+    monkeypatch.setattr(type(store), "info", info)
+    right = "0" * 32
+    for claim, message in (
+        ({"size": 10}, "incomplete"),
+        ({"md5Hash": "AAAAAAAAAAAAAAAAAAAAAA=="}, "checksum"),
+        ({"ETag": f'"{right}"', "StorageClass": "STANDARD"}, "checksum"),
+    ):
+        stated = claim
+        with pytest.raises(AudioError, match=message):
+            fetched("memory://a.wav")
+    # In several pieces or encrypted, an ETag is no MD5.
+    for claim in (
+        {"ETag": f'"{right}-2"', "StorageClass": "STANDARD"},
+        {"ETag": right, "StorageClass": "STANDARD", "ServerSideEncryption": "aws:kms"},
+    ):
+        stated = claim
+        fetched("memory://a.wav").close()
+    monkeypatch.setattr(remote, "MAX_BYTES", 100)
+    with pytest.raises(AudioError, match="larger than"):
+        fetched("memory://a.wav")
+
+
+def test_errors_name_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "https://user:pass@store.example/a.wav?X-Amz-Signature=abc"
+    assert shown(address) == "https://store.example/a.wav"
+
+    raised: list[Exception] = []
+
+    def broken(address: str) -> Any:
+        raise raised[-1]
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", broken)
+    kinds: list[tuple[Exception, type[Exception]]] = [
+        (ImportError("aiohttp"), MissingExtraError),
+        (PermissionError("no"), AudioError),
+        (RuntimeError(address), AudioError),
+    ]
+    for error, kind in kinds:
+        raised.append(error)
+        with pytest.raises(kind) as refused:
+            fetched(address)
+        assert "pass" not in str(refused.value)
+        assert "Signature" not in str(refused.value)
+
+
+def test_paths_are_no_addresses() -> None:
+    for path in ("a.wav", "/calls/a.wav", "C:\\a.wav", "s3:/a", "://x", "-"):
+        assert not is_remote(path)
+
+
+def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+    server = pytest.importorskip("moto.server", reason="moto imitates S3")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    imitation = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    imitation.start()
+    try:
+        host, port = imitation.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        system = fsspec.filesystem("s3", skip_instance_cache=True)
+        system.mkdir("calls")
+        system.pipe("calls/a.wav", tone_bytes())
+        fsspec.filesystem("s3").clear_instance_cache()
+        assert load_audio("s3://calls/a.wav").duration == 1.0
+        with pytest.raises(AudioError, match="does not exist"):
+            load_audio("s3://calls/absent.wav")
+    finally:
+        imitation.stop()
