@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,6 +164,15 @@ def batch(
             rich_help_panel=RUN_PANEL,
         ),
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Go on: analyse recordings as they come into DIR, when nothing has been written "
+            "to them for 10 seconds; Ctrl-C ends it. Begun again, it goes on where it was.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False,
     engine: Annotated[
         EngineName,
         typer.Option(help="On this machine, or on a Ray cluster.", rich_help_panel=RUN_PANEL),
@@ -227,12 +238,15 @@ def batch(
         raise UsageError("--retry-failed needs --resume", "add --resume")
     if repair and not resume:
         raise UsageError("--repair needs --resume", "add --resume")
+    if watch and overwrite:
+        raise UsageError("--watch goes on with what is there", "leave --overwrite out")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other", "give one of them")
 
     from speechmeta.batch.calls import AnalyzerSource, CallJob
     from speechmeta.batch.local import EngineOptions
     from speechmeta.batch.runner import FolderOptions, run_folder
+    from speechmeta.batch.watching import SETTLED_SECONDS
     from speechmeta.pipeline.callfields.making import filler_of
 
     filler = filler_of(model)
@@ -248,7 +262,8 @@ def batch(
         report_audio=report_audio.value,
         raw=call.raw,
         limits=call.limits,
-        resume=resume,
+        resume=resume or watch,
+        settled=SETTLED_SECONDS if watch else 0.0,
         retry_failed=retry_failed,
         overwrite=overwrite,
         repair=repair,
@@ -264,17 +279,60 @@ def batch(
         settings={**job.settings(), **source.settings()},
         finish=None if filler is None else filler.fill,
     )
-    try:
+    failed = 0
+
+    def once() -> None:
+        nonlocal run, failed
         with _progress_bar(quiet) as advance:
             result = run_folder(folder, output, job, source, run, advance)
+        failed = result.counts.failed
+        run = replace(run, resume=True, overwrite=False, retry_failed=False, repair=False)
+        if not quiet and (result.audio_seconds or not watch):
+            _print_result(result)
+
+    try:
+        if watch:
+            _watch(folder, output, once, model, quiet)
+        else:
+            once()
     except KeyboardInterrupt:
         print_error("interrupted", "--resume finishes the missing files")
         return 130
-    if not quiet:
-        _print_result(result)
     if summary:
         _print_summary(output, as_json)
-    return 1 if result.counts.failed else 0
+    return 1 if failed else 0
+
+
+def _watch(
+    folder: Path, output: Path, once: Callable[[], None], model: ModelOptions, quiet: bool
+) -> None:
+    """Runs now and whenever recordings have come; Ctrl-C between two runs is a good end."""
+    from speechmeta.batch.watching import watch
+    from speechmeta.pipeline.analyzer import Analyzer
+
+    # Held so that every run finds it loaded.
+    held = Analyzer(**dict(model))
+    waits = False
+
+    def run() -> None:
+        nonlocal waits
+        waits = False
+        once()
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits = True
+        time.sleep(seconds)
+
+    if not quiet:
+        print_note(f"watching {folder}; Ctrl-C ends it")
+    try:
+        watch(folder, output, run, sleep=sleep)
+    except KeyboardInterrupt:
+        if not waits:
+            raise
+    finally:
+        del held
 
 
 def default_workers() -> int:

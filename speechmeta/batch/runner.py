@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from speechmeta.audio.limits import Limits
-from speechmeta.batch.discovery import Discovery, find_audio
+from speechmeta.batch.discovery import Discovery, FoundFile, find_audio
 from speechmeta.batch.job import Job, ModelSource
 from speechmeta.batch.journal import (
     STATE_FOLDER,
@@ -36,6 +36,7 @@ from speechmeta.batch.journal import (
 )
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.repair import repair_journal
+from speechmeta.batch.watching import is_settled
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import CallReport
 from speechmeta.writers import get_writer
@@ -77,6 +78,7 @@ class FolderOptions:
         retry_failed: with `resume`, analyse failed files again.
         overwrite: forget the run that the output folder holds.
         repair: with `resume`, rebuild a damaged journal from what of it is whole.
+        settled: seconds; files that changed less long ago are left for a later run.
         strict: files that are not recordings are errors, not merely counted.
         engine: `local` or `ray`.
         use: how the machine is used.
@@ -98,6 +100,7 @@ class FolderOptions:
     retry_failed: bool = False
     overwrite: bool = False
     repair: bool = False
+    settled: float = 0.0
     strict: bool = False
     engine: Literal["local", "ray"] = "local"
     use: EngineOptions = field(default_factory=EngineOptions)
@@ -199,7 +202,8 @@ def run_folder(
                 skip = (out, out / CALLS)
                 globs = options.include, options.exclude
                 rules = getattr(job, "raw_rules", None)
-                journal.add(find_audio(root, *globs, skip, found, options.strict, rules))
+                files = find_audio(root, *globs, skip, found, options.strict, rules)
+                journal.add(item for item in files if _is_whole(Path(root), item, options.settled))
                 journal.count_others(found.others)
                 engine = (make_engine or _engine_of(options))(job, source, options.use, spill)
                 run = _Run(Path(root), out, journal, options, progress)
@@ -217,6 +221,14 @@ def run_folder(
                 )
         finally:
             shutil.rmtree(spill, ignore_errors=True)
+
+
+def _is_whole(root: Path, item: FoundFile, seconds: float) -> bool:
+    try:
+        changed = os.stat(os.path.join(os.fsencode(root), item.relative)).st_mtime
+    except OSError:
+        return True  # what is wrong with it is said when it is read
+    return not seconds or is_settled(changed, seconds)
 
 
 def _engine_of(options: FolderOptions) -> Callable[[Job, ModelSource, EngineOptions, Path], Engine]:
