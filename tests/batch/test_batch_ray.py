@@ -18,7 +18,6 @@ from speechmeta.batch.local import EngineOptions
 from speechmeta.batch.runner import FolderOptions, FolderResult, run_folder
 from speechmeta.errors import ModelError
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'speechmeta[ray]'")
 pytestmark = [
     pytest.mark.timeout(280),
     # Ray's own code warns of its own plans.
@@ -29,6 +28,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
+    # Here, as Ray takes seconds to import, also for those who want the fast tests.
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'speechmeta[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     with warnings.catch_warnings():

@@ -17,6 +17,8 @@ from speechmeta.errors import AudioError, DatasetError, UsageError
 from speechmeta.eval.instruction import Item, prompt, read_choice, read_items, report, run_items
 from speechmeta.eval.metrics.constraints import check_constraint
 
+pytestmark = pytest.mark.slow
+
 EMOTION = Item(1, "classification", "emotion", ("a.wav",), "How?", ("angry", "not angry"), "angry")
 SAKURA = Item(2, "sakura", "gender", ("a.wav",), "Who?", ("Male", "Female"), "Female")
 
@@ -88,7 +90,6 @@ def test_each_constraint_tells_good_from_bad(kind: str, value: Any, good: str, b
     assert not check_constraint(constraint, "  ")
 
 
-@pytest.mark.slow
 def test_a_pattern_that_would_go_on_for_ever_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confined, "SECONDS", 1.0)
     with pytest.raises(UsageError, match=r"the pattern .*takes more than"):

@@ -19,6 +19,8 @@ from voices import make_call
 from speechmeta.cli.app import main
 from speechmeta.pipeline.analyzer import Analyzer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

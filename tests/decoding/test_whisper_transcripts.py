@@ -18,6 +18,8 @@ from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
 
+pytestmark = pytest.mark.slow
+
 ROOMY = DecodeOptions(min_budget=24, loop_repeats=10, loop_min_tokens=99)
 """Long enough to see rows end at different steps, and no loop cut."""
 

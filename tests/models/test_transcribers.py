@@ -42,6 +42,8 @@ from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.schema import CallReport
 
+pytestmark = pytest.mark.slow
+
 Sine = Callable[..., np.ndarray]
 
 
@@ -609,7 +611,6 @@ def test_a_recording_of_which_more_is_known(tmp_path: Path) -> None:
         told(TranscribedBeside(FakeEngine(), Scripted()), "de", None)
 
 
-@pytest.mark.slow
 def test_the_server_of_this_package_is_a_transcriber() -> None:
     from serving import running
 
@@ -632,7 +633,6 @@ def test_it_works_where_a_loop_runs_already() -> None:
         assert asyncio.run(notebook(server)) == [Transcript("hi")]
 
 
-@pytest.mark.slow
 def test_the_command_keeps_the_call_and_says_what_failed(
     run_cli: RunCli, tmp_path: Path, sine: Sine, bundled_dir: Path
 ) -> None:

@@ -32,6 +32,8 @@ from speechmeta.models.whisper_meta.weights import INT8_ROWS, quantized
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.schema import FIELDS
 
+pytestmark = pytest.mark.slow
+
 
 def _same(first: torch.nn.Module, second: torch.nn.Module) -> None:
     one, other = first.state_dict(), second.state_dict()
@@ -146,7 +148,6 @@ def test_rows_of_a_batch_give_what_they_give_alone() -> None:
             assert torch.equal(ids[row, : own.shape[1]], own[0])
 
 
-@pytest.mark.slow
 def test_generate_writes_nothing_where_nobody_speaks(
     bundled_model: tuple[Any, Any], bundled_analyzer: Analyzer
 ) -> None:
@@ -235,7 +236,6 @@ def test_eight_bit_weights_are_decoded_at_load(tmp_path: Path) -> None:
         WhisperMetaForConditionalGeneration.from_pretrained(tmp_path)
 
 
-@pytest.mark.slow
 def test_constructors_read_and_write_nothing(tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -29,6 +29,8 @@ from speechmeta.settings import gather
 from speechmeta.writers import WRITERS, get_writer
 from speechmeta.writers.structured import document
 
+pytestmark = pytest.mark.slow
+
 RunCli = Callable[..., Any]
 WORDS = ("SpeechActivity", "Transcript")
 TRAITS = ("Gender", "Age", "Accent")

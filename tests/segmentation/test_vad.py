@@ -18,6 +18,8 @@ from speechmeta.errors import ModelError, UsageError
 from speechmeta.segmentation.turns import THRESHOLDS, speech_regions
 from speechmeta.segmentation.vad import SileroVad, _load_network, vad_rate
 
+pytestmark = pytest.mark.slow
+
 
 def probabilities(vad: SileroVad, rows: np.ndarray, block: int) -> np.ndarray:
     found = [vad.push(rows[:, start : start + block]) for start in range(0, rows.shape[1], block)]
@@ -117,7 +119,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         SileroVad(8000, 1)
 
 
-@pytest.mark.slow
 def test_threads_are_left_alone() -> None:
     code = (
         "import torch; torch.set_num_threads(3)\n"
