@@ -56,8 +56,18 @@ LARGEST: Mapping[str, int] = {
     "vocab_size": 1 << 23,
     "prompt_size": 65_536,
     "position_embeddings": 1 << 24,
+    # Of feature extractors, which make filters and padding of such sizes.
+    "chunk_length": 600,
+    "feature_size": 4096,
+    "n_fft": 65_536,
+    "hop_length": 65_536,
+    "n_samples": 1 << 24,
+    "nb_max_frames": 1 << 20,
+    "sampling_rate": 768_000,
 }
 """Largest value of a config's key that ends so; ten times what any published model has."""
+
+_CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json")
 
 _DEPTH = 32
 
@@ -186,7 +196,8 @@ def check_folder(folder: Path) -> None:
     """
     if (folder / "adapter_config.json").is_file():
         require_extra("peft", "train", f"the adapter in {folder}")
-    for path in (folder / "config.json", folder / "generation_config.json"):
+    for name in _CONFIGS:
+        path = folder / name
         if path.is_file():
             check_config(read_json_object(path), str(path))
     for index in folder.glob("*.index.json"):

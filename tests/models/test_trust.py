@@ -81,6 +81,9 @@ def test_the_walk_finds_calls_that_may_run_code(code: str) -> None:
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
         ({"audio_config": {"encoder_layers": 100_000}}, "encoder_layers"),
         ({"vocab_size": 10**12}, "vocab_size"),
+        ({"chunk_length": 10**9}, "chunk_length"),
+        ({"feature_size": 10**6}, "feature_size"),
+        ({"feature_extractor": {"n_fft": 2**31}}, "n_fft"),
         ({"transformers_weights": "../../x.safetensors"}, "not a file beside it"),
     ],
 )
@@ -103,15 +106,25 @@ def test_ordinary_configs_pass_and_lose_the_names_of_code() -> None:
     assert without_code(config)["sub"] == {"hidden_size": 8192}
 
 
-def test_a_checkpoint_by_folder_is_looked_through_before_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"attn_implementation": "evil/kernel"}')
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"attn_implementation": "evil/kernel"}', "evil/kernel"),
+        ("preprocessor_config.json", '{"chunk_length": 1000000000}', "chunk_length"),
+        ("preprocessor_config.json", "[]", "not a JSON object"),
+    ],
+)
+def test_a_checkpoint_by_folder_is_looked_through_before_it_is_read(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
 
     class Loader:
         @classmethod
         def from_pretrained(cls, place: Path, **options: Any) -> None:
             pytest.fail("it was read")
 
-    with pytest.raises(ModelError, match="evil/kernel"):
+    with pytest.raises(ModelError, match=message):
         from_checkpoint(Loader, tmp_path)
 
 
