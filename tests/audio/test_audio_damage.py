@@ -12,6 +12,8 @@ from audio_files import Sine, encode_with_ffmpeg, write_wav
 from speechmeta.audio.loading import load_audio, stream_audio
 from speechmeta.errors import AudioError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator reads all")
 def test_a_file_without_permission_is_an_audio_error(tmp_path: Path, sine: Sine) -> None:

@@ -16,6 +16,8 @@ from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 from speechmeta.decoding.whisper_layers import encoder_layers
 from speechmeta.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {"min_budget": 12, "loop_repeats": 10, "loop_min_tokens": 99}
 
 

@@ -19,6 +19,8 @@ from speechmeta.eval import Dataset, evaluate, read_dataset
 from speechmeta.eval.reports.output import load_report
 from speechmeta.schema import LABEL_FIELDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
