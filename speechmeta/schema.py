@@ -477,6 +477,32 @@ class AppliedPolicy(BaseModel):
     speakers: list[SpeakerFields]
 
 
+class Alert(BaseModel):
+    """What a rule found; what does not apply is absent.
+
+    Seconds of the file; `turn` counts from 0. Definitions in docs/rules.md.
+    """
+
+    rule: str
+    when: str
+    start: float
+    end: float
+    turn: int | None = None
+    speaker: _FileText | None = None
+    text: str | None = None
+    value: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
+
+
 class CallTables(NamedTuple):
     """A report as pandas data frames.
 
@@ -520,6 +546,8 @@ class CallReport(BaseModel):
     conversation: Conversation = Field(default_factory=Conversation)
     coverage: Coverage
     policy: AppliedPolicy | None = Field(default=None, exclude_if=lambda policy: policy is None)
+    alerts: list[Alert] | None = Field(default=None, exclude_if=lambda alerts: alerts is None)
+    """Absent where no rules were given."""
     redactions: list[RedactedSpan] | None = Field(
         default=None, exclude_if=lambda spans: spans is None
     )

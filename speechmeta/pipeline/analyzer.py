@@ -39,6 +39,7 @@ from speechmeta.pipeline.plan import EmbedderSource, plan_pieces, prepare_call
 from speechmeta.pipeline.policy import named_fields, possible_fields
 from speechmeta.pipeline.progress import CallProgress, OnProgress, stage_of
 from speechmeta.pipeline.report import EndedTurns, Outcome, assemble_call
+from speechmeta.pipeline.rules import check_labels
 from speechmeta.pipeline.stream import CallStream, Step, Steps
 from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, Turn
 from speechmeta.segmentation.chunking import cut_quietly
@@ -307,10 +308,12 @@ class Analyzer:
         """The fields that calls will have for at least one speaker, in the schema's order.
 
         Raises:
-            UsageError: the model does not give one that is asked for by name.
+            UsageError: the model does not give one that is asked for by name or by a rule.
         """
         if named := named_fields(options.fields):
             given_fields(self.engine, named)
+        if options.rules is not None:
+            check_labels(options.rules, self.fields, self.label_sets, self.info.name)
         asked = possible_fields(options.policy, options.fields, options.roles)
         return tuple(name for name in self.fields if name in asked)
 

@@ -13,6 +13,7 @@ from typing import TypedDict
 from speechmeta.audio.limits import Limits
 from speechmeta.pipeline.options import ComputeType
 from speechmeta.pipeline.policy import PolicyName
+from speechmeta.pipeline.rules import RuleSet
 from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.turns import TurnOptions
 
@@ -22,6 +23,7 @@ class CallArguments(TypedDict, total=False):
 
     fields: Sequence[str] | Mapping[str, str | Sequence[str]] | str | None
     policy: PolicyName
+    rules: RuleSet | Mapping[str, object] | str | os.PathLike[str] | None
     min_confidence: float | None
     redact: bool
     word_times: bool

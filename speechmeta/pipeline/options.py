@@ -17,6 +17,7 @@ from speechmeta.audio.rawformats import RawRules
 from speechmeta.errors import UsageError
 from speechmeta.models.endpoint import is_address
 from speechmeta.pipeline.policy import PolicyName, asks, check_agreement, check_rules
+from speechmeta.pipeline.rules import RuleSet, check_fit, checked_rules
 from speechmeta.segmentation.channels import ChannelMode
 from speechmeta.segmentation.turns import TurnOptions
 from speechmeta.settings import OptionError, Options, option
@@ -64,6 +65,14 @@ class CallOptions(Options):
         panel=OUTPUT,
         ge=0.0,
         le=1.0,
+    )
+    rules: RuleSet | None = option(
+        None,
+        "TOML file with rules: alerts for what is said or not said, silence, interruptions, "
+        "emotions and shares of talk (docs/rules.md).",
+        unset="no alerts",
+        metavar="FILE",
+        panel=OUTPUT,
     )
     redact: bool = option(
         False,
@@ -123,6 +132,11 @@ class CallOptions(Options):
     def _known_fields(cls, value: object) -> Any:
         return check_rules(value)
 
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _readable_alerts(cls, value: Any) -> Any:
+        return checked_rules(value)
+
     @field_validator("raw")
     @classmethod
     def _readable_rules(cls, value: str | None) -> str | None:
@@ -143,6 +157,8 @@ class CallOptions(Options):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         check_agreement(self.policy, self.fields, self.roles)
+        if self.rules is not None:
+            check_fit(self.rules, self.policy, self.fields, self.roles)
         if self.word_times and not asks(self.fields, "Transcript"):
             raise UsageError("word times were asked for without Transcript", "add it to the fields")
         return self

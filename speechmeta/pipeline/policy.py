@@ -38,7 +38,7 @@ ROLE_UNKNOWN = "the role is not known"
 NOT_GIVEN = "not given by the model"
 """Why a field was not computed, as it appears in the document."""
 
-USED_ONLY = "not asked for; used only to tell whether anyone speaks"
+USED_ONLY = "not asked for; at most used to tell whether anyone speaks"
 """Of SpeechActivity, without which no other field is right."""
 
 Names = tuple[str, ...]
@@ -181,7 +181,7 @@ def check_agreement(policy: PolicyName, rules: FieldRules, roles: Sequence[str] 
     """
     chosen = POLICIES[policy]
     for role, names in _by_role(rules).items():
-        if role != EVERYONE and roles is not None and not _is_named(role, roles):
+        if role != EVERYONE and roles is not None and not is_named(role, roles):
             raise UsageError(
                 f"fields were asked for {role!r}, but the roles are {', '.join(roles)}",
                 "name one of them, or add it to --roles",
@@ -201,7 +201,8 @@ def check_agreement(policy: PolicyName, rules: FieldRules, roles: Sequence[str] 
             )
 
 
-def _is_named(role: str, roles: Sequence[str]) -> bool:
+def is_named(role: str, roles: Sequence[str]) -> bool:
+    """Whether a call with these roles may have a speaker of this name."""
     return bool(_UNNAMED.fullmatch(role)) or role.casefold() in {name.casefold() for name in roles}
 
 
@@ -342,6 +343,7 @@ __all__ = [
     "check_agreement",
     "check_rules",
     "decide",
+    "is_named",
     "named_fields",
     "party",
     "possible_fields",

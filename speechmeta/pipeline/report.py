@@ -9,6 +9,7 @@ import numpy as np
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord, TimedWord
 from speechmeta.errors import DecodingError, SpeechMetaError
+from speechmeta.pipeline.alerts import find_alerts
 from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.plan import CallPlan, PlannedTurn
 from speechmeta.pipeline.redaction import redact_report
@@ -110,7 +111,12 @@ def assemble_call(
     ).with_peaks(plan.peaks)
     if plan.options.redact:
         report = redact_report(report, keep_words=plan.options.word_times)
-    return report.model_copy(update={"turns": [_words_within(turn) for turn in report.turns]})
+    report = report.model_copy(update={"turns": [_words_within(turn) for turn in report.turns]})
+    if plan.options.rules is None:
+        return report
+    # Of the redacted report: an alert quotes what was said.
+    alerts, notes = find_alerts(report, plan.options.rules)
+    return report.model_copy(update={"alerts": alerts, "warnings": [*report.warnings, *notes]})
 
 
 def _words_within(turn: Turn) -> Turn:
