@@ -496,6 +496,13 @@ def _print_tables(found: Summary) -> None:
                 table.add_row(Text("" if number else name), Text(value), f"{share:.1%}")
             table.add_section()
         console.print(table)
+    if found.alerts:
+        table = Table(title=Text("Alerts"), title_justify="left")
+        for name in ("rule", "calls", "alerts"):
+            table.add_column(name, justify="left" if name == "rule" else "right", overflow="fold")
+        for name, (calls, total) in found.alerts.items():
+            table.add_row(Text(visible_line(name)), str(calls), str(total))
+        console.print(table)
     if found.failures:
         table = Table(title=Text("Failures"), title_justify="left")
         for name in ("file", "error", "message"):

@@ -19,7 +19,7 @@ from speechmeta.visible import visible, visible_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from speechmeta.schema import AudioInfo, CallReport, SpeakerSummary, Turn
+    from speechmeta.schema import Alert, AudioInfo, CallReport, SpeakerSummary, Turn
 
 _BESIDE = {"SpeechActivity": 9, "Gender": 11, "Age": 15, "Accent": 20, "Emotion": 15}
 """Cells of each column of labels, with its probability."""
@@ -128,10 +128,23 @@ class CallTable:
         console.print(grid)
 
     def summary(self, report: CallReport, console: Console) -> None:
-        """Who talked how much, who interrupted, and how it sounded."""
+        """What rules found; who talked how much, who interrupted, and how it sounded."""
+        for alert in report.alerts or []:
+            console.print(_alert(alert))
         console.print(Text(visible_line(summary_line(report)), style="bold"))
         for line in field_lines(report):
             console.print(Text(visible_line(line)))
+
+
+def _alert(alert: Alert) -> Text:
+    """`alert 0:12.0 dead air: 21.3 s of silence`."""
+    from speechmeta.writers.alert_text import found_by
+
+    text = Text("alert ", style="yellow")
+    text.append(f"{clock(alert.start, 1)} ", style="dim")
+    text.append(visible_line(alert.rule), style="bold")
+    who = f", {visible_line(alert.speaker)}" if alert.speaker else ""
+    return text.append(f"{who}: {visible_line(found_by(alert.model_dump()))}")
 
 
 def print_call(console: Console, report: CallReport, fields: Sequence[str]) -> None:
@@ -156,6 +169,8 @@ def summary_line(report: CallReport) -> str:
     parts.append(f"{count or 'no'} interruption{'' if count == 1 else 's'}")
     if emotions := _emotions(report.speakers):
         parts.append(f"emotion: {', '.join(f'{name} {s:.0%}' for name, s in emotions)}")
+    if report.alerts is not None:
+        parts.append(f"{len(report.alerts) or 'no'} alert{'' if len(report.alerts) == 1 else 's'}")
     if report.redactions:
         parts.append(f"{len(report.redactions)} redacted")
     return "; ".join(parts)

@@ -30,6 +30,7 @@ class Summary:
             label was left open.
         failures: error type to number of files.
         examples: the first failures as (path, type, message).
+        alerts: for each rule, the calls with an alert and the alerts.
     """
 
     files: int = 0
@@ -46,6 +47,16 @@ class Summary:
     labels: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[str, str, str]] = field(default_factory=list)
+    alerts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def expect(self, rules: Iterable[str]) -> None:
+        """Names the rules that were asked about, so that those without an alert are counted."""
+        self.alerts = {name: self.alerts.get(name, (0, 0)) for name in rules}
+
+    def _alerts_as_json(self) -> dict[str, dict[str, int]]:
+        return {
+            name: {"calls": calls, "alerts": total} for name, (calls, total) in self.alerts.items()
+        }
 
     def add(self, data: dict[str, Any]) -> None:
         """Adds one line of `results.jsonl`."""
@@ -70,6 +81,10 @@ class Summary:
         self.silence_seconds += measures["silence_seconds"]
         self.overlap_seconds += measures["overlap_seconds"]
         self.interruptions += len(measures["interruptions"])
+        found = Counter(alert["rule"] for alert in data.get("alerts") or [])
+        for name, count in found.items():
+            calls, total = self.alerts.get(name, (0, 0))
+            self.alerts[name] = (calls + 1, total + count)
         for turn in data["turns"]:
             if turn.get("SpeechActivity") is False:
                 continue
@@ -105,13 +120,15 @@ class Summary:
                 for name in LABEL_FIELDS
                 if name in self.labels
             },
+            **({"alerts": self._alerts_as_json()} if self.alerts else {}),
             "failures": dict(self.failures.most_common()),
         }
 
 
-def summarize(lines: Iterable[str]) -> Summary:
-    """The summary of the lines of a `results.jsonl`."""
+def summarize(lines: Iterable[str], rules: Iterable[str] = ()) -> Summary:
+    """The summary of the lines of a `results.jsonl`; `rules` are the names of its alert rules."""
     summary = Summary()
+    summary.expect(rules)
     for line in lines:
         summary.add(json.loads(line))
     return summary
@@ -129,7 +146,8 @@ def summary_of(output: str | os.PathLike[str]) -> Summary:
             f"{printable(out)} holds no folder run", "give the -o folder of `speechmeta batch`"
         )
     with Journal(out) as journal, believed(out):
-        summary = summarize(journal.documents())
+        rules = journal.settings.get("rules") or {"rule": []}
+        summary = summarize(journal.documents(), [rule["name"] for rule in rules["rule"]])
         counts: Counts = journal.counts()
         summary.other_files = journal.others()
     summary.missing = counts.missing

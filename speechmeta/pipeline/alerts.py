@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from speechmeta.pipeline.conversation import distribution, spoken, talk_runs
@@ -90,14 +90,15 @@ class _Call:
             return self.speakers
         return [name for name in self.speakers if rule.is_for(name)]
 
-    def has(self, speaker: str, field: str) -> bool:
-        """Whether a field was computed of a speaker's turns."""
-        if self.report.policy is not None:
-            for item in self.report.policy.speakers:
-                if item.speaker == speaker:
-                    return field in item.fields
-        return any(
-            field in turn.meta.fields for turn in self.report.turns if turn.speaker == speaker
+    def has(self, speaker: str, field: str, whole: bool) -> bool:
+        """Whether a field was computed of a speaker's turns; `whole`: of every one of them, as it
+        may have failed in some."""
+        mine = [field in t.meta.fields for t in self.report.turns if t.speaker == speaker]
+        if mine:
+            return all(mine) if whole else any(mine)
+        policy = self.report.policy
+        return policy is not None and any(
+            item.speaker == speaker and field in item.fields for item in policy.speakers
         )
 
     def unjudged(self, rule: Rule) -> str:
@@ -111,9 +112,10 @@ class _Call:
             return f"no speaker is called {rule.role!r}; --roles names them"
         if rule.needs is None:
             return ""
-        without = [name for name in speakers if not self.has(name, rule.needs)]
-        # What nobody said can only be known where everybody's words are.
-        if without and (len(without) == len(speakers) or isinstance(rule, NotSaid)):
+        # What nobody said can only be known where all words are.
+        whole = isinstance(rule, NotSaid)
+        without = [name for name in speakers if not self.has(name, rule.needs, whole)]
+        if without and (whole or len(without) == len(speakers)):
             return f"there is no {rule.needs} of {', '.join(without)}"
         return ""
 
@@ -127,7 +129,8 @@ class _Call:
             yield from self._said(rule, window)
         elif isinstance(rule, NotSaid):
             if next(self._said(rule, window), None) is None:
-                yield _alert(rule, window, speaker=rule.role)
+                role = self.speakers_of(rule)[0] if rule.role is not None else None
+                yield _alert(rule, window, speaker=role)
         elif isinstance(rule, Silence):
             yield from self._silences(rule, window)
         elif isinstance(rule, Interruptions):
@@ -314,15 +317,6 @@ def _times(turn: Turn, start: int, end: int) -> Window:
     if not inside:
         return turn.start, turn.end
     return inside[0].start, inside[-1].end
-
-
-def alerts_by_turn(alerts: Iterable[Alert]) -> dict[int, list[str]]:
-    """The names of the rules that found something in each turn."""
-    found: dict[int, list[str]] = {}
-    for alert in alerts:
-        if alert.turn is not None and alert.rule not in found.setdefault(alert.turn, []):
-            found[alert.turn].append(alert.rule)
-    return found
 
 
 __all__ = ["find_alerts"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from speechmeta.schema import DEFAULT_LABEL_SETS, LABEL_FIELDS, Peaks
+from speechmeta.writers.alert_text import found_by
 
 EMOTION_COLOURS = {
     "Neutral": "#7b8ba5",
@@ -80,6 +81,7 @@ def view(data: dict[str, Any], peaks: Peaks | None) -> dict[str, Any]:
         "filters": _filters(data),
         "problems": _problems(data),
         "call_fields": _call_fields(data, rows),
+        "alerts": _alerts(data),
         "policy": _policy(data),
         "model": data["model"],
         "coverage": data["coverage"],
@@ -224,6 +226,22 @@ def _call_fields(data: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[d
         ]
         found.append({"name": name, "fields": fields})
     return found
+
+
+def _alerts(data: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What rules found; None where none were given."""
+    if data.get("alerts") is None:
+        return None
+    return [
+        {
+            "rule": alert["rule"],
+            "span": f"{clock(alert['start'], 1)} \N{EN DASH} {clock(alert['end'], 1)}",
+            "turn": alert.get("turn"),
+            "speaker": alert.get("speaker", ""),
+            "found": found_by(alert),
+        }
+        for alert in data["alerts"]
+    ]
 
 
 def _policy(data: dict[str, Any]) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ COLUMNS: dict[str, type] = {
     "transcript_confidence": float,
     "language": str,
     "words": list,
+    "alerts": str,
 }
 """Column names and types, the same for every report: a field not asked for is an empty column.
 
@@ -42,8 +43,13 @@ def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
     """The turns of one `analyze` document as flat rows; absent values are None.
 
     `turn` counts from 0 in the document's order; `flags` are joined by spaces; `words` are a
-    list of `{"word", "start", "end", "probability"}`, which text formats write as JSON.
+    list of `{"word", "start", "end", "probability"}`, which text formats write as JSON;
+    `alerts` are the names of the rules that found something in the turn, joined by semicolons.
     """
+    alerts: dict[int, list[str]] = {}
+    for alert in data.get("alerts") or []:
+        if "turn" in alert:
+            alerts.setdefault(alert["turn"], []).append(alert["rule"])
     found = []
     for number, turn in enumerate(data["turns"]):
         confidence = turn.get("confidence", {})
@@ -58,6 +64,7 @@ def rows(data: dict[str, Any]) -> list[dict[str, Any]]:
         )
         row["path"] = data["audio"]["path"]
         row["turn"] = number
+        row["alerts"] = "; ".join(dict.fromkeys(alerts.get(number, []))) or None
         row["flags"] = " ".join(turn.get("flags", [])) or None
         found.append(row)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import time
@@ -195,6 +196,14 @@ def test_a_rule_that_cannot_be_judged_says_so_and_raises_no_alert() -> None:
         "the rule 'd' was not judged: there is no Emotion of agent, customer",
         "the rule 'e' was not judged: no speaker is called 'boss'; --roles names them",
     ]
+    # Where one turn's words failed, what was said in others is found all the same.
+    failed = report_of([turn(0.0, 5.0, "agent"), turn(6.0, 9.0, "agent", "hello")])
+    said = {"name": "a", "when": "said", "role": "agent", "phrases": "hello"}
+    alerts, notes = find_alerts(
+        failed, RuleSet.of({"rule": [said, {**said, "name": "b", "when": "not_said"}]})
+    )
+    assert [alert.rule for alert in alerts] == ["a"]
+    assert len(notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -202,14 +211,13 @@ def test_a_rule_that_cannot_be_judged_says_so_and_raises_no_alert() -> None:
     [
         (r"(?:a|aa)+$", "a" * 200 + "b"),
         (r"(x+x+)+y", "x" * 5000),
-        (r"(?:a|(?R))*b", "a" * 4000),
         (r"(?e)(?:foobarbazqux){e<=8}", "lorem ipsum " * 4000),
     ],
 )
 def test_no_pattern_hangs(pattern: str, text: str) -> None:
     turns = [turn(float(n), n + 0.5, "agent", text) for n in range(20)]
     rule = {"name": "evil", "when": "said", "pattern": pattern}
-    good = {"name": "good", "when": "said", "phrases": text.split()[0]}
+    good = {"name": "good", "when": "talk_share", "over": 0.5}
     begun = time.process_time()
     alerts, notes = find_alerts(report_of(turns), RuleSet.of({"rule": [rule, good]}))
     assert time.process_time() - begun < 5 * PATTERN_SECONDS
@@ -259,7 +267,7 @@ def rule_text(**keys: Any) -> str:
         (rule_text(name="n", when="emotion", emotion="Anger", probability=2), "probability is 2"),
         (rule_text(name="n", when="interruptions", over=1.5), "over is 1.5"),
         (
-            rule_text(name="N", when="silence", over=1) + "\n" + rule_text(name="n", when="silence", over=2),
+            "\n".join(rule_text(name=name, when="silence", over=1) for name in "Nn"),
             "rules 1 and 2 have the name 'n'",
         ),
     ],
@@ -302,10 +310,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_any_data_is_rules_or_a_usage_error(data: Any, when: str) -> None:
     rules = [data, {"name": "n", "when": when, "over": data, "phrases": data, "role": data}]
     for rule in rules:
-        try:
+        with contextlib.suppress(UsageError):
             RuleSet.of({"rule": [rule]})
-        except UsageError as error:
-            assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -378,9 +384,9 @@ def test_on_the_command_line(run_cli: RunCli, fake_analyzer: FakeEngine, tmp_pat
     turns = [n for n, turn in enumerate(found["turns"]) if turn["speaker"] == "agent"]
     said = [alert for alert in found["alerts"] if alert["rule"] == "counts"]
     assert [alert["turn"] for alert in said] == turns
-    assert found["alerts"][0] == {
-        "rule": "never", "when": "not_said", "start": 0.0, "end": found["audio"]["duration"],
-    } or found["alerts"][0]["rule"] == "counts"  # fmt: skip
+    end = round(found["audio"]["duration"], 3)
+    never = {"rule": "never", "when": "not_said", "start": 0.0, "end": end}
+    assert found["alerts"][0] == never
     table = run_cli("analyze", path, "--roles", "agent,customer", "--rules", rules)
     assert "alerts" in table.stdout
     assert "never" in table.stdout
