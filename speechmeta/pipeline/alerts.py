@@ -33,6 +33,9 @@ PHRASE_PAUSE_SECONDS = 2.0
 PATTERN_SECONDS = 1.0
 """Of the processor's time that a pattern may take for one call."""
 
+PATTERNS_SECONDS = 5.0
+"""The same for all patterns together."""
+
 Window = tuple[float, float]
 
 
@@ -55,7 +58,8 @@ def find_alerts(report: CallReport, rules: RuleSet) -> tuple[list[Alert], list[s
         except TimeoutError:
             notes.append(
                 f"the rule {rule.name!r} was given up: its pattern takes more than "
-                f"{PATTERN_SECONDS:g} s for this call"
+                f"{PATTERN_SECONDS:g} s for this call, or all patterns more than "
+                f"{PATTERNS_SECONDS:g} s"
             )
     alerts.sort(key=lambda alert: (alert.start, alert.end))
     return alerts, notes
@@ -83,6 +87,7 @@ class _Call:
             range(len(report.turns)), key=lambda i: (report.turns[i].start, report.turns[i].end)
         )
         self._tokens: dict[str, list[_Token]] = {}
+        self._patterns_left = PATTERNS_SECONDS
 
     def speakers_of(self, rule: Rule) -> list[str]:
         """Those that the rule is for."""
@@ -143,7 +148,7 @@ class _Call:
     def _said(self, rule: Said | NotSaid, window: Window) -> Iterator[Alert]:
         """The first match of each turn that is in the window."""
         phrases = [words_of(phrase) for phrase in rule.phrases]
-        left = PATTERN_SECONDS
+        left = min(PATTERN_SECONDS, self._patterns_left)
         for speaker in self.speakers_of(rule):
             matches = self._phrases(speaker, phrases)
             for index in self._turns_of([speaker]):
@@ -151,11 +156,17 @@ class _Call:
                 text = turn.meta.transcript or ""
                 spans = list(matches.get(index, ()))
                 if rule.pattern is not None and text:
+                    if left <= 0:
+                        raise TimeoutError
                     begun = time.process_time()
-                    found = compiled(rule.pattern).finditer(text, timeout=max(left, 1e-3))
-                    # A match without characters is none.
-                    spans += [item.span() for item in found if item.group()]
-                    left -= time.process_time() - begun
+                    try:
+                        found = compiled(rule.pattern).finditer(text, timeout=left)
+                        # A match without characters is none.
+                        spans += [item.span() for item in found if item.group()]
+                    finally:
+                        spent = time.process_time() - begun
+                        left -= spent
+                        self._patterns_left -= spent
                 timed = [(*_times(turn, *span), span) for span in spans]
                 inside = [item for item in timed if window[0] <= item[0] < window[1]]
                 if inside:

@@ -19,6 +19,9 @@ from speechmeta.settings import Entry, OptionError, changed, entries, flattened
 ENTRIES = {entry.path: entry for entry in entries(CallOptions)}
 BY_NAME = {name: entry for entry in ENTRIES.values() for name in (entry.parameter, entry.key)}
 
+RULES = ("rules",)
+"""The option that names a file where it is text."""
+
 LOCAL_SPEAKER_MODELS = (None, "voiceprint", "encoder")
 """Speaker models that load nothing by name."""
 
@@ -44,6 +47,8 @@ def call_options(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
             values[entry.path] = _text(entry, value)
         else:
             values |= dict(flattened({name: value}, ENTRIES))
+    if isinstance(values.get(RULES), str):
+        values[RULES] = _rules(values[RULES])
     asked: CallOptions = changed(base, values)
     check_allowed(base, asked)
     return asked
@@ -96,6 +101,25 @@ def switch(value: Any, name: str) -> bool:
 def _text(entry: Entry, value: Any) -> Any:
     """A field of a form that is left empty stands for what is unset."""
     return None if value == "" and entry.field.default is None else value
+
+
+def _rules(text: str) -> dict[str, Any]:
+    """Alert rules that a form brings along, as JSON: the files here are not a client's to name.
+
+    Raises:
+        Refused: they are something else.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Refused(
+            403,
+            "rules is not a JSON object, and this server reads no file for a client",
+            'give the rules themselves, such as {"rule": [{"name": ...}]}',
+        )
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:

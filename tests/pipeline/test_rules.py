@@ -19,7 +19,8 @@ from voices import make_call
 
 from speechmeta.batch.summary import Summary
 from speechmeta.errors import UsageError
-from speechmeta.pipeline.alerts import PATTERN_SECONDS, find_alerts
+from speechmeta.pipeline import alerts as alerts_module
+from speechmeta.pipeline.alerts import find_alerts
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.options import CallOptions
@@ -34,12 +35,15 @@ from speechmeta.schema import (
     Turn,
     Word,
 )
+from speechmeta.server.parameters import call_options
+from speechmeta.server.problems import Refused
 from speechmeta.writers import WRITERS, get_writer
 from speechmeta.writers.structured import document
 
 RunCli = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 ROLES = ("agent", "customer")
+PATTERNS_MANY = 12
 
 
 def turn(start: float, end: float, speaker: str, text: str | None = None, **emotion: float) -> Turn:
@@ -214,16 +218,45 @@ def test_a_rule_that_cannot_be_judged_says_so_and_raises_no_alert() -> None:
         (r"(?e)(?:foobarbazqux){e<=8}", "lorem ipsum " * 4000),
     ],
 )
-def test_no_pattern_hangs(pattern: str, text: str) -> None:
+def test_no_pattern_hangs(monkeypatch: pytest.MonkeyPatch, pattern: str, text: str) -> None:
+    monkeypatch.setattr(alerts_module, "PATTERN_SECONDS", 0.2)
     turns = [turn(float(n), n + 0.5, "agent", text) for n in range(20)]
     rule = {"name": "evil", "when": "said", "pattern": pattern}
     good = {"name": "good", "when": "talk_share", "over": 0.5}
     begun = time.process_time()
     alerts, notes = find_alerts(report_of(turns), RuleSet.of({"rule": [rule, good]}))
-    assert time.process_time() - begun < 5 * PATTERN_SECONDS
+    assert time.process_time() - begun < 2.0
     assert len(notes) == 1
     assert "'evil' was given up" in notes[0]
     assert {alert.rule for alert in alerts} == {"good"}
+
+
+def test_many_evil_patterns_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts_module, "PATTERN_SECONDS", 0.1)
+    monkeypatch.setattr(alerts_module, "PATTERNS_SECONDS", 0.3)
+    evil = [
+        {"name": f"{n}", "when": "said", "pattern": f"(x+x+)+y{n}"} for n in range(PATTERNS_MANY)
+    ]
+    begun = time.process_time()
+    _, notes = find_alerts(
+        report_of([turn(0.0, 1.0, "agent", "x" * 5000)]), RuleSet.of({"rule": evil})
+    )
+    assert time.process_time() - begun < 1.0
+    assert len(notes) == PATTERNS_MANY
+
+
+def test_a_client_of_the_server_names_no_file(tmp_path: Path) -> None:
+    rules = {"rule": [{"name": "r", "when": "silence", "over": 3}]}
+    path = tmp_path / "rules.toml"
+    path.write_text(rule_text(**rules["rule"][0]))
+    expected = CallOptions(rules=rules)
+    for sent in ({"rules": json.dumps(rules)}, {"rules": rules}, {"options": {"rules": rules}}):
+        assert call_options(CallOptions(), sent) == expected
+    assert call_options(expected, {"rules": ""}).rules is None
+    for named in (str(path), f'"{path}"', "3", "[" * 5000):
+        for sent in ({"rules": named}, {"options": {"rules": named}}):
+            with pytest.raises(Refused, match="reads no file for a client"):
+                call_options(CallOptions(), sent)
 
 
 def rule_text(**keys: Any) -> str:
