@@ -307,7 +307,8 @@ def compiled(pattern: str) -> regex.Pattern[str]:
     Raises:
         regex.error: it is no regular expression.
     """
-    return regex.compile(pattern, regex.IGNORECASE | regex.V0)
+    found: regex.Pattern[str] = regex.compile(pattern, regex.IGNORECASE | regex.V0)
+    return found
 
 
 def words_of(text: str) -> list[str]:

@@ -254,9 +254,9 @@ def test_a_client_of_the_server_names_no_file(tmp_path: Path) -> None:
         assert call_options(CallOptions(), sent) == expected
     assert call_options(expected, {"rules": ""}).rules is None
     for named in (str(path), f'"{path}"', "3", "[" * 5000):
-        for sent in ({"rules": named}, {"options": {"rules": named}}):
+        for refused in ({"rules": named}, {"options": {"rules": named}}):
             with pytest.raises(Refused, match="reads no file for a client"):
-                call_options(CallOptions(), sent)
+                call_options(CallOptions(), refused)
 
 
 def rule_text(**keys: Any) -> str:
@@ -435,7 +435,7 @@ def test_on_the_command_line(run_cli: RunCli, fake_analyzer: FakeEngine, tmp_pat
     assert rows[0].split(",").count("alerts") == 1
     assert sum("counts" in row for row in rows) == len(turns)
     # What the model cannot know is said before the first file.
-    fake_analyzer.fields = ("SpeechActivity", "Transcript")
+    fake_analyzer.fields = ("SpeechActivity", "Transcript")  # type: ignore[assignment]
     rules.write_text(rule_text(name="n", when="emotion", emotion="Anger"))
     result = run_cli("analyze", path, "--rules", rules)
     assert (result.code, result.stderr.count("\n")) == (2, 1)
