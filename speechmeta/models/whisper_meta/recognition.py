@@ -41,7 +41,8 @@ BATCH_SIZE = 64
 """Most clips in the decoder at a time; reading its weights costs the same for one as for many."""
 
 ENCODER_SECONDS = 60.0
-"""Most seconds of audio, padding included, in one pass of the encoder."""
+"""Most seconds of audio, padding included, in one pass of the encoder; more is no faster
+(benchmarks/results/call-memory-limits.txt)."""
 
 BUCKET_RATIO = 0.8
 """Clips go together while the shortest has at least this share of the longest one's frames."""
