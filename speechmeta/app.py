@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions
     from speechmeta.schema import CallReport, Turn
 
-DOWNLOADS = ("json", "csv", "srt", "vtt", "html")
-"""Formats offered after an analysis."""
+DOWNLOADS = ("json", "csv", "srt", "vtt", "html", "parquet")
+"""Formats offered after an analysis; Parquet where pyarrow is installed."""
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "call.wav"
+"""A call to try, in a clone of the repository."""
 
 Made = TypeVar("Made")
 
@@ -34,6 +38,14 @@ HOST = "127.0.0.1"
 MAX_UPLOAD_MB = 200
 TURN_COLUMNS = ("Time", "Speaker", *FIELDS)
 _TIMELINE_HEIGHT = 720
+"""Of a report's frame in pixels, until the report says how high it is."""
+_FRAMES_GROW = """() => addEventListener("message", (event) => {
+  for (const frame of document.querySelectorAll("#timeline iframe")) {
+    const height = Number(event.data?.speechmetaHeight);
+    if (frame.contentWindow === event.source && height > 0) frame.style.height = `${height}px`;
+  }
+})"""
+"""The page scrolls, not the frame in it too."""
 _NO_CHAT = (
     "No chat model is loaded. Start with `speechmeta app --chat-model FOLDER_OR_HUB_ID`, for "
     "example `DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`."
@@ -59,6 +71,7 @@ def build_app(
         MissingExtraError: Gradio is not installed.
     """
     from speechmeta.pipeline.options import CallOptions
+    from speechmeta.settings import split_names
 
     gr = _gradio()
     asked_of_calls = call or CallOptions()
@@ -70,11 +83,22 @@ def build_app(
     os.environ["GRADIO_TEMP_DIR"] = str(place.uploads)
 
     def analyze(
-        path: str | None, channels: str, min_confidence: float | None, redact: bool
+        path: str | None,
+        channels: str,
+        roles: str,
+        min_confidence: str,
+        word_times: bool,
+        redact: bool,
     ) -> Iterator[Any]:
         try:
             asked = asked_of_calls.updated(
-                {"channels": channels, "min_confidence": min_confidence, "redact": redact}
+                {
+                    "channels": channels,
+                    "roles": split_names(roles) if roles.strip() else None,
+                    "min_confidence": probability(min_confidence),
+                    "word_times": word_times,
+                    "redact": redact,
+                }
             )
             # Gradio closes a generator whose visitor has gone, which ends the work.
             with closing(_analyze(get_analyzer, path, asked, place)) as results:
@@ -114,6 +138,8 @@ def build_app(
             buttons=["download"],
             elem_id="recording",
         )
+        if EXAMPLE.is_file():
+            gr.Examples([[str(EXAMPLE)]], [audio], label="Or an example call")
         with gr.Tab("Analyze", id="analyze"):
             with gr.Row():
                 channels = gr.Radio(
@@ -122,19 +148,28 @@ def build_app(
                     label="Channels",
                     scale=2,
                 )
-                confidence = gr.Number(
-                    asked_of_calls.min_confidence,
-                    label="Leave out labels less probable than",
+                roles = gr.Textbox(
+                    ", ".join(asked_of_calls.roles or ()),
+                    label="Speakers' names",
+                    placeholder="agent, customer",
+                    max_lines=1,
+                    scale=2,
+                    elem_id="roles",
+                )
+                # Not a number: an empty box of numbers shows 0, which leaves nothing out.
+                confidence = gr.Textbox(
+                    "" if asked_of_calls.min_confidence is None else asked_of_calls.min_confidence,
+                    label="Leave out labels less probable than (0 to 1)",
                     placeholder="what the checkpoint says",
-                    minimum=0,
-                    maximum=1,
-                    step=0.05,
+                    max_lines=1,
                     scale=2,
                     elem_id="min-confidence",
                 )
-                redact = gr.Checkbox(
-                    asked_of_calls.redact, label="Redact", scale=1, elem_id="redact"
-                )
+                with gr.Column(scale=1, min_width=140):
+                    word_times = gr.Checkbox(
+                        asked_of_calls.word_times, label="Word times", elem_id="word-times"
+                    )
+                    redact = gr.Checkbox(asked_of_calls.redact, label="Redact", elem_id="redact")
                 start = gr.Button("Analyze", variant="primary", elem_id="analyze-button")
             timeline = gr.HTML(elem_id="timeline")
             turns = gr.HTML(elem_id="turns")
@@ -142,12 +177,12 @@ def build_app(
             with gr.Accordion("JSON", open=False):
                 document = gr.JSON(show_label=False, elem_id="document")
         with gr.Tab("Chat", id="chat"):
+            if chat is None:
+                gr.Markdown(_NO_CHAT)
             talk = gr.Chatbot(
                 label="Conversation", buttons=[], feedback_options=None, elem_id="talk",
                 allow_file_downloads=False,
             )  # fmt: skip
-            if chat is None:
-                gr.Markdown(_NO_CHAT)
             with gr.Row():
                 question = gr.Textbox(
                     show_label=False,
@@ -160,7 +195,7 @@ def build_app(
                 clear = gr.Button("Start again")
         start.click(
             analyze,
-            [audio, channels, confidence, redact],
+            [audio, channels, roles, confidence, word_times, redact],
             [timeline, turns, document, files],
             # They take turns at the model, so that a short call need not wait for a long one.
             concurrency_limit=8,
@@ -218,6 +253,7 @@ def launch(
             enable_monitoring=False,
             footer_links=[],
             theme=gr.themes.Default(**system_fonts),
+            js=_FRAMES_GROW,
             prevent_thread_lock=True,
         )
     except OSError as error:
@@ -288,17 +324,39 @@ def _analyze(
             ended.set()
     from speechmeta.writers import HtmlWriter, get_writer
 
+    writer = HtmlWriter(raw=asked.raw, limits=asked.limits)
+    sound = writer.sound(report)
     # What is shown is the recording's name, not where Gradio keeps it.
     report.audio.path = Path(path).name
     report.warnings = [without_places(text, path) for text in report.warnings]
-    page = HtmlWriter().text(report)
+    page = writer.page(report, report.peaks, sound)
     folder = place.new_folder()
     files = []
     for name in DOWNLOADS:
         target = folder / f"{Path(path).stem}.{name}"
-        get_writer(name).write(report, target)
+        if name == "html":
+            target.write_text(page, encoding="utf-8")
+        elif name != "parquet" or find_spec("pyarrow") is not None:
+            get_writer(name).write(report, target)
+        else:
+            continue
         files.append(str(target))
     yield _framed(page), _table(report), report.model_dump(mode="json"), files
+
+
+def probability(text: str) -> float | None:
+    """A number from 0 to 1; None where nothing was written.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    written = str(text).strip().replace(",", ".")
+    if not written:
+        return None
+    try:
+        return float(written)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a number", "give one from 0 to 1, or none") from None
 
 
 def _told(gr: Any, error: Exception, path: str | None) -> Any:

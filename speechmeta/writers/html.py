@@ -62,13 +62,13 @@ class HtmlWriter(TextWriter):
     def text(self, report: CallReport) -> str:
         """The page; with the waveform if the report comes from an analysis, with the audio if
         its file is still there. Nothing is linked: where the page will lie is not known."""
-        return self.page(report, report.peaks, self._sound(report, None))
+        return self.page(report, report.peaks, self.sound(report, None))
 
     def write(
         self, report: CallReport, path: str | os.PathLike[str], *, overwrite: bool = False
     ) -> None:
         with atomic_file(path, overwrite=overwrite) as file:
-            sound = self._sound(report, Path(path).parent)
+            sound = self.sound(report, Path(path).parent)
             file.write(self.page(report, report.peaks, sound).encode("utf-8"))
 
     def dump(self, report: CallReport, file: IO[bytes]) -> None:
@@ -89,8 +89,9 @@ class HtmlWriter(TextWriter):
             script="report.js",
         )
 
-    def _sound(self, report: CallReport, folder: Path | None) -> str:
-        """The audio's address; empty where there is none to give."""
+    def sound(self, report: CallReport, folder: Path | None = None) -> str:
+        """The audio's address, embedded or seen from a folder; empty where there is none to
+        give."""
         path = report.audio.path
         if self._audio == "none" or path is None or not os.path.isfile(path):
             return ""

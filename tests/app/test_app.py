@@ -16,7 +16,8 @@ from conftest import ROOT, RunCli
 from desta_tiny import Shape, make_checkpoint
 from report_samples import sample_report
 
-from speechmeta.app import TURN_COLUMNS, turn_rows
+from speechmeta.app import TURN_COLUMNS, probability, turn_rows
+from speechmeta.errors import UsageError
 from speechmeta.schema import FIELDS
 
 FLAGS = [
@@ -202,6 +203,18 @@ def test_rows_are_those_of_the_report() -> None:
             assert cells["Gender"] == f"{turn.meta.gender} ({turn.confidence['Gender']:.0%})"
         if turn.meta.gender is None:
             assert cells["Gender"] == "-"
+
+
+def test_the_box_for_probabilities_is_empty_or_a_number() -> None:
+    assert [probability(text) for text in ("", " ", "0.5", "0,5", "0")] == [
+        None,
+        None,
+        0.5,
+        0.5,
+        0.0,
+    ]
+    with pytest.raises(UsageError, match="not a number"):
+        probability("high")
 
 
 def test_without_gradio_the_command_names_the_extra(

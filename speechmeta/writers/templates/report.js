@@ -12,6 +12,13 @@
   const sound = one("#sound");
   const duration = Number(canvas.dataset.duration);
 
+  // In a frame, such as the app's: the page around it makes room.
+  if (parent !== window) {
+    const main = one("main");
+    const tell = () => parent.postMessage({ speechmetaHeight: Math.ceil(main.getBoundingClientRect().height) + 2 }, "*");
+    new ResizeObserver(tell).observe(main);
+  }
+
   // A turn is a button of the timeline and a row of the table.
   const turns = all(".turn").map((button) => {
     const row = document.getElementById(button.dataset.row);
