@@ -41,7 +41,8 @@ class Recording:
         window_seconds: every block but the last is a multiple of this.
         raw: how headerless recordings are read.
         limits: what it may have and take; None for the defaults.
-        on_block: called in every run with the number of the run, from 0, and the seconds read.
+        on_block: called in every run with the number of the run, from 0, the seconds read, and
+            those that there are (None where they are not known yet).
 
     Attributes:
         declared: seconds that it should have by its header; None where it does not say.
@@ -59,7 +60,7 @@ class Recording:
         window_seconds: float,
         raw: str | None = None,
         limits: Limits | None = None,
-        on_block: Callable[[int, float], None] | None = None,
+        on_block: Callable[[int, float, float | None], None] | None = None,
     ) -> None:
         self._raw, self._limits = raw, limits
         self._on_block, self._runs = on_block, 0
@@ -111,7 +112,7 @@ class Recording:
             yield block
             read += block.shape[1]
             if self._on_block is not None:
-                self._on_block(run, read / self.rate)
+                self._on_block(run, read / self.rate, self.duration or self.declared)
 
     def _read(self) -> Iterator[FloatArray]:
         if self._complete and self._kept is not None:

@@ -162,11 +162,7 @@ def prepare_call(
     """
     from speechmeta.segmentation.vad import WINDOW_SECONDS, vad_rate
 
-    def on_block(run: int, seconds: float) -> None:
-        if on_read is not None:
-            on_read(run, seconds, recording.duration or recording.declared)
-
-    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits, on_block)
+    recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits, on_read)
     activity = find_voice_activity(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *activity.plan.warnings]
     sides = find_sides(options, recording.channels, activity)
