@@ -177,7 +177,7 @@ def test_the_bundled_model_fills_every_cell(page: Any, bundled_dir: Path, tmp_pa
     address = next(served)
     try:
         _upload(page, address, CALL)
-        page.locator("#min-confidence input").fill("0")
+        page.locator("#min-confidence input, #min-confidence textarea").fill("0")
         columns = _analyze(page)
         assert len(columns["Transcript"]) == 8
         for field in FIELDS:
