@@ -40,8 +40,8 @@ def train(
     """Fine-tune a checkpoint on JSONL manifests.
 
     A SpeechLLM checkpoint learns by LoRA; `family: whisper_meta` in the config tunes Whisper's
-    ears and words as recipes/whisper_meta does for the bundled checkpoint, and
-    `whisper_meta_heads` fits label heads on them.
+    ears and words as recipes/whisper_meta does for the bundled checkpoint,
+    `whisper_meta_heads` fits label heads on them, and `speakers` makes what tells voices apart.
     """
     import logging
 
@@ -73,6 +73,17 @@ def train(
         heads = read_heads_recipe(config)
         heads = replace(heads, checkpoint=output or heads.checkpoint)
         err_console().print(f"heads of: {run_heads(heads)}")
+        return
+    from speechmeta.training.voices import (
+        is_voices_recipe,
+        read_voices_recipe,
+        run_voices,
+    )
+
+    if is_voices_recipe(config):
+        voices = read_voices_recipe(config)
+        voices = replace(voices, output=output or voices.output)
+        err_console().print(f"voice encoder: {run_voices(voices)}")
         return
     run = read_config(config)
     if output is not None:

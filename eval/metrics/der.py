@@ -84,6 +84,20 @@ def diarization_error(
     return DiarizationError(missed, false_alarm, confusion, speech)
 
 
+def matched_speakers(
+    reference: Sequence[Segment], answer: Sequence[Segment]
+) -> dict[Hashable, Hashable]:
+    """The speaker of the reference that each of the answer stands for; some may have none."""
+    truth = sorted({speaker for _, _, speaker in reference}, key=str)
+    found = sorted({speaker for _, _, speaker in answer}, key=str)
+    together = np.zeros((len(truth), len(found)))
+    for start, end, one in reference:
+        for first, last, other in answer:
+            both = min(end, last) - max(start, first)
+            together[truth.index(one), found.index(other)] += max(0.0, both)
+    return {found[other]: truth[one] for one, other in _best_match(together)}
+
+
 def _at(segments: Iterable[Segment], time: float) -> set[Hashable]:
     return {speaker for start, end, speaker in segments if start <= time < end}
 

@@ -1,40 +1,71 @@
-"""Who speaks when on one channel: windows of speech, embedded and clustered.
+"""Who speaks when on one channel: windows of speech, embedded, clustered and gone over again.
 
+Clusters of windows of 1.5 s give first speakers. Windows of 0.75 s beside them then say who talks
+in each 80 ms, where a change of speaker has a price (`diarization.resegmentation`), and the
+speakers are computed anew from what is theirs alone; those that turn out too alike become one.
 Overlapping speech is not separated: each moment belongs to one speaker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from speechmeta.audio.types import FloatArray
+from speechmeta.diarization.clustering import MAX_SPEAKERS, absorb_small, centroids_of, cluster
 from speechmeta.diarization.embeddings import Matrix, unit
+from speechmeta.diarization.resegmentation import (
+    Frames,
+    best_path,
+    change_costs,
+    evidence,
+    frames_of,
+    segments_of,
+)
 from speechmeta.errors import UsageError
-from speechmeta.segmentation.chunking import quietest
 from speechmeta.segmentation.turns import Speech
 
 WINDOW_SECONDS = 1.5
 HOP_SECONDS = 0.75
-SHORTEST_SECONDS = 0.4
-"""A run of speech shorter than this is not embedded; it goes to the speaker beside it."""
+JOIN_SECONDS = 0.3
+"""Windows go on over shorter pauses than this."""
+
+SHORT_WINDOW_SECONDS = 0.75
+SHORT_HOP_SECONDS = 0.375
+SHORT_JOIN_SECONDS = 0.1
 
 SMALLEST_SPEAKER_SECONDS = 2.0
-"""A cluster with less speech than this is not a speaker of its own, unless a number was asked."""
+"""Who talks less than this is not a speaker of its own, unless a number was asked for."""
 
-MAX_SPEAKERS = 10
-"""Most speakers that are found when no number was asked for."""
+PASSES = 2
+LONG_WEIGHT = 0.7
+"""Of a window of 1.5 s in a moment's evidence; one of 0.75 s has 1."""
 
-SWITCH_COST = 0.15
-"""Gain in cosine similarity, summed over windows, that a change of speaker has to bring."""
-
-_DIRECT = 1200
-_GROUP = 12
+CHANGE_INSIDE = 0.12
+CHANGE_AT_PAUSE = 0.04
+CHANGE_FADES_SECONDS = 0.5
+"""What a change of speaker has to gain, in seconds of talk times cosine similarity: within
+speech; at a pause, where it falls by e with each half second."""
 
 Labels = npt.NDArray[np.int64]
+Windows = npt.NDArray[np.int64]
 EmbedWindows = Callable[[Sequence[tuple[int, int]]], Matrix]
+
+
+@dataclass(frozen=True)
+class _Voices:
+    """Windows of both lengths with their unit vectors, and the frames that they explain."""
+
+    frames: Frames
+    seconds: Matrix
+    costs: Matrix
+    long: Windows
+    long_vectors: Matrix
+    short: Windows
+    short_vectors: Matrix
 
 
 def diarize(
@@ -62,173 +93,134 @@ def diarize(
     """
     if speakers is not None and speakers < 1:
         raise UsageError(f"{speakers} speakers were asked for", "give a number from 1")
-    windows = [_windows(run.start, run.end, rate) for run in speech]
-    flat = [window for group in windows for window in group]
-    if speakers == 1 or not flat:
+    if speakers == 1 or not speech:
         return [Speech(run.start, run.end) for run in speech]
-    vectors = embed(flat)
+    long = windows_of(speech, rate, WINDOW_SECONDS, HOP_SECONDS, JOIN_SECONDS)
+    vectors = embed(_pairs(long))
     labels = cluster(vectors, distance, speakers)
     if speakers is None:
         labels = absorb_small(vectors, labels, SMALLEST_SPEAKER_SECONDS / HOP_SECONDS)
-    centroids = centroids_of(vectors, labels)
-    found: list[Speech] = []
-    place = 0
-    for run, group in zip(speech, windows, strict=True):
-        likeness = vectors[place : place + len(group)] @ centroids.T
-        place += len(group)
-        path = smooth(likeness, SWITCH_COST) if group else np.zeros(0, np.int64)
-        found += _divide(run.start, run.end, group, path, levels, hop)
-    return _renumber(_fill(found))
-
-
-def cluster(vectors: Matrix, distance: float, speakers: int | None = None) -> Labels:
-    """Agglomerative clustering of unit vectors (n, size) by mean cosine distance.
-
-    Args:
-        distance: clusters further apart than this are different speakers.
-        speakers: the number of clusters instead.
-
-    Returns:
-        (n,) numbers from 0; fewer clusters than asked where there are fewer vectors.
-    """
-    if len(vectors) <= _DIRECT:
-        return _agglomerate(vectors, None, distance, speakers)
-    # Distances of all pairs would need memory by the square of the call's length. Long calls
-    # are first grouped in stretches, and the groups are clustered.
-    groups = np.zeros(len(vectors), np.int64)
-    count = 0
-    for first in range(0, len(vectors), _DIRECT):
-        part = vectors[first : first + _DIRECT]
-        local = _agglomerate(part, None, distance, max(1, len(part) // _GROUP))
-        groups[first : first + _DIRECT] = local + count
-        count += int(local.max()) + 1
-    means = centroids_of(vectors, groups)
-    if count > _DIRECT:
-        return cluster(means, distance, speakers)[groups]
-    return _agglomerate(means, np.bincount(groups), distance, speakers)[groups]
-
-
-def absorb_small(vectors: Matrix, labels: Labels, smallest: float) -> Labels:
-    """Gives the vectors of clusters smaller than `smallest` to the nearest larger one, and
-    keeps the `MAX_SPEAKERS` largest."""
-    sizes = np.bincount(labels)
-    ranked = np.argsort(-sizes, kind="stable")
-    keep = [int(label) for label in ranked[:MAX_SPEAKERS] if sizes[label] >= smallest]
-    keep = keep or [int(ranked[0])]
-    centroids = np.stack([unit(vectors[labels == label].mean(0)[None])[0] for label in keep])
-    result = np.empty_like(labels)
-    nearest = np.argmax(vectors @ centroids.T, axis=1)
-    for index, label in enumerate(labels):
-        result[index] = keep.index(int(label)) if int(label) in keep else nearest[index]
-    return result
-
-
-def centroids_of(vectors: Matrix, labels: Labels) -> Matrix:
-    """Unit vectors (clusters, size)."""
-    return unit(np.stack([vectors[labels == label].mean(0) for label in range(labels.max() + 1)]))
-
-
-def smooth(likeness: Matrix, switch_cost: float) -> Labels:
-    """The best sequence of speakers for consecutive windows, where every change has a price.
-
-    Args:
-        likeness: (windows, speakers).
-    """
-    count, speakers = likeness.shape
-    score = likeness[0].copy()
-    back = np.zeros((count, speakers), np.int64)
-    for index in range(1, count):
-        best = int(np.argmax(score))
-        moved = score[best] - switch_cost
-        stay = score >= moved
-        back[index] = np.where(stay, np.arange(speakers), best)
-        score = np.where(stay, score, moved) + likeness[index]
-    path = np.zeros(count, np.int64)
-    path[-1] = int(np.argmax(score))
-    for index in range(count - 1, 0, -1):
-        path[index - 1] = back[index, path[index]]
-    return path
-
-
-def _agglomerate(
-    vectors: Matrix, weights: Labels | None, distance: float, speakers: int | None
-) -> Labels:
-    from sklearn.cluster import AgglomerativeClustering
-
-    count = len(vectors)
-    if count == 1 or (speakers is not None and speakers >= count):
-        return np.arange(count, dtype=np.int64)
-    if weights is not None:
-        # Average linkage counts every vector once; a group stands for as many as it has.
-        copies = np.repeat(np.arange(count), np.maximum(1, weights // _GROUP))
-        spread = _agglomerate(vectors[copies], None, distance, speakers)
-        first = np.searchsorted(copies, np.arange(count))
-        return _compact(spread[first])
-    model = AgglomerativeClustering(
-        n_clusters=speakers,
-        metric="cosine",
-        linkage="average",
-        distance_threshold=None if speakers is not None else distance,
+    if labels.max() == 0:
+        return [Speech(run.start, run.end) for run in speech]
+    short = windows_of(speech, rate, SHORT_WINDOW_SECONDS, SHORT_HOP_SECONDS, SHORT_JOIN_SECONDS)
+    frames = frames_of(speech, rate)
+    costs = change_costs(
+        frames, levels, hop, rate, CHANGE_INSIDE, CHANGE_AT_PAUSE, CHANGE_FADES_SECONDS
     )
-    return _compact(np.asarray(model.fit_predict(vectors), dtype=np.int64))
+    seconds = (frames.ends - frames.starts) / rate
+    voices = _Voices(frames, seconds, costs, long, vectors, short, embed(_pairs(short)))
+    centroids = centroids_of(vectors, labels)
+    for _ in range(PASSES):
+        path = _path(voices, centroids)
+        centroids = _again(voices, centroids, path, distance, speakers)
+    return _renumber(segments_of(frames, _path(voices, centroids)))
 
 
-def _compact(labels: Labels) -> Labels:
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
+def windows_of(
+    speech: Sequence[Speech], rate: int, seconds: float, hop: float, join: float
+) -> Windows:
+    """Windows (n, 2) about every `hop` seconds of each run; one shorter window of a shorter run.
 
-
-def _windows(start: int, end: int, rate: int) -> list[tuple[int, int]]:
-    """Windows of 1.5 s about every 0.75 s; one shorter window for a shorter run."""
-    length, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-    if end - start < SHORTEST_SECONDS * rate:
-        return []
-    if end - start <= length:
-        return [(start, end)]
-    count = -(-(end - start - length) // hop) + 1
-    firsts = np.linspace(start, end - length, count).round().astype(int)
-    return [(int(first), int(first) + length) for first in firsts]
-
-
-def _divide(
-    start: int,
-    end: int,
-    windows: Sequence[tuple[int, int]],
-    path: Labels,
-    levels: FloatArray,
-    hop: int,
-) -> list[Speech]:
-    """One run of speech, cut at the quietest point where the speaker changes."""
-    if not windows:
-        return [Speech(start, end, -1)]
-    parts = []
-    since = start
-    for index in range(1, len(windows)):
-        if path[index] == path[index - 1]:
+    Args:
+        join: runs with shorter pauses than this count as one.
+    """
+    length, step = round(seconds * rate), round(hop * rate)
+    found: list[tuple[int, int]] = []
+    for start, end in _joined(speech, round(join * rate)):
+        if end - start <= length:
+            found.append((start, end))
             continue
-        before = sum(windows[index - 1]) // 2
-        after = sum(windows[index]) // 2
-        reach = (after - before) // 2
-        cut = quietest(levels, hop, max(since + 1, before - reach), min(end - 1, after + reach))
-        parts.append(Speech(since, cut, int(path[index - 1])))
-        since = cut
-    parts.append(Speech(since, end, int(path[-1])))
-    return parts
+        count = -(-(end - start - length) // step) + 1
+        firsts = np.linspace(start, end - length, count).round().astype(int)
+        found += [(int(first), int(first) + length) for first in firsts]
+    return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _fill(regions: list[Speech]) -> list[Speech]:
-    """Gives runs that were too short to tell (-1) to the speaker of the nearest other run."""
-    known = [region for region in regions if region.speaker >= 0]
-    if not known:
-        return [Speech(region.start, region.end, 0) for region in regions]
+def _joined(speech: Sequence[Speech], pause: int) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for run in speech:
+        if joined and run.start - joined[-1][1] < pause:
+            joined[-1] = (joined[-1][0], run.end)
+        else:
+            joined.append((run.start, run.end))
+    return joined
 
-    def nearest(region: Speech) -> int:
-        gaps = [max(other.start - region.end, region.start - other.end) for other in known]
-        return known[gaps.index(min(gaps))].speaker
 
-    return [
-        region if region.speaker >= 0 else Speech(region.start, region.end, nearest(region))
-        for region in regions
-    ]
+def _pairs(windows: Windows) -> list[tuple[int, int]]:
+    return [(int(start), int(end)) for start, end in windows]
+
+
+def _path(voices: _Voices, centroids: Matrix) -> Labels:
+    """Who talks in each frame."""
+    worth = evidence(
+        voices.frames,
+        [
+            (voices.long, voices.long_vectors @ centroids.T, LONG_WEIGHT),
+            (voices.short, voices.short_vectors @ centroids.T, 1.0),
+        ],
+    )
+    return best_path(worth * voices.seconds[:, None], voices.costs)
+
+
+def _again(
+    voices: _Voices, centroids: Matrix, path: Labels, distance: float, speakers: int | None
+) -> Matrix:
+    """The speakers' centroids from the windows that are theirs alone.
+
+    Unless a number was asked for, who talks too little is left out, and two who are closer than
+    `distance` become one.
+    """
+    vectors = np.concatenate([voices.long_vectors, voices.short_vectors])
+    found: list[Matrix] = []
+    talk: list[float] = []
+    for speaker in range(len(centroids)):
+        mine = path == speaker
+        total = float(voices.seconds[mine].sum())
+        if speakers is None and total < SMALLEST_SPEAKER_SECONDS:
+            continue
+        if total == 0:
+            # Asked for, and yet without a moment: it keeps its place.
+            found.append(centroids[speaker])
+            talk.append(total)
+            continue
+        long = _share(voices.frames, mine, voices.long)
+        short = _share(voices.frames, mine, voices.short)
+        weights = np.concatenate([1.5 * (long > 0.85), 0.4 * (short > 0.95)])
+        if not weights.any():
+            weights = np.concatenate([long**4, 0.3 * short**4])
+        found.append(unit((vectors * weights[:, None]).sum(0)[None])[0])
+        talk.append(total)
+    if not found:
+        return centroids[:1]
+    if speakers is None:
+        _merge(found, talk, distance)
+        keep = sorted(np.argsort(talk)[::-1][:MAX_SPEAKERS].tolist())
+        found = [found[index] for index in keep]
+    return np.stack(found)
+
+
+def _merge(centroids: list[Matrix], talk: list[float], distance: float) -> None:
+    """Joins the closest two until all are further apart than `distance`."""
+    while len(centroids) > 1:
+        stacked = np.stack(centroids)
+        apart = 1 - stacked @ stacked.T
+        np.fill_diagonal(apart, np.inf)
+        one, other = sorted(divmod(int(apart.argmin()), len(centroids)))
+        if apart[one, other] > distance:
+            return
+        both = talk[one] * centroids[one] + talk[other] * centroids[other]
+        centroids[one] = unit(both[None])[0]
+        talk[one] += talk[other]
+        del centroids[other], talk[other]
+
+
+def _share(frames: Frames, mine: npt.NDArray[np.bool_], windows: Windows) -> Matrix:
+    """The share of each window's frames that are in `mine`."""
+    sums = np.concatenate([[0], np.cumsum(mine)])
+    first = np.searchsorted(frames.middles, windows[:, 0])
+    last = np.searchsorted(frames.middles, windows[:, 1])
+    result: Matrix = (sums[last] - sums[first]) / np.maximum(1, last - first)
+    return result
 
 
 def _renumber(regions: list[Speech]) -> list[Speech]:

@@ -1,8 +1,8 @@
 """Speaker embeddings: a vector for each clip, close for one voice and far for two.
 
-By default they come from a small projection of the voice's spectrum that ships with the
-package (`diarization.voiceprint`); the checkpoint's own encoder or a speaker verification model of
-the hub can be named in its place.
+By default they come from a small network that ships with the package
+(`diarization.voice_encoder`); the checkpoint's own encoder or a speaker verification model of the
+hub can be named in its place.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ SAMPLE_RATE = 16_000
 
 PROJECTION_FILE = "speaker_projection.safetensors"
 """A trained projection; beside a checkpoint's weights that of its encoder."""
-
-CEPSTRA_LAYER = -1
-"""The `layer` of a projection of cepstra in place of a hidden state."""
 
 ENCODER_DISTANCE = 0.12
 """Cosine distance between two voices from the bare embeddings of an encoder trained for words:
@@ -70,7 +67,7 @@ class SpeakerProjection:
         mean: (size,) subtracted first.
         matrix: (size, smaller).
         distance: cosine distance between two speakers after it.
-        layer: hidden state of the encoder that it was trained on; `CEPSTRA_LAYER` for cepstra.
+        layer: hidden state of the encoder that it was trained on.
     """
 
     mean: Matrix

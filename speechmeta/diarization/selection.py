@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmeta.diarization.embeddings import (
-    PROJECTION_FILE,
     Embedder,
     EncoderEmbedder,
     SpeakerProjection,
     VerificationEmbedder,
 )
-from speechmeta.diarization.voiceprint import VoiceprintEmbedder
+from speechmeta.diarization.voice_encoder import VoiceEmbedder
 from speechmeta.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 VOICEPRINT = "voiceprint"
-"""The name of the default: the package's own projection of the spectrum."""
+"""The name of the default: the package's own voice encoder."""
+
+PACKAGED = Path(__file__).parents[1] / "checkpoints" / "speakers.safetensors"
+"""What `speechmeta train recipes/speakers/recipe.yaml` makes."""
 
 ENCODER = "encoder"
 """The name of the encoder of the checkpoint that analyses the call."""
-
-PACKAGED = Path(__file__).parents[1] / "checkpoints"
-"""Where the projection of the voiceprint lies."""
 
 
 def load_embedder(
@@ -45,10 +44,7 @@ def load_embedder(
         ModelError: it cannot be loaded, or the checkpoint has no encoder for it.
     """
     if name in (None, VOICEPRINT):
-        own = SpeakerProjection.load(PACKAGED)
-        if own is None:
-            raise ModelError(f"{PACKAGED / PROJECTION_FILE} is missing", "install speechmeta again")
-        return VoiceprintEmbedder(own)
+        return VoiceEmbedder.load(PACKAGED)
     if name != ENCODER:
         return VerificationEmbedder(
             str(name), getattr(model, "device", None) or "cpu", local_files_only

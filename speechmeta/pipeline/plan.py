@@ -48,9 +48,6 @@ WHOLE_FILE_PIECE_SECONDS = 30.0
 DIARIZE_SECONDS = 4.0
 """With less speech than this on its only channel a call is taken for one speaker's."""
 
-DIARIZE_PAUSE_SECONDS = 0.3
-"""Pause at which speech is divided before its speakers are told apart."""
-
 _EMBED_TOGETHER = 64
 
 EmbedderSource = Callable[[], "Embedder"]
@@ -302,7 +299,7 @@ def _shared_turns(
 
         voices = embedder()
         speech = diarize(
-            _joined(speech, round(DIARIZE_PAUSE_SECONDS * activity.rate)),
+            speech,
             lambda windows: _embed(recording, activity, row, windows, voices),
             activity.levels[row],
             distance=voices.distance,
@@ -310,22 +307,14 @@ def _shared_turns(
             hop=activity.hop,
             speakers=asked,
         )
-    names = [
-        _shared_name(options, number)
-        for number in range(max((run.speaker for run in speech), default=0) + 1)
-    ]
+    found = max((run.speaker for run in speech), default=0) + 1
+    if asked is not None and speech and found < asked:
+        warnings.append(
+            f"{asked} speakers were asked for, but only {found} {'was' if found == 1 else 'were'} "
+            f"told apart in {seconds:.1f} s of speech"
+        )
+    names = [_shared_name(options, number) for number in range(found)]
     return *_turns_of(activity, row, names, speech, options.turns), warnings
-
-
-def _joined(speech: Sequence[Speech], pause: int) -> list[Speech]:
-    """Runs with shorter pauses than `pause` samples joined."""
-    joined: list[Speech] = []
-    for run in speech:
-        if joined and run.start - joined[-1].end < pause:
-            joined[-1] = Speech(joined[-1].start, run.end)
-        else:
-            joined.append(run)
-    return joined
 
 
 def _shared_name(options: CallOptions, number: int) -> str:

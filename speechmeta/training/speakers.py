@@ -1,13 +1,11 @@
-"""Trains the projections under which speakers are told apart.
+"""Trains the projection under which an encoder's hidden states tell speakers apart.
 
-    python -m speechmeta.training.speakers MANIFEST.jsonl ... --commercial-only -o FOLDER
     python -m speechmeta.training.speakers MANIFEST.jsonl ... --checkpoint CHECKPOINT
 
-The first makes the voiceprint that the package ships, from cepstra; the second one for the
-hidden states of a checkpoint's encoder, saved beside it. Windows of many speakers, half of them
-over a simulated telephone, are described, and a linear discriminant analysis finds the
-directions in which speakers differ. Each source is centred by itself first: a microphone must
-not count as a voice.
+It is saved beside the checkpoint, for `--speaker-model encoder`; the package's own voice encoder
+is made by `speechmeta.training.voices`. Windows of many speakers, half of them over a simulated
+telephone, are described, and a linear discriminant analysis finds the directions in which
+speakers differ. Each source is centred by itself first: a microphone must not count as a voice.
 """
 
 from __future__ import annotations
@@ -25,19 +23,16 @@ from speechmeta.audio.telephone import over_the_line
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.diarizer import WINDOW_SECONDS
 from speechmeta.diarization.embeddings import (
-    CEPSTRA_LAYER,
     EncoderEmbedder,
     Matrix,
     SpeakerProjection,
     unit,
 )
-from speechmeta.diarization.voiceprint import cepstral_statistics
 from speechmeta.errors import DatasetError, SpeechMetaError
 from speechmeta.training.manifest import Clip, read_clips
 
 WINDOWS_PER_SPEAKER = 10
 DIMENSIONS = 64
-CEPSTRA_DIMENSIONS = 20
 SHRINKAGE = 0.05
 """Share of the mean variance that is added to every direction's."""
 
@@ -168,24 +163,6 @@ def _pair_distances(
     return pairs[alike], different if different.size else pairs[~alike]
 
 
-def train_voiceprint(
-    clips: Sequence[Clip], seed: int = 0, read: Callable[[Clip], FloatArray] | None = None
-) -> tuple[SpeakerProjection, float]:
-    """Fits the projection of cepstra; returns it and its equal error rate.
-
-    Raises:
-        SpeechMetaError: a file cannot be used, or there are too few speakers.
-    """
-    rows, speakers, sources = [], [], []
-    for source, speaker, window in speaker_windows(clips, seed, read=read):
-        rows.append(cepstral_statistics([window])[0])
-        speakers.append(f"{source} {speaker}")
-        sources.append(source)
-    if not rows:
-        raise DatasetError("no clip has a known speaker", "give manifests with speakers")
-    return fit_projection(np.stack(rows), speakers, sources, CEPSTRA_LAYER, CEPSTRA_DIMENSIONS)
-
-
 def train_encoder(
     checkpoint: Path, clips: Sequence[Clip], layers: Sequence[int] | None = None, seed: int = 0
 ) -> tuple[SpeakerProjection, float]:
@@ -216,24 +193,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns its exit code."""
     parser = argparse.ArgumentParser(description="Trains projections that tell speakers apart.")
     parser.add_argument("manifests", type=Path, nargs="+")
-    parser.add_argument("--checkpoint", type=Path, help="for the encoder of this checkpoint")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="whose encoder it is for")
     parser.add_argument("--layers", type=int, nargs="+", help="of the encoder; default: all")
-    parser.add_argument("-o", "--output", type=Path, help="folder of the voiceprint")
     parser.add_argument("--commercial-only", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    if (given.checkpoint is None) == (given.output is None):
-        parser.error("give either --checkpoint or --output")
     try:
         clips = read_clips(given.manifests, given.commercial_only)
-        if given.checkpoint is not None:
-            found, rate = train_encoder(given.checkpoint, clips, given.layers, given.seed)
-        else:
-            found, rate = train_voiceprint(clips, given.seed)
+        found, rate = train_encoder(given.checkpoint, clips, given.layers, given.seed)
     except SpeechMetaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    found.save(given.checkpoint or given.output)
+    found.save(given.checkpoint)
     print(
         f"equal error rate {rate:.4f} for windows of {WINDOW_SECONDS} s of held-out speakers, "
         f"threshold {found.distance:.3f}, layer {found.layer}"

@@ -13,7 +13,8 @@ from fakes import FakeEngine
 from tiny import tiny_clips, tiny_speechllm
 from voices import SENTENCES, make_call, speak
 
-from speechmeta.diarization.diarizer import absorb_small, cluster, diarize, smooth
+from speechmeta.diarization.clustering import absorb_small, cluster
+from speechmeta.diarization.diarizer import diarize, windows_of
 from speechmeta.diarization.embeddings import (
     EncoderEmbedder,
     SpeakerProjection,
@@ -83,12 +84,6 @@ def test_small_clusters_are_no_speakers() -> None:
     labels = absorb_small(vectors, cluster(vectors, 0.5), 2)
     assert len(set(labels)) == 2
     assert set(absorb_small(vectors[:1], np.zeros(1, np.int64), 5)) == {0}
-
-
-def test_smoothing_takes_out_single_doubts() -> None:
-    likeness = np.array([[0.9, 0.1]] * 4 + [[0.5, 0.55]] + [[0.9, 0.1]] * 3 + [[0.1, 0.9]] * 4)
-    assert list(smooth(likeness, 0.15)) == [0] * 8 + [1] * 4
-    assert list(smooth(likeness, 0.0))[4] == 1
 
 
 def test_speech_is_divided_where_it_is_quiet() -> None:

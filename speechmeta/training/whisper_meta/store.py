@@ -22,6 +22,7 @@ class AudioStore:
 
     Attributes:
         places: by audio path the first sample and the number of samples.
+        samples: of all clips, (samples,) int16.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +31,7 @@ class AudioStore:
         self.places: dict[str, tuple[int, int]] = {
             name: (start, count) for name, (start, count) in index.items()
         }
-        self._samples = np.memmap(folder / "audio.int16", dtype=np.int16, mode="r")
+        self.samples = np.memmap(folder / "audio.int16", dtype=np.int16, mode="r")
 
     def __contains__(self, clip: Clip) -> bool:
         return str(clip.audio) in self.places
@@ -42,7 +43,7 @@ class AudioStore:
     def part(self, audio: str, start: int, count: int) -> np.ndarray:
         """`count` samples from `start` on of the clip at that path."""
         place = self.places[audio][0] + start
-        return self._samples[place : place + count].astype(np.float32) / _FULL_SCALE
+        return self.samples[place : place + count].astype(np.float32) / _FULL_SCALE
 
 
 def build_store(clips: Sequence[Clip], folder: Path) -> AudioStore:

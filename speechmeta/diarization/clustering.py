@@ -1,0 +1,90 @@
+"""Which embeddings belong to one speaker, and how many speakers there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from speechmeta.diarization.embeddings import Matrix, unit
+
+MAX_SPEAKERS = 10
+"""Most speakers that are found when no number was asked for."""
+
+_DIRECT = 1200
+_GROUP = 12
+
+Labels = npt.NDArray[np.int64]
+
+
+def cluster(vectors: Matrix, distance: float, speakers: int | None = None) -> Labels:
+    """Agglomerative clustering of unit vectors (n, size) by mean cosine distance.
+
+    Args:
+        distance: clusters further apart than this are different speakers.
+        speakers: the number of clusters instead.
+
+    Returns:
+        (n,) numbers from 0; fewer clusters than asked where there are fewer vectors.
+    """
+    if len(vectors) <= _DIRECT:
+        return _agglomerate(vectors, None, distance, speakers)
+    # Distances of all pairs would need memory by the square of the call's length. Long calls
+    # are first grouped in stretches, and the groups are clustered.
+    groups = np.zeros(len(vectors), np.int64)
+    count = 0
+    for first in range(0, len(vectors), _DIRECT):
+        part = vectors[first : first + _DIRECT]
+        local = _agglomerate(part, None, distance, max(1, len(part) // _GROUP))
+        groups[first : first + _DIRECT] = local + count
+        count += int(local.max()) + 1
+    means = centroids_of(vectors, groups)
+    if count > _DIRECT:
+        return cluster(means, distance, speakers)[groups]
+    return _agglomerate(means, np.bincount(groups), distance, speakers)[groups]
+
+
+def absorb_small(vectors: Matrix, labels: Labels, smallest: float) -> Labels:
+    """Gives the vectors of clusters smaller than `smallest` to the nearest larger one, and
+    keeps the `MAX_SPEAKERS` largest."""
+    sizes = np.bincount(labels)
+    ranked = np.argsort(-sizes, kind="stable")
+    keep = [int(label) for label in ranked[:MAX_SPEAKERS] if sizes[label] >= smallest]
+    keep = keep or [int(ranked[0])]
+    centroids = np.stack([unit(vectors[labels == label].mean(0)[None])[0] for label in keep])
+    result = np.empty_like(labels)
+    nearest = np.argmax(vectors @ centroids.T, axis=1)
+    for index, label in enumerate(labels):
+        result[index] = keep.index(int(label)) if int(label) in keep else nearest[index]
+    return result
+
+
+def centroids_of(vectors: Matrix, labels: Labels) -> Matrix:
+    """Unit vectors (clusters, size)."""
+    return unit(np.stack([vectors[labels == label].mean(0) for label in range(labels.max() + 1)]))
+
+
+def _agglomerate(
+    vectors: Matrix, weights: Labels | None, distance: float, speakers: int | None
+) -> Labels:
+    from sklearn.cluster import AgglomerativeClustering
+
+    count = len(vectors)
+    if count == 1 or (speakers is not None and speakers >= count):
+        return np.arange(count, dtype=np.int64)
+    if weights is not None:
+        # Average linkage counts every vector once; a group stands for as many as it has.
+        copies = np.repeat(np.arange(count), np.maximum(1, weights // _GROUP))
+        spread = _agglomerate(vectors[copies], None, distance, speakers)
+        first = np.searchsorted(copies, np.arange(count))
+        return _compact(spread[first])
+    model = AgglomerativeClustering(
+        n_clusters=speakers,
+        metric="cosine",
+        linkage="average",
+        distance_threshold=None if speakers is not None else distance,
+    )
+    return _compact(np.asarray(model.fit_predict(vectors), dtype=np.int64))
+
+
+def _compact(labels: Labels) -> Labels:
+    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)

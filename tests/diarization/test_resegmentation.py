@@ -1,0 +1,64 @@
+"""Frames, what windows say of them, and the path through them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from speechmeta.diarization.resegmentation import (
+    Frames,
+    best_path,
+    change_costs,
+    evidence,
+    frames_of,
+    segments_of,
+)
+from speechmeta.segmentation.turns import Speech
+
+RATE = 8000
+HOP = 64
+
+
+def test_frames_cover_the_runs() -> None:
+    frames = frames_of([Speech(800, 8800), Speech(9000, 9010)], RATE)
+    assert frames.starts[0] == 800
+    assert frames.ends[-1] == 9010
+    assert list(frames.runs[-2:]) == [0, 1]
+    assert (frames.ends - frames.starts).max() <= 0.09 * RATE
+    assert list(frames.pauses()[-2:]) == [0, 200]
+    assert len(frames_of([], RATE).starts) == 0
+
+
+def test_near_windows_count_most() -> None:
+    frames = frames_of([Speech(0, 4 * RATE)], RATE)
+    windows = np.array([[0, 2 * RATE], [2 * RATE, 4 * RATE]])
+    worth = evidence(frames, [(windows, np.eye(2), 1.0)])
+    assert list(worth.argmax(1)) == [0] * 25 + [1] * 25
+    wide = np.array([[0, 4 * RATE]])
+    both = evidence(frames, [(windows, np.eye(2), 1.0), (wide, np.array([[0.0, 1.0]]), 0.5)])
+    assert both[5, 0] > both[5, 1]
+    assert both[20, 1] > worth[20, 1]
+
+
+def test_single_doubts_are_taken_out() -> None:
+    likeness = np.array([[0.9, 0.1]] * 4 + [[0.5, 0.55]] + [[0.9, 0.1]] * 3 + [[0.1, 0.9]] * 4)
+    assert list(best_path(likeness, np.full(12, 0.15))) == [0] * 8 + [1] * 4
+    assert list(best_path(likeness, np.zeros(12)))[4] == 1
+
+
+def test_changes_are_cheap_in_pauses_and_where_it_is_quiet() -> None:
+    levels = np.full(4 * RATE // HOP, 1.0, np.float32)
+    levels[RATE // HOP + np.arange(-4, 4)] = 1e-5
+    frames = frames_of([Speech(0, 2 * RATE), Speech(3 * RATE, 4 * RATE)], RATE)
+    costs = change_costs(frames, levels, HOP, RATE, 0.2, 0.1, 0.5)
+    quiet = int(np.argmin(np.abs(frames.starts - RATE)))
+    pause = int(np.flatnonzero(frames.pauses())[0])
+    assert costs[quiet] == pytest.approx(0.06, abs=0.01)
+    assert costs[quiet + 6] == pytest.approx(0.2, abs=0.01)
+    assert costs[pause] == pytest.approx(0.1 * np.exp(-2), abs=1e-3)
+
+
+def test_segments_end_with_the_speaker_and_with_the_run() -> None:
+    frames = Frames(np.array([0, 10, 20, 40]), np.array([10, 20, 30, 50]), np.array([0, 0, 0, 1]))
+    found = segments_of(frames, np.array([0, 0, 1, 1]))
+    assert found == [Speech(0, 20, 0), Speech(20, 30, 1), Speech(40, 50, 1)]
