@@ -40,6 +40,10 @@ SHORT_JOIN_SECONDS = 0.1
 SMALLEST_SPEAKER_SECONDS = 2.0
 """Who talks less than this is not a speaker of its own, unless a number was asked for."""
 
+ALIKE_SHARE = 0.77
+"""Speakers whose centroids are closer than this share of the embedder's distance are one: means are
+closer than the windows that they are made of."""
+
 PASSES = 2
 LONG_WEIGHT = 0.7
 """Of a window of 1.5 s in a moment's evidence; one of 0.75 s has 1."""
@@ -167,8 +171,8 @@ def _again(
 ) -> Matrix:
     """The speakers' centroids from the windows that are theirs alone.
 
-    Unless a number was asked for, who talks too little is left out, and two who are closer than
-    `distance` become one.
+    Unless a number was asked for, who talks too little is left out, and two who are too alike
+    become one.
     """
     vectors = np.concatenate([voices.long_vectors, voices.short_vectors])
     found: list[Matrix] = []
@@ -193,7 +197,7 @@ def _again(
     if not found:
         return centroids[:1]
     if speakers is None:
-        _merge(found, talk, distance)
+        _merge(found, talk, ALIKE_SHARE * distance)
         keep = sorted(np.argsort(talk)[::-1][:MAX_SPEAKERS].tolist())
         found = [found[index] for index in keep]
     return np.stack(found)

@@ -55,9 +55,7 @@ def frames_of(speech: Sequence[Speech], rate: int) -> Frames:
     return Frames(np.concatenate(starts), np.concatenate(ends), np.concatenate(runs))
 
 
-def evidence(
-    frames: Frames, groups: Sequence[tuple[Windows, Matrix, float]]
-) -> Matrix:
+def evidence(frames: Frames, groups: Sequence[tuple[Windows, Matrix, float]]) -> Matrix:
     """How much each frame sounds like each speaker, (frames, speakers).
 
     The mean of the windows around it; one counts the more the nearer its middle is.

@@ -14,7 +14,7 @@ from tiny import tiny_clips, tiny_speechllm
 from voices import SENTENCES, make_call, speak
 
 from speechmeta.diarization.clustering import absorb_small, cluster
-from speechmeta.diarization.diarizer import diarize, windows_of
+from speechmeta.diarization.diarizer import diarize
 from speechmeta.diarization.embeddings import (
     EncoderEmbedder,
     SpeakerProjection,
