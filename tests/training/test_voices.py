@@ -110,5 +110,5 @@ def test_recipes_that_do_not_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not hold the weights"):
         published_encoder(tmp_path / "nonsense.whl")
     torch.save({"model_state": {}}, tmp_path / "empty.pt")
-    with pytest.raises(UsageError, match="resemblyzer==0.1.4"):
+    with pytest.raises(UsageError, match="does not hold the weights"):
         published_encoder(tmp_path / "empty.pt")
