@@ -117,7 +117,7 @@ def diarize(
     for _ in range(PASSES):
         path = _path(voices, centroids)
         centroids = _again(voices, centroids, path, distance, speakers)
-    return _renumber(segments_of(frames, _path(voices, centroids)))
+    return _renumber(segments_of(frames, _path(voices, centroids), levels, hop, rate))
 
 
 def windows_of(

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix
+from speechmeta.segmentation.chunking import quietest
 from speechmeta.segmentation.turns import Speech
 
 Labels = npt.NDArray[np.int64]
 Windows = npt.NDArray[np.int64]
 
 FRAME_SECONDS = 0.08
+CUT_SECONDS = 0.2
+"""A change of speaker is moved at most this far to where it is quiet."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,24 @@ def best_path(worth: Matrix, costs: Matrix) -> Labels:
     return path
 
 
-def segments_of(frames: Frames, path: Labels) -> list[Speech]:
-    """Stretches of one speaker within a run."""
+def segments_of(
+    frames: Frames, path: Labels, levels: FloatArray, hop: int, rate: int
+) -> list[Speech]:
+    """Stretches of one speaker within a run, cut at the quietest point near the change."""
     found: list[Speech] = []
+    reach = round(CUT_SECONDS * rate)
     last = -1
     for start, end, run, speaker in zip(frames.starts, frames.ends, frames.runs, path, strict=True):
-        if found and run == last and found[-1].speaker == speaker:
-            found[-1] = Speech(found[-1].start, int(end), int(speaker))
-        else:
-            found.append(Speech(int(start), int(end), int(speaker)))
+        cut = int(start)
+        if found and run == last:
+            before = found[-1]
+            if before.speaker == speaker:
+                found[-1] = Speech(before.start, int(end), int(speaker))
+                continue
+            first, latest = max(before.start + hop, cut - reach), min(int(end) - hop, cut + reach)
+            if latest > first:
+                cut = quietest(levels, hop, first, latest)
+            found[-1] = Speech(before.start, cut, before.speaker)
+        found.append(Speech(cut, int(end), int(speaker)))
         last = run
     return found

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from speechmeta.diarization.resegmentation import (
-    Frames,
     best_path,
     change_costs,
     evidence,
@@ -48,10 +47,10 @@ def test_single_doubts_are_taken_out() -> None:
 
 def test_changes_are_cheap_in_pauses_and_where_it_is_quiet() -> None:
     levels = np.full(4 * RATE // HOP, 1.0, np.float32)
-    levels[RATE // HOP + np.arange(-4, 4)] = 1e-5
+    levels[round(1.04 * RATE / HOP) + np.arange(-4, 4)] = 1e-5
     frames = frames_of([Speech(0, 2 * RATE), Speech(3 * RATE, 4 * RATE)], RATE)
     costs = change_costs(frames, levels, HOP, RATE, 0.2, 0.1, 0.5)
-    quiet = int(np.argmin(np.abs(frames.starts - RATE)))
+    quiet = int(np.argmin(np.abs(frames.starts - round(1.04 * RATE))))
     pause = int(np.flatnonzero(frames.pauses())[0])
     assert costs[quiet] == pytest.approx(0.06, abs=0.01)
     assert costs[quiet + 6] == pytest.approx(0.2, abs=0.01)
@@ -59,6 +58,12 @@ def test_changes_are_cheap_in_pauses_and_where_it_is_quiet() -> None:
 
 
 def test_segments_end_with_the_speaker_and_with_the_run() -> None:
-    frames = Frames(np.array([0, 10, 20, 40]), np.array([10, 20, 30, 50]), np.array([0, 0, 0, 1]))
-    found = segments_of(frames, np.array([0, 0, 1, 1]))
-    assert found == [Speech(0, 20, 0), Speech(20, 30, 1), Speech(40, 50, 1)]
+    frames = frames_of([Speech(0, 2 * RATE), Speech(3 * RATE, 4 * RATE)], RATE)
+    levels = np.full(4 * RATE // HOP, 1.0, np.float32)
+    levels[round(1.1 * RATE / HOP) + np.arange(-4, 4)] = 1e-5
+    path = np.where(frames.starts < RATE, 0, 1)
+    found = segments_of(frames, path, levels, HOP, RATE)
+    assert [part.speaker for part in found] == [0, 1, 1]
+    assert (found[0].start, found[1].end, found[2].end) == (0, 2 * RATE, 4 * RATE)
+    assert found[0].end == found[1].start
+    assert found[0].end / RATE == pytest.approx(1.1, abs=0.04)
