@@ -233,7 +233,8 @@ def _window(
     places: Sequence[Place], samples: int, store: AudioStore, random: np.random.Generator
 ) -> np.ndarray:
     """A stretch with speech of one of the clips; where none is long enough it is repeated."""
-    best, most = np.zeros(samples, np.float32), -1.0
+    best: np.ndarray = np.zeros(samples, np.float32)
+    most = -1.0
     fitting = [place for place in places if place[1] >= samples] or list(places)
     for _ in range(3):
         start, count = fitting[int(random.integers(len(fitting)))]
