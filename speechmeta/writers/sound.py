@@ -62,7 +62,8 @@ def as_opus(
                 return None
         for packet in track.encode(None):
             container.mux(packet)
-    return made.getvalue()
+    # The container keeps some seconds back until it is closed.
+    return made.getvalue() if most_bytes is None or made.tell() <= most_bytes else None
 
 
 __all__ = ["as_opus"]
