@@ -147,15 +147,6 @@ def _alert(alert: Alert) -> Text:
     return text.append(f"{who}: {visible_line(found_by(alert.model_dump()))}")
 
 
-def print_call(console: Console, report: CallReport, fields: Sequence[str]) -> None:
-    """A whole call."""
-    speakers = [turn.speaker for turn in report.turns]
-    table = CallTable(console.width, fields, speakers, report.audio.duration)
-    table.begin(report.audio, report.model.name, console)
-    table.rows(report.turns, console)
-    table.summary(report, console)
-
-
 def summary_line(report: CallReport) -> str:
     """`agent 60 % of the talk, customer 40 %; 1 interruption; Neutral 80 %, Sad 20 %`."""
     if not report.turns:

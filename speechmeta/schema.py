@@ -161,6 +161,19 @@ def _without_serializer(core_schema: CoreSchema) -> CoreSchema:
     return cast(CoreSchema, plain)
 
 
+class _Sparse(BaseModel):
+    # A docstring would become the description of each schema that has none.
+    @model_serializer(mode="wrap")
+    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
+
+
 class SpeakerMeta(BaseModel):
     """What is known of one clip or turn.
 
@@ -313,7 +326,7 @@ class AudioInfo(BaseModel):
     codec: str | None = None
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(_Sparse):
     """The model that was used; what does not apply to it is absent."""
 
     name: _FileText
@@ -332,16 +345,6 @@ class ModelInfo(BaseModel):
     """The model that wrote the transcripts, where it is another."""
     llm: str | None = None
     """The text model that filled `call_fields`."""
-
-    @model_serializer(mode="wrap")
-    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
 
 
 class LabelEstimate(BaseModel):
@@ -477,7 +480,7 @@ class AppliedPolicy(BaseModel):
     speakers: list[SpeakerFields]
 
 
-class Alert(BaseModel):
+class Alert(_Sparse):
     """What a rule found; what does not apply is absent.
 
     Seconds of the file; `turn` counts from 0. Definitions in docs/rules.md.
@@ -491,16 +494,6 @@ class Alert(BaseModel):
     speaker: _FileText | None = None
     text: str | None = None
     value: float | None = None
-
-    @model_serializer(mode="wrap")
-    def _only_what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not None}
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return handler.resolve_ref_schema(handler(_without_serializer(core_schema)))
 
 
 class CallTables(NamedTuple):

@@ -255,15 +255,6 @@ def decide(
     return decisions, _warnings(policy, strict_by_policy, rules, strict_by_rules)
 
 
-def before_roles(policy: PolicyName = "all", rules: FieldRules = None) -> Names:
-    """The fields that may be computed of speech whose speaker is not known yet, in the schema's
-    order: those that no rule leaves out. Whoever tells speakers apart may use no other head."""
-    chosen = POLICIES[policy]
-    possible = [rule for rule in (chosen.strictest, chosen.agents, chosen.customers) if rule]
-    decisions = [_decision(rule, _strictest(rules), False, True) for rule in possible]
-    return tuple(name for name in FIELDS if all(name in item.fields for item in decisions))
-
-
 def possible_fields(
     policy: PolicyName, rules: FieldRules, roles: Sequence[str] | None = None
 ) -> Names:
@@ -339,7 +330,6 @@ __all__ = [
     "Policy",
     "PolicyName",
     "asks",
-    "before_roles",
     "check_agreement",
     "check_rules",
     "decide",

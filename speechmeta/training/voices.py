@@ -21,16 +21,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.telephone import Codec, over_the_line
 from speechmeta.diarization.voice_encoder import VoiceEmbedder, VoiceEncoder
 from speechmeta.errors import UsageError
 from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.training.recipe_files import family, read_recipe_file
 from speechmeta.training.speakers import fit_projection
-from speechmeta.training.whisper_meta.recipe import family
 from speechmeta.training.whisper_meta.store import AudioStore, build_store
 
 _LOG = logging.getLogger(__name__)
@@ -95,22 +94,8 @@ def is_voices_recipe(path: Path) -> bool:
 
 
 def read_voices_recipe(path: Path) -> VoicesRecipe:
-    """A recipe from its YAML file; relative paths are relative to the working folder.
-
-    Raises:
-        UsageError: the file cannot be read, or a value is unknown or of the wrong kind.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(VoicesRecipe).validate_python(data)
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "give a YAML file") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{path}: {place}: {first['msg']}", "compare with recipes/speakers/recipe.yaml"
-        ) from error
+    """See `speechmeta.training.recipe_files.read_recipe_file`."""
+    return read_recipe_file(path, VoicesRecipe, "recipes/speakers/recipe.yaml")
 
 
 def run_voices(recipe: VoicesRecipe) -> Path:

@@ -11,7 +11,7 @@ from report_samples import empty_report, sample_report
 from rich.cells import cell_len
 from rich.console import Console
 
-from speechmeta.cli.table import clock, print_call, summary_line
+from speechmeta.cli.table import CallTable, clock, summary_line
 from speechmeta.schema import FIELDS, CallReport
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -19,7 +19,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def shown(report: CallReport, width: int, fields: tuple[str, ...] = FIELDS) -> str:
     file = io.StringIO()
-    print_call(Console(file=file, width=width, highlight=False), report, fields)
+    console = Console(file=file, width=width, highlight=False)
+    speakers = [turn.speaker for turn in report.turns]
+    table = CallTable(width, fields, speakers, report.audio.duration)
+    table.begin(report.audio, report.model.name, console)
+    table.rows(report.turns, console)
+    table.summary(report, console)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 

@@ -23,7 +23,7 @@ from speechmeta.errors import UsageError
 from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
-from speechmeta.pipeline.policy import before_roles, decide
+from speechmeta.pipeline.policy import decide
 from speechmeta.schema import FIELDS, LABEL_FIELDS, CallReport
 from speechmeta.settings import gather
 from speechmeta.writers import WRITERS, get_writer
@@ -108,15 +108,6 @@ def test_rules_by_role_are_a_policy_too() -> None:
         "agent": (),
         "customer": FIELDS,
     }
-
-
-def test_before_the_roles_are_known_only_what_no_rule_leaves_out_may_be_used() -> None:
-    assert before_roles() == FIELDS
-    assert before_roles("eu-workplace") == WORDS
-    assert before_roles("transcript-only") == WORDS
-    assert before_roles("all", {"agent": ("Transcript",), "customer": ("all",)}) == ("Transcript",)
-    assert before_roles("all", ("Transcript", "Gender")) == ("Transcript", "Gender")
-    assert before_roles("eu-workplace", ("all",)) == (*WORDS, *TRAITS)
 
 
 def test_every_way_of_asking_is_one(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -99,6 +99,21 @@ def padded(waveform: Waveform) -> Waveform:
     return np.pad(waveform, (0, missing))
 
 
+def one_by_one(
+    waveforms: Sequence[Waveform], transcribe: Callable[[Waveform], Transcript]
+) -> list[Transcript | SpeechMetaError]:
+    """The transcripts of clips that a model of transformers takes singly; one that fails has an
+    error in its place."""
+    # Those of servers load no torch and no transformers.
+    from speechmeta.decoding.memory import in_parts
+    from speechmeta.models.weights import quiet_transformers
+
+    with quiet_transformers():
+        return [
+            in_parts([waveform], lambda rows: [transcribe(rows[0])])[0] for waveform in waveforms
+        ]
+
+
 def one_line(text: str, seconds: float) -> str:
     """A foreign transcript as ours are: one line of characters that UTF-8 can write.
 
@@ -124,6 +139,7 @@ __all__ = [
     "InstructableTranscriber",
     "Transcriber",
     "Transcript",
+    "one_by_one",
     "one_line",
     "padded",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED, DecodedRecord
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
@@ -18,6 +17,7 @@ from speechmeta.models.transcribers.base import (
     SAMPLE_RATE,
     Transcriber,
     Transcript,
+    one_by_one,
     one_line,
     padded,
 )
@@ -86,12 +86,7 @@ class TransformersTranscriber:
         self, waveforms: Sequence[Waveform], word_times: bool = False
     ) -> list[Transcript | SpeechMetaError]:
         """See `speechmeta.models.transcribers.base.Transcriber.transcribe`."""
-        from speechmeta.models.weights import quiet_transformers
-
-        with quiet_transformers():
-            return [
-                in_parts([waveform], lambda rows: [self._one(rows[0])])[0] for waveform in waveforms
-            ]
+        return one_by_one(waveforms, self._one)
 
     def _one(self, waveform: Waveform) -> Transcript:
         seconds = len(waveform) / SAMPLE_RATE

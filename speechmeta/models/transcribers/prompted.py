@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED
 from speechmeta.errors import SpeechMetaError
@@ -19,6 +18,7 @@ from speechmeta.models.transcribers.base import (
     MAX_SECONDS,
     SAMPLE_RATE,
     Transcript,
+    one_by_one,
     one_line,
     padded,
 )
@@ -55,10 +55,7 @@ class PromptedTranscriber:
         self, waveforms: Sequence[Waveform], word_times: bool = False
     ) -> list[Transcript | SpeechMetaError]:
         """See `speechmeta.models.transcribers.base.Transcriber.transcribe`."""
-        with quiet_transformers():
-            return [
-                in_parts([waveform], lambda rows: [self._one(rows[0])])[0] for waveform in waveforms
-            ]
+        return one_by_one(waveforms, self._one)
 
     def _one(self, waveform: Waveform) -> Transcript:
         seconds = len(waveform) / SAMPLE_RATE

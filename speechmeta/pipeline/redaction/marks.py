@@ -18,9 +18,6 @@ SORT_CODE = "[SORT_CODE]"
 BIRTH_DATE = "[DATE_OF_BIRTH]"
 POSTCODE = "[POSTCODE]"
 
-MARKS = (CARD, PHONE, EMAIL, DIGITS, CODE, IBAN, SSN, SORT_CODE, BIRTH_DATE, POSTCODE)
-"""All of them; docs/conversation.md says what each is for."""
-
 
 @dataclass(frozen=True)
 class Find:

@@ -41,7 +41,6 @@ _PLURALS = {
     "zeroes": "0",
 }
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_PART = re.compile(r"\d+(?:st|nd|rd|th)\b|\d+|[^\W\d]+(?:['\u2019][^\W\d]+)*")
 _CURRENCY = set("$\u00a3\u20ac\u00a5")
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from speechmeta.audio.loading import SAMPLE_RATE
-from speechmeta.errors import UsageError
 from speechmeta.models.weights import ordinary_modes
 from speechmeta.training.manifest import Clip, read_manifest
+from speechmeta.training.recipe_files import family, read_recipe_file
 from speechmeta.training.splits import read_halves
 from speechmeta.training.whisper_meta.heads_calibrate import (
     SHORT_SECONDS,
@@ -45,7 +44,6 @@ from speechmeta.training.whisper_meta.heads_targets import (
     is_ordinary,
 )
 from speechmeta.training.whisper_meta.heads_train import fit_heads
-from speechmeta.training.whisper_meta.recipe import family
 from speechmeta.training.whisper_meta.store import AudioStore, build_store
 
 _LOG = logging.getLogger(__name__)
@@ -89,22 +87,8 @@ class HeadsRecipe:
 
 
 def read_heads_recipe(path: Path) -> HeadsRecipe:
-    """A recipe from its YAML file; relative paths are relative to the working folder.
-
-    Raises:
-        UsageError: the file cannot be read, or a value is unknown or of the wrong kind.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(HeadsRecipe).validate_python(data)
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "give a YAML file") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{path}: {place}: {first['msg']}", "compare with recipes/whisper_meta/heads.yaml"
-        ) from error
+    """See `speechmeta.training.recipe_files.read_recipe_file`."""
+    return read_recipe_file(path, HeadsRecipe, "recipes/whisper_meta/heads.yaml")
 
 
 class Audio:

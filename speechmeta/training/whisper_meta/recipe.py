@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from speechmeta.errors import UsageError
 from speechmeta.models.weights import ordinary_modes
 from speechmeta.training.manifest import Clip, read_clips
+from speechmeta.training.recipe_files import family, read_recipe_file
 from speechmeta.training.whisper_meta.draws import NOTHING, Batches, Draw, Sounds, plan_batches
 from speechmeta.training.whisper_meta.features import SAMPLES_PER_FRAME
 from speechmeta.training.whisper_meta.greedy import read_vocabulary
@@ -128,37 +128,14 @@ class WordsRecipe(_Section):
     short_words: bool = True
 
 
-def family(path: Path) -> str | None:
-    """What a config file of `speechmeta train` names as its `family`; None where nothing."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        # Whoever reads it next says what is wrong with it.
-        return None
-    return data.get("family") if isinstance(data, dict) else None
-
-
 def is_recipe(path: Path) -> bool:
     """Whether a config file of `speechmeta train` is for this recipe."""
     return family(path) == "whisper_meta"
 
 
 def read_recipe(path: Path) -> WordsRecipe:
-    """A recipe from YAML; relative paths are relative to the working folder.
-
-    Raises:
-        UsageError: the file cannot be read, or a value is unknown or out of range.
-    """
-    try:
-        return WordsRecipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "give a YAML file") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{path}: {place}: {first['msg']}", "compare with recipes/whisper_meta/bundled.yaml"
-        ) from error
+    """See `speechmeta.training.recipe_files.read_recipe_file`."""
+    return read_recipe_file(path, WordsRecipe, "recipes/whisper_meta/bundled.yaml")
 
 
 def run_recipe(recipe: WordsRecipe, resume: bool = False) -> Path:

@@ -30,7 +30,6 @@ TRAIN_VOICES = (
     "flite:kal", "flite:rms", "flite:slt", "en-us", "en-us+f2", "en-us+m3", "en-us+f4",
     "en-gb", "en-gb+m4", "en-gb-scotland", "en-gb-scotland+f3", "en-029+m1", "en-us+m7",
 )  # fmt: skip
-TEST_VOICES = ("flite:awb", "en-gb+f1", "en-us+m2", "en-029+f5")
 
 
 def say_short_words(folder: Path, voices: Sequence[str], seed: int) -> Path:
