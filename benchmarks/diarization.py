@@ -5,9 +5,9 @@
 `mono_calls.py` says how a call is made. Each is diarized as it is and over a telephone (8 kHz,
 mu-law, GSM and AMR in turn), with the number of speakers given and found. Reported are the
 diarization error (0.25 s around each boundary of the reference left out, overlap scored) and its
-parts, how often the right number was found, the backchannels given to the right speaker, how well
-moments of two voices are found, and with --words, for as many calls, words under the wrong
-speaker and the labels of a voice against those of its turns. Only speakers of the `test` half of
+parts, how often the right number was found, the backchannels given to the right speaker, and with
+--words, for as many calls, words under the wrong speaker and the labels of a voice against those of
+its turns. Only speakers of the `test` half of
 dev are used; `--half tune` is for choosing. The last line is one JSON object.
 """
 
@@ -115,18 +115,6 @@ def backchannels_right(
     return found
 
 
-def overlap_of(truth: Sequence[tuple[float, float, Any]], frames: int) -> np.ndarray:
-    """(frames,) of 10 ms, True where two and more talk."""
-    voices = np.zeros(frames, np.int64)
-    for who in {who for *_, who in truth}:
-        mine = np.zeros(frames, bool)
-        for start, end, speaker in truth:
-            if speaker == who:
-                mine[round(start * 100) : round(end * 100)] = True
-        voices += mine
-    return voices >= 2
-
-
 class Tally:
     """What is counted over calls of one kind."""
 
@@ -134,8 +122,6 @@ class Tally:
         self.errors: dict[str, DiarizationError] = {}
         self.numbers: list[tuple[int, int]] = []
         self.backchannels: list[tuple[bool, bool]] = []
-        self.overlap = np.zeros(3)
-        self.turns: list[tuple[bool, bool]] = []
 
     def add(self, call: MonoCall, plan: CallPlan, asked: bool) -> DiarizationError:
         answer = segments(plan)
@@ -147,19 +133,7 @@ class Tally:
         if not asked:
             self.numbers.append((count, len({speaker for *_, speaker in answer})))
             self.backchannels += backchannels_right(call, answer)
-            self._overlap(call, plan)
         return error
-
-    def _overlap(self, call: MonoCall, plan: CallPlan) -> None:
-        frames = len(call.waveform) * 100 // RATE + 1
-        truth = overlap_of(call.truth, frames)
-        found = np.zeros(frames, bool)
-        for turn in plan.turns:
-            for start, end in turn.overlaps:
-                found[round(start / plan.rate * 100) : round(end / plan.rate * 100)] = True
-            first, last = turn.start * 100 // plan.rate, turn.end * 100 // plan.rate
-            self.turns.append((bool(truth[first:last].sum() >= 20), bool(turn.overlaps)))
-        self.overlap += (truth & found).sum(), truth.sum(), found.sum()
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -179,13 +153,6 @@ class Tally:
         for over, name in ((False, "in_pauses"), (True, "over_speech")):
             own = [good for above, good in self.backchannels if above == over]
             found[f"backchannels_{name}"] = f"{sum(own)} of {len(own)}"
-        both, true, heard = self.overlap
-        found["overlap_precision"] = round(float(both / max(1, heard)), 4)
-        found["overlap_recall"] = round(float(both / max(1, true)), 4)
-        marked = [there for there, mark in self.turns if mark]
-        there = [mark for there, mark in self.turns if there]
-        found["overlapped_turns_precision"] = f"{sum(marked)} of {len(marked)}"
-        found["overlapped_turns_recall"] = f"{sum(there)} of {len(there)}"
         return found
 
 
