@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -79,6 +80,16 @@ def bundled_analyzer(bundled_dir: Path) -> Analyzer:
     from speechmeta.pipeline.analyzer import Analyzer
 
     return Analyzer(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.audio_models import AudioModel, AudioProcessor
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.schema import FIELDS
-
-SAMPLE_RATE = 16_000
 
 
 @dataclass

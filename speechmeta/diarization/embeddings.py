@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import ModelError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float64]
 
-SAMPLE_RATE = 16_000
 
 PROJECTION_FILE = "speaker_projection.safetensors"
 """A trained projection; beside a checkpoint's weights that of its encoder."""

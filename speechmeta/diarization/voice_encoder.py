@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix, unit
 from speechmeta.errors import ModelError
 
-SAMPLE_RATE = 16_000
 HOP = 160
 """Samples from frame to frame: 10 ms."""
 MELS = 40

@@ -13,13 +13,14 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from speechmeta.errors import EndpointError, SpeechMetaError, UsageError, require_extra
 from speechmeta.visible import visible_line
 
 if TYPE_CHECKING:
+    from httpx2 import AsyncByteStream, Request, Response
     from openai import AsyncOpenAI
 
 T = TypeVar("T")
@@ -169,7 +170,7 @@ class Endpoint:
 
         kept = _HEADERS | (_ACCOUNT_HEADERS if self.is_openai else frozenset())
 
-        async def strip(request: Any) -> None:
+        async def strip(request: Request) -> None:
             # What the environment says of an account at OpenAI is no other server's business.
             for name in set(request.headers) - kept:
                 del request.headers[name]
@@ -187,11 +188,15 @@ class Endpoint:
             ),
         )
 
-    async def _bound(self, response: Any) -> None:
+    async def _bound(self, response: Response) -> None:
         """Called with each response before its body is read."""
+        import httpx2
+
         if response.headers.get("content-encoding", "identity") != "identity":
             raise EndpointError(f"{self.address} packed its answer, which was not asked for")
-        response.stream = _bounded(response.stream, self.address)
+        stream = response.stream
+        assert isinstance(stream, httpx2.AsyncByteStream)  # AsyncClient gives no other
+        response.stream = _bounded(stream, self.address)
 
     def _explained(self, error: Exception) -> tuple[EndpointError, bool]:
         """The error in our words, and whether there is no use in asking again."""
@@ -249,7 +254,7 @@ def _line(text: str) -> str:
     return visible_line(next(iter(text.splitlines()), ""))[:_SHOWN]
 
 
-def _bounded(stream: Any, address: str) -> Any:
+def _bounded(stream: AsyncByteStream, address: str) -> AsyncByteStream:
     """A response's bytes up to `LARGEST_ANSWER`.
 
     Raises:

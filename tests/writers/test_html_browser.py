@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,15 +30,6 @@ FLAGS = [
     "--hide-scrollbars",
     f"--window-size={WIDTH},{HEIGHT}",
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found:
-            return found
-    pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.record import TimedWord
 from speechmeta.errors import DecodingError, SpeechMetaError
 from speechmeta.models.base import Waveform
@@ -65,7 +66,6 @@ class Transcriber(Protocol):
         ...
 
 
-SAMPLE_RATE = 16_000
 MAX_SECONDS = 30.0
 """Longest clip of a transcriber that is not a Whisper: what most of them were trained on."""
 
@@ -135,7 +135,6 @@ def one_line(text: str, seconds: float) -> str:
 
 __all__ = [
     "MAX_SECONDS",
-    "SAMPLE_RATE",
     "InstructableTranscriber",
     "Transcriber",
     "Transcript",

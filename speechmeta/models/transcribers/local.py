@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED, DecodedRecord
 from speechmeta.errors import DecodingError, ModelError, SpeechMetaError, UsageError
@@ -14,7 +15,6 @@ from speechmeta.models.devices import resolve_device, resolve_dtype
 from speechmeta.models.hub import CHECKPOINT_PATTERNS, Source, find_checkpoint
 from speechmeta.models.transcribers.base import (
     MAX_SECONDS,
-    SAMPLE_RATE,
     Transcriber,
     Transcript,
     one_by_one,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.decoding.options import DecodeOptions
 from speechmeta.decoding.record import TRUNCATED
 from speechmeta.errors import SpeechMetaError
@@ -16,7 +17,6 @@ from speechmeta.models.hub import Source
 from speechmeta.models.templates import chat_prompt
 from speechmeta.models.transcribers.base import (
     MAX_SECONDS,
-    SAMPLE_RATE,
     Transcript,
     one_by_one,
     one_line,

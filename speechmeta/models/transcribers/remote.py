@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.errors import EndpointError, SpeechMetaError
 from speechmeta.models.base import Waveform
 from speechmeta.models.endpoint import Endpoint
 from speechmeta.models.transcribers.base import (
     MAX_SECONDS,
-    SAMPLE_RATE,
     Transcript,
     one_line,
 )
