@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from desta_tiny import Shape, make_checkpoint
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, WhisperConfig
 
@@ -195,6 +196,22 @@ def test_unknown_whisper_is_refused(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, Shape("desta2", whisper="whisper-odd"))
     with pytest.raises(ModelError, match="which layers"):
         load_desta(folder, "cpu", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("offline", "why"), [(True, "fetching is switched off"), (False, "the hub is out of reach")]
+)
+def test_a_checkpoint_that_cannot_be_fetched_names_the_reason(
+    offline: bool, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("Got: ConnectError: Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(ModelError, match=why) as caught:
+        load_desta("some/checkpoint", "cpu", local_files_only=offline)
+    assert "Got:" not in caught.value.message
+    assert "hf download some/checkpoint" in caught.value.hint
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def find_checkpoint(name_or_path: str | Path, local_files_only: bool) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(
@@ -163,6 +164,12 @@ def find_checkpoint(name_or_path: str | Path, local_files_only: bool) -> Path:
                 local_files_only=local_files_only,
             )
         )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        why = "fetching is switched off" if local_files_only else "the hub is out of reach"
+        raise ModelError(
+            f"{name_or_path} is neither a folder nor a checkpoint on this machine, and {why}",
+            f"give a folder, or run `hf download {name_or_path}` with a network",
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{name_or_path} is neither a folder nor a checkpoint that can be fetched: "
