@@ -12,6 +12,7 @@ MAX_SPEAKERS = 10
 
 _DIRECT = 1200
 _GROUP = 12
+_MOST_ODD = 20
 
 Labels = npt.NDArray[np.int64]
 
@@ -43,12 +44,40 @@ def cluster(vectors: Matrix, distance: float, speakers: int | None = None) -> La
     return _agglomerate(means, np.bincount(groups), distance, speakers)[groups]
 
 
-def absorb_small(vectors: Matrix, labels: Labels, smallest: float) -> Labels:
+def cluster_into(
+    vectors: Matrix, distance: float, speakers: int, smallest: float, alike: float
+) -> Labels:
+    """As many clusters as there are known to be speakers, of at least `smallest` vectors each.
+
+    The last joins of a call are often those of single odd windows (a laugh, two voices at once):
+    cut into two right away, one speaker would be such a window and the other everybody. So it is
+    cut into more until enough clusters are large, and the small ones go to the nearest of those.
+    Where that halves a voice, or never happens, somebody says very little: the plain cut stands.
+
+    Args:
+        distance: see `cluster`; for calls that are clustered in stretches.
+        alike: cosine distance up to which two clusters are halves of a voice.
+    """
+    plain = cluster(vectors, distance, speakers)
+    for count in range(speakers, min(len(vectors), speakers + _MOST_ODD) + 1):
+        labels = cluster(vectors, distance, count)
+        if (np.bincount(labels) >= smallest).sum() >= speakers:
+            labels = absorb_small(vectors, labels, smallest, speakers)
+            centroids = centroids_of(vectors, labels)
+            apart = 1 - centroids @ centroids.T
+            np.fill_diagonal(apart, np.inf)
+            return labels if apart.min() > alike else plain
+    return plain
+
+
+def absorb_small(
+    vectors: Matrix, labels: Labels, smallest: float, most: int = MAX_SPEAKERS
+) -> Labels:
     """Gives the vectors of clusters smaller than `smallest` to the nearest larger one, and
-    keeps the `MAX_SPEAKERS` largest."""
+    keeps the `most` largest."""
     sizes = np.bincount(labels)
     ranked = np.argsort(-sizes, kind="stable")
-    keep = [int(label) for label in ranked[:MAX_SPEAKERS] if sizes[label] >= smallest]
+    keep = [int(label) for label in ranked[:most] if sizes[label] >= smallest]
     keep = keep or [int(ranked[0])]
     centroids = np.stack([unit(vectors[labels == label].mean(0)[None])[0] for label in keep])
     result = np.empty_like(labels)

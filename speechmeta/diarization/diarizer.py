@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from speechmeta.audio.types import FloatArray
-from speechmeta.diarization.clustering import MAX_SPEAKERS, absorb_small, centroids_of, cluster
+from speechmeta.diarization.clustering import (
+    MAX_SPEAKERS,
+    absorb_small,
+    centroids_of,
+    cluster,
+    cluster_into,
+)
 from speechmeta.diarization.embeddings import Matrix, unit
 from speechmeta.diarization.resegmentation import (
     Frames,
@@ -101,9 +107,12 @@ def diarize(
         return [Speech(run.start, run.end) for run in speech]
     long = windows_of(speech, rate, WINDOW_SECONDS, HOP_SECONDS, JOIN_SECONDS)
     vectors = embed(_pairs(long))
-    labels = cluster(vectors, distance, speakers)
+    smallest = SMALLEST_SPEAKER_SECONDS / HOP_SECONDS
     if speakers is None:
-        labels = absorb_small(vectors, labels, SMALLEST_SPEAKER_SECONDS / HOP_SECONDS)
+        labels = absorb_small(vectors, cluster(vectors, distance), smallest)
+    else:
+        alike = ALIKE_SHARE * distance
+        labels = cluster_into(vectors, distance, speakers, smallest, alike)
     if labels.max() == 0:
         return [Speech(run.start, run.end) for run in speech]
     short = windows_of(speech, rate, SHORT_WINDOW_SECONDS, SHORT_HOP_SECONDS, SHORT_JOIN_SECONDS)

@@ -7,6 +7,7 @@ import pty
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,18 @@ def screen(drawn: str) -> list[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are other there")
 def test_ctrl_c_says_what_is_done_and_how_to_go_on(
-    run_cli: RunCli, call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_cli: RunCli,
+    call: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    # What a shell starts in the background ignores Ctrl-C from its birth.
+    request.addfinalizer(
+        partial(
+            signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)
+        )
+    )
     other = write_wav(tmp_path / "an other.wav", make_call(turns=2).waveform, 8000)
     original, count = FakeEngine.decode, 0
 
