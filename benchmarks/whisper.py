@@ -156,8 +156,8 @@ def transformers_pipeline(args: argparse.Namespace) -> Transcribe:
         batch_size=4,
         trust_remote_code=False,
     )
-    if asr.tokenizer.pad_token is None:  # the packages' tokenizer names none
-        asr.tokenizer.pad_token = asr.tokenizer.eos_token
+    if asr.tokenizer.pad_token_id is None:  # the packages' tokenizer names none
+        asr.tokenizer.pad_token_id = asr.model.config.eos_token_id
 
     def transcribe(path: Path) -> list[str]:
         audio = load_audio(path)
