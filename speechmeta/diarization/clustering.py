@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,21 +30,7 @@ def cluster(vectors: Matrix, distance: float, speakers: int | None = None) -> La
     Returns:
         (n,) numbers from 0; fewer clusters than asked where there are fewer vectors.
     """
-    if len(vectors) <= _DIRECT:
-        return _agglomerate(vectors, None, distance, speakers)
-    # Distances of all pairs would need memory by the square of the call's length. Long calls
-    # are first grouped in stretches, and the groups are clustered.
-    groups = np.zeros(len(vectors), np.int64)
-    count = 0
-    for first in range(0, len(vectors), _DIRECT):
-        part = vectors[first : first + _DIRECT]
-        local = _agglomerate(part, None, distance, max(1, len(part) // _GROUP))
-        groups[first : first + _DIRECT] = local + count
-        count += int(local.max()) + 1
-    means = centroids_of(vectors, groups)
-    if count > _DIRECT:
-        return cluster(means, distance, speakers)[groups]
-    return _agglomerate(means, np.bincount(groups), distance, speakers)[groups]
+    return _cuts(vectors, distance)(speakers)
 
 
 def cluster_into(
@@ -58,9 +47,10 @@ def cluster_into(
         distance: see `cluster`; for calls that are clustered in stretches.
         alike: cosine distance up to which two clusters are halves of a voice.
     """
-    plain = cluster(vectors, distance, speakers)
+    cut = _cuts(vectors, distance)
+    plain = cut(speakers)
     for count in range(speakers, min(len(vectors), speakers + _MOST_ODD) + 1):
-        labels = cluster(vectors, distance, count)
+        labels = plain if count == speakers else cut(count)
         if (np.bincount(labels) >= smallest).sum() >= speakers:
             labels = absorb_small(vectors, labels, smallest, speakers)
             centroids = centroids_of(vectors, labels)
@@ -90,6 +80,27 @@ def absorb_small(
 def centroids_of(vectors: Matrix, labels: Labels) -> Matrix:
     """Unit vectors (clusters, size)."""
     return unit(np.stack([vectors[labels == label].mean(0) for label in range(labels.max() + 1)]))
+
+
+def _cuts(vectors: Matrix, distance: float) -> Callable[[int | None], Labels]:
+    """Cuts the vectors into a number of clusters, or by `distance`, as often as it is asked."""
+    if len(vectors) <= _DIRECT:
+        return partial(_agglomerate, vectors, None, distance)
+    # Distances of all pairs would need memory by the square of the call's length. Long calls
+    # are first grouped in stretches, and the groups are clustered.
+    groups = np.zeros(len(vectors), np.int64)
+    count = 0
+    for first in range(0, len(vectors), _DIRECT):
+        part = vectors[first : first + _DIRECT]
+        local = _agglomerate(part, None, distance, max(1, len(part) // _GROUP))
+        groups[first : first + _DIRECT] = local + count
+        count += int(local.max()) + 1
+    means = centroids_of(vectors, groups)
+    if count > _DIRECT:
+        of_groups = _cuts(means, distance)
+    else:
+        of_groups = partial(_agglomerate, means, np.bincount(groups), distance)
+    return lambda speakers: of_groups(speakers)[groups]
 
 
 def _agglomerate(
