@@ -58,7 +58,8 @@ class ChatModel:
     piece.
 
     Args:
-        model, processor: of `speechmeta.models.desta2`.
+        model: of `speechmeta.models.desta2`.
+        processor: the model's own.
         name: what the checkpoint is called.
         audio_batch_size: windows of 30 s that go through Whisper at once.
         remembered_audios: encoded recordings that are kept.

@@ -137,8 +137,8 @@ class Analyzer:
             min_confidence: labels less probable than this become None; by default the
                 checkpoint's own thresholds, field by field.
             instruction: the prompt's wording for checkpoints that take one.
-            raw, limits: how headerless clips are read, and what a clip may have and take; see
-                `load_audio`.
+            raw: how headerless clips are read; see `load_audio`.
+            limits: what a clip may have and take; see `load_audio`.
 
         Raises:
             AudioError: the audio cannot be used.
@@ -227,7 +227,10 @@ class Analyzer:
         Nothing is read before the first turn is asked for.
 
         Args:
-            audio, options, on_progress, overrides: see `analyze_call`.
+            audio: see `analyze_call`, as for all others.
+            options: what is asked of the call.
+            on_progress: called with a `CallProgress` some times a second.
+            overrides: single fields of `CallOptions`.
 
         Raises:
             UsageError: an option is not understood; what else can go wrong does so while the
