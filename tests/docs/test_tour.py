@@ -44,4 +44,4 @@ def test_every_cell_runs(tour: Any, bundled_dir: Path) -> None:
     kinds = {kind for output in shown for kind in output.get("data", {})}
     assert {"text/html", "image/svg+xml"} <= kinds
     # The folder's table holds the turns of both calls.
-    assert "[16 rows x 3 columns]" in shown[-1]["data"]["text/plain"]
+    assert str(shown[-1]["data"]["text/html"]).count("tuesday.wav") == 8
