@@ -17,10 +17,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 from typing import Any, Generic, Protocol, TypeVar
 
 from speechmeta.errors import AudioError, SpeechMetaError
@@ -110,13 +112,41 @@ def _serve(task: Task, connection: Connection) -> None:
             connection.send(("done", *_outcome(task.run, payload, ask)))
 
 
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal or a supervisor sends to all processes of a service; the parent alone decides
+what becomes of its workers, which may have to end what was accepted."""
+
+
 def _serve_in_process(task: Task, connection: Connection) -> None:
-    # Ctrl-C goes to the whole group; the parent decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     _serve(task, connection)
+
+
+@contextlib.contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """A process that starts here does not die of a signal before it can ignore it.
+
+    Other threads of this process are still interrupted.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would let the signals through again when it starts beside the first child.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(workers: Sequence[_Worker[Any]]) -> None:
+    for worker in list(workers):
+        worker.process.kill()
 
 
 def _die_with(sentinel: int) -> None:
@@ -195,6 +225,8 @@ class WorkerPool(Generic[Key]):
         self._threaded = threaded
         self._workers: list[_Worker[Key]] = []
         self._failed_starts = 0
+        # At its exit multiprocessing sends SIGTERM, which they ignore, and waits for them.
+        Finalize(self, _kill, (self._workers,), exitpriority=0)
 
     def free(self) -> int:
         """How many tasks may be submitted now."""
@@ -341,7 +373,8 @@ class WorkerPool(Generic[Key]):
             process = context.Process(
                 target=_serve_in_process, args=(self._task, theirs), daemon=True
             )
-            process.start()
+            with _signals_kept_from_children():
+                process.start()
             theirs.close()
         worker: _Worker[Key] = _Worker(process, ours, time.monotonic())
         self._workers.append(worker)

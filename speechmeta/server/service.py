@@ -280,15 +280,15 @@ class Service:
             while not self._stopping:
                 self._hear()
                 self._begin(flow)
-                for ended in flow.step((self._signal,), self._limit()):
-                    self._finish(ended)
-                self._give_up_late()
                 self._load = Load(
                     len(self._waiting) + len(self._background),
                     flow.preparing,
                     flow.decoding,
                     flow.waiting_turns,
                 )
+                for ended in flow.step((self._signal,), self._limit()):
+                    self._finish(ended)
+                self._give_up_late()
         except Exception as error:
             self._broken(error)
         finally:

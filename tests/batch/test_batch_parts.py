@@ -7,7 +7,10 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +195,23 @@ class Echo:
             raise ZeroDivisionError("bug")
         if payload == "pid":
             return os.getpid()
+        if payload == "be told to end":
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            return "went on"
         return payload
+
+
+pool: WorkerPool[str]
+
+
+def exit_with_a_busy_worker() -> None:
+    global pool  # as long as Python lives
+    pool = WorkerPool(Echo(), 1, on_ready=lambda _: print("ready", flush=True))
+    pool.submit("a", "hang")
+    multiprocessing.connection.wait(pool.waitables())
+    assert pool.collect() == []
+    sys.exit(7)
 
 
 def gather(pool: WorkerPool[str], count: int) -> dict[str, Done[str]]:
@@ -236,6 +255,30 @@ class TestPools:
             assert ready.count("hello") >= 3
         finally:
             pool.close()
+
+    def test_signals_to_the_whole_group_are_for_the_parent(self) -> None:
+        pool: WorkerPool[str] = WorkerPool(Echo(), 1)
+        try:
+            # The first comes before the process has begun to run Python.
+            pool.submit("a", "be told to end")
+            worker = pool._workers[0].process
+            assert isinstance(worker, SpawnProcess)
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, signal.SIGINT)
+            assert gather(pool, 1)["a"].value == "went on"
+        finally:
+            pool.close()
+        assert not worker.is_alive()
+
+    def test_an_exit_does_not_wait_for_workers(self) -> None:
+        code = f"import {__name__} as tests; tests.exit_with_a_busy_worker()"
+        paths = os.pathsep.join(sys.path)
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, timeout=60,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout) == (7, "ready\n"), ended.stderr
 
     def test_a_process_that_cannot_start_ends_the_run(self) -> None:
         pool: WorkerPool[str] = WorkerPool(Echo("die"), 1)

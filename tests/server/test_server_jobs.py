@@ -308,7 +308,11 @@ def process(state: Path, log: Path, *more: str) -> Iterator[tuple[subprocess.Pop
                "--compute-type", "float32", "--state", str(state), *more]  # fmt: skip
     with log.open("wb") as err:
         child = subprocess.Popen(
-            command, stderr=err, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+            command,
+            stderr=err,
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
         )
         try:
 
