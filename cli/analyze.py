@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speechmeta.audio.remote import is_address, shown
 from speechmeta.audio.source import STDIN_NAMES
 from speechmeta.errors import SpeechMetaError, UsageError
 
@@ -342,6 +343,7 @@ def _plan_outputs(
         UsageError: an unknown format, a format without a folder, or two files with one
             output. OutputError: the folder cannot be made, or a file is there already.
     """
+    options.on_this_machine(folder)
     if folder is None:
         if formats is not None or overwrite:
             raise UsageError(
@@ -355,7 +357,9 @@ def _plan_outputs(
     writers = list(dict.fromkeys(named))
     stems: dict[str, str] = {}
     for path in dict.fromkeys(files):
-        stem = "stdin" if path in STDIN_NAMES else Path(path).stem
+        # Without the signature of an address, which opens it.
+        place = shown(path) if is_address(path) else path
+        stem = "stdin" if path in STDIN_NAMES else Path(place).stem
         if stem in stems:
             raise UsageError(
                 f"{stems[stem]} and {path} would be written to the same file",

@@ -45,9 +45,11 @@ def register(app: typer.Typer) -> None:
 
 def batch(
     folder: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="Folder of recordings, at any depth.", metavar="DIR", show_default=False
+            help="Folder of recordings, at any depth; or an address such as s3://bucket/calls.",
+            metavar="DIR",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -228,6 +230,7 @@ def batch(
             "a folder run keeps a journal, so it writes into a folder",
             "give one, and print its results.jsonl; or analyze FILE... -o - -f jsonl",
         )
+    options.on_this_machine(output)
     if folder is None:
         if not summary:
             raise UsageError("no folder was given", "speechmeta batch DIR -o OUT")
@@ -304,7 +307,7 @@ def batch(
 
 
 def _watch(
-    folder: Path, output: Path, once: Callable[[], None], model: ModelOptions, quiet: bool
+    folder: str, output: Path, once: Callable[[], None], model: ModelOptions, quiet: bool
 ) -> None:
     """Runs now and whenever recordings have come; Ctrl-C between two runs is a good end."""
     from speechmeta.batch.watching import watch

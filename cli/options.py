@@ -5,12 +5,15 @@ def command(device: options.Device = "auto", quiet: options.Quiet = False) -> No
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from speechmeta.audio.remote import is_remote
 from speechmeta.errors import UsageError
 
 
@@ -33,6 +36,20 @@ def check_device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise UsageError(f"unknown device {value!r}", "choose from auto, cpu, cuda, cuda:N, mps")
     return value
+
+
+def on_this_machine(folder: Path | None) -> None:
+    """Sees that results are not asked for at an address, which would become a folder of its name.
+
+    Raises:
+        UsageError: they are.
+    """
+    scheme, found, rest = str(folder or "").partition(":/")
+    if found and is_remote(f"{scheme}://") and not os.path.exists(scheme + ":"):
+        raise UsageError(
+            f"results are not written to {scheme}://{rest.lstrip('/')}",
+            "give a folder of this machine, and copy it when the run has ended",
+        )
 
 
 MODEL_PANEL = "Model"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import tempfile
 from typing import IO, Any
@@ -28,6 +29,11 @@ def is_remote(path: str) -> bool:
     """Whether this is an address that can be fetched."""
     scheme, found, _ = path.partition("://")
     return bool(found) and scheme.lower() in PROTOCOLS
+
+
+def is_address(path: object) -> bool:
+    """Whether what a user named is fetched, and not a file or folder here of such a name."""
+    return isinstance(path, str) and is_remote(path) and not os.path.exists(path)
 
 
 def shown(address: str) -> str:
@@ -69,7 +75,7 @@ def fetched(address: str) -> IO[bytes]:
         copy.close()
         if isinstance(error, SpeechMetaError) or not isinstance(error, Exception):
             raise
-        raise _explained(name, error) from error
+        raise explained(name, error) from error
     return copy
 
 
@@ -98,8 +104,12 @@ def _stated_digest(about: dict[str, Any]) -> bytes | None:
     return None
 
 
-def _explained(name: str, error: Exception) -> SpeechMetaError:
-    """What went wrong, in our words; libraries for stores raise all kinds of errors."""
+def explained(name: str, error: Exception) -> SpeechMetaError:
+    """What went wrong at an address, in our words; libraries for stores raise all kinds of errors.
+
+    Args:
+        name: the address as it may be shown.
+    """
     if isinstance(error, ImportError):
         return MissingExtraError(
             f"{name.partition('://')[0]}:// needs a library that is not installed",

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from speechmeta.audio.remote import fetched, is_remote, shown
+from speechmeta.audio.remote import fetched, is_address, shown
 from speechmeta.errors import AudioError
 
 STDIN = "-"
@@ -123,7 +123,7 @@ def open_media(
         return MediaFile(io.BytesIO(source), "the given data", None, owned=True)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
-        if is_remote(path) and not os.path.exists(path):
+        if is_address(path):
             name = shown(path)
             return MediaFile(fetched(path), name, name, owned=True)
         file = _open_path(path)

@@ -133,7 +133,7 @@ def find_audio(
         raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
     seen = seen if seen is not None else Discovery()
     base = os.fsencode(root)
-    wanted, unwanted = _Globs(include), _Globs(exclude)
+    wanted, unwanted = Globs(include), Globs(exclude)
     visited = {_identity(os.fsencode(folder)) for folder in skip if os.path.isdir(folder)}
     # Folders still to walk, last first: a stack keeps the order and bounds the depth.
     stack = [b""]
@@ -165,7 +165,7 @@ def find_audio(
 
 
 def _candidate(
-    base: bytes, relative: bytes, wanted: _Globs, seen: Discovery, strict: bool, raw: RawRules
+    base: bytes, relative: bytes, wanted: Globs, seen: Discovery, strict: bool, raw: RawRules
 ) -> FoundFile | None:
     name = os.path.basename(relative)
     if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
@@ -174,10 +174,7 @@ def _candidate(
         seen.excluded += 1
         return None
     path = os.path.join(base, relative)
-    extension = os.path.splitext(name)[1][1:].lower()
-    named_audio = extension.decode("ascii", "replace") in EXTENSIONS or raw.names(
-        os.fsdecode(relative)
-    )
+    named_audio = is_named_audio(relative, raw)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -192,8 +189,8 @@ def _candidate(
             return FoundFile(relative, 0)
         seen.ignore(name)
         return None
-    audio = not head.startswith(_APPLE_DOUBLE) and (named_audio or looks_like_audio(head))
-    if not audio and not strict:
+    audio = named_audio and not head.startswith(_APPLE_DOUBLE)
+    if not (audio or is_recording(head)) and not strict:
         seen.ignore(name)
         return None
     return FoundFile(relative, status.st_size)
@@ -202,6 +199,17 @@ def _candidate(
 def _identity(path: bytes) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def is_named_audio(relative: bytes, raw: RawRules) -> bool:
+    """Whether a file's ending, or a rule, says that it is a recording."""
+    ending = os.path.splitext(relative)[1][1:].lower().decode("ascii", "replace")
+    return ending in EXTENSIONS or raw.names(os.fsdecode(relative))
+
+
+def is_recording(head: bytes) -> bool:
+    """Whether a file's first bytes say that it is a recording, whatever it is called."""
+    return not head.startswith(_APPLE_DOUBLE) and looks_like_audio(head)
 
 
 def looks_like_audio(head: bytes) -> bool:
@@ -262,8 +270,8 @@ def _is_adts(head: bytes) -> bool:
     return length > 7 and (len(following) < 2 or following[0] == 0xFF)
 
 
-class _Globs:
-    """Glob patterns over paths that need not be UTF-8."""
+class Globs:
+    """Glob patterns over paths that need not be UTF-8, see `find_audio`."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._names = [_compiled(text) for text in patterns if "/" not in text.rstrip("/")]
@@ -273,6 +281,7 @@ class _Globs:
         return bool(self._names or self._paths)
 
     def match(self, relative: bytes) -> bool:
+        """Whether one of them takes this path below the root."""
         path = os.fsdecode(relative).replace(os.sep, "/")
         name = path.rsplit("/", 1)[-1]
         return any(glob.match(name) for glob in self._names) or any(

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from speechmeta.audio.remote import is_address
 from speechmeta.errors import AudioError
 from speechmeta.schema import FIELDS, CallReport, ModelInfo
 from speechmeta.writers.files import output_error, printable
@@ -191,6 +192,8 @@ def _place_of(path: str) -> str:
 
 
 def _state(path: str) -> tuple[int, int]:
+    if is_address(path):
+        return 0, 0  # compared with what its store says of it when it is fetched
     try:
         status = os.stat(path)
     except OSError as error:

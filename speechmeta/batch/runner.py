@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from speechmeta.audio.limits import Limits
+from speechmeta.audio.rawformats import RawRules
+from speechmeta.audio.remote import is_address, shown
 from speechmeta.batch.discovery import Discovery, FoundFile, find_audio
 from speechmeta.batch.job import Job, ModelSource
 from speechmeta.batch.journal import (
@@ -35,6 +37,7 @@ from speechmeta.batch.journal import (
     run_lock,
 )
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
+from speechmeta.batch.remote_folder import find_remote_audio, folder_address
 from speechmeta.batch.repair import repair_journal
 from speechmeta.batch.watching import is_settled
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError, require_extra
@@ -159,7 +162,8 @@ def run_folder(
     progress: Callable[[Progress], None] | None = None,
     make_engine: Callable[[Job, ModelSource, EngineOptions, Path], Engine] | None = None,
 ) -> FolderResult:
-    """Analyses every recording below `root` and writes the results below `output`.
+    """Analyses every recording below `root`, a folder or an address, and writes the results
+    below `output`.
 
     A file that fails becomes an error record and does not stop the run. The run may be
     killed at any moment: `resume` then does exactly the files that are missing.
@@ -180,10 +184,8 @@ def run_folder(
         check_parquet()
     if options.engine == "ray" and make_engine is None:
         require_extra("ray", "ray", "a run on a cluster")
-    if not os.path.isdir(root):
-        raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
     out = Path(output)
-    _keep_apart(Path(root), out)
+    place = _place_of(root, out)
     _make_folder(out / STATE_FOLDER)
     with run_lock(out):
         if options.repair:
@@ -192,21 +194,17 @@ def run_folder(
         spill = _spill_folder(out)
         try:
             with Journal(out) as journal:
-                folder = printable(os.path.realpath(root))
-                journal.agree(
-                    {"folder": folder, "formats": list(options.formats), **options.settings}
-                )
+                formats = list(options.formats)
+                journal.agree({"folder": place.name, "formats": formats, **options.settings})
                 if options.retry_failed:
                     journal.retry_failed()
                 found = Discovery()
-                skip = (out, out / CALLS)
-                globs = options.include, options.exclude
                 rules = getattr(job, "raw_rules", None)
-                files = find_audio(root, *globs, skip, found, options.strict, rules)
-                journal.add(item for item in files if _is_whole(Path(root), item, options.settled))
+                files = _recordings(place, out, options, found, rules)
+                journal.add(item for item in files if _is_whole(place, item, options.settled))
                 journal.count_others(found.others)
                 engine = (make_engine or _engine_of(options))(job, source, options.use, spill)
-                run = _Run(Path(root), out, journal, options, progress)
+                run = _Run(place, out, journal, options, progress)
                 try:
                     run.work(engine)
                 finally:
@@ -223,9 +221,53 @@ def run_folder(
             shutil.rmtree(spill, ignore_errors=True)
 
 
-def _is_whole(root: Path, item: FoundFile, seconds: float) -> bool:
+@dataclass(frozen=True)
+class _Place:
+    """Where recordings lie.
+
+    Attributes:
+        root: a folder or an address; with a path below it in its last part, a recording.
+        shown: the same, without what opens it.
+        name: of the run, wherever it was begun.
+    """
+
+    root: bytes
+    shown: bytes
+    name: str
+    remote: bool
+
+    def source(self, relative: bytes) -> bytes | None:
+        """The recording on this disk; None for one elsewhere."""
+        return None if self.remote else os.path.join(self.root, relative)
+
+
+def _place_of(root: str | os.PathLike[str], out: Path) -> _Place:
+    if isinstance(root, str) and is_address(root):
+        address = folder_address(root)
+        name = shown(address)
+        return _Place(os.fsencode(address), os.fsencode(name), printable(name), True)
+    if not os.path.isdir(root):
+        raise UsageError(f"{printable(root)} is not a folder", "give a folder of recordings")
+    _keep_apart(Path(root), out)
+    given = os.fsencode(Path(root))
+    return _Place(given, given, printable(os.path.realpath(root)), False)
+
+
+def _recordings(
+    place: _Place, out: Path, options: FolderOptions, found: Discovery, rules: RawRules | None
+) -> Iterator[FoundFile]:
+    root, globs = os.fsdecode(place.root), (options.include, options.exclude)
+    if place.remote:
+        return find_remote_audio(root, *globs, found, options.strict, rules)
+    return find_audio(root, *globs, (out, out / CALLS), found, options.strict, rules)
+
+
+def _is_whole(place: _Place, item: FoundFile, seconds: float) -> bool:
+    source = place.source(item.relative)
+    if source is None:
+        return True  # stores show what is complete
     try:
-        changed = os.stat(os.path.join(os.fsencode(root), item.relative)).st_mtime
+        changed = os.stat(source).st_mtime
     except OSError:
         return True  # what is wrong with it is said when it is read
     return not seconds or is_settled(changed, seconds)
@@ -350,13 +392,13 @@ class _Run:
 
     def __init__(
         self,
-        root: Path,
+        place: _Place,
         out: Path,
         journal: Journal,
         options: FolderOptions,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._root = root
+        self._place = place
         self._out = out
         self._journal = journal
         self._options = options
@@ -377,13 +419,13 @@ class _Run:
         self._tell()
         if not self._counts.missing:
             return
-        outcomes = engine.run(self._journal.missing(), os.fsencode(self._root))
+        outcomes = engine.run(self._journal.missing(), self._place.root)
         for outcome in outcomes:
             self._commit(outcome)
 
     def _commit(self, outcome: Outcome) -> None:
         entry = outcome.entry
-        path = printable(os.path.join(os.fsencode(self._root), entry.relative))
+        path = printable(os.path.join(self._place.shown, entry.relative))
         error = outcome.error
         report = outcome.report
         if report is not None:
@@ -421,7 +463,7 @@ class _Run:
                 writer = HtmlWriter(options.report_audio, options.raw, options.limits)
             target = output_path(self._out, entry.relative, writer.extension)
             # Before folders are made, which a link would put elsewhere.
-            check_target(self._out, target, os.path.join(os.fsencode(self._root), entry.relative))
+            check_target(self._out, target, self._place.source(entry.relative))
             _make_folder(target.parent)
             # The folder is this run's own, and a killed run may have written the file already.
             writer.write(report, target, overwrite=True)

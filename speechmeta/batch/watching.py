@@ -7,10 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from speechmeta.audio.remote import is_address
+from speechmeta.batch.remote_folder import find_remote_audio, folder_address
+
 SETTLED_SECONDS = 10.0
 """A file that has not changed for so long is taken to be whole."""
 LOOK_SECONDS = 5.0
 """Between two looks at the folder."""
+REMOTE_LOOK_SECONDS = 60.0
+"""Between two looks at an address: each is a request, or a thousand, that somebody pays for."""
 
 Seen = frozenset[tuple[str, int, int]]
 
@@ -27,15 +32,27 @@ def watch(
     last time. Ends by whatever `run` or `sleep` raises, such as KeyboardInterrupt.
 
     Args:
+        root: a folder or an address.
         output: is not looked into, where it lies in the folder.
     """
     seen: Seen | None = None
+    address = folder_address(root) if isinstance(root, str) and is_address(root) else None
     while True:
-        now = settled_files(Path(root), Path(output), settled)
+        now = listed_files(address) if address else settled_files(Path(root), Path(output), settled)
         if now != seen:
             seen = now
             run()
-        sleep(LOOK_SECONDS)
+        sleep(REMOTE_LOOK_SECONDS if address else LOOK_SECONDS)
+
+
+def listed_files(address: str) -> Seen:
+    """Path and size of every file below an address.
+
+    Raises:
+        UsageError, AudioError: it cannot be listed.
+    """
+    files = find_remote_audio(address, strict=True)
+    return frozenset((os.fsdecode(file.relative), file.size, 0) for file in files)
 
 
 def settled_files(root: Path, output: Path, settled: float) -> Seen:
