@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import httpx2
@@ -29,9 +30,10 @@ def serve_until_told() -> None:
     server.start()
     flow = server.served.service._flow
     assert flow is not None
-    (reader,) = flow._prepare._workers
+    (reader,) = (worker.process for worker in flow._prepare._workers)
+    assert isinstance(reader, SpawnProcess)
     with listen(options) as listening:
-        told = f"{address_of(listening)} {reader.process.pid}"
+        told = f"{address_of(listening)} {reader.pid}"
         try:
             serve(server, listening, lambda: print(told, flush=True))
         finally:
