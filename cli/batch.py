@@ -19,7 +19,7 @@ from speechmeta.visible import visible_line
 
 from . import options
 from .console import out_console, print_error, print_note
-from .flags import CALL, MODEL, add_command
+from .flags import CALL, MODEL, STORE, add_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from speechmeta.batch.runner import FolderResult, Progress
     from speechmeta.batch.summary import Summary
     from speechmeta.pipeline.options import CallOptions, ModelOptions
+    from speechmeta.store.options import StoreOptions
 
 RUN_PANEL = "Run"
 STDOUT = Path("-")
@@ -40,7 +41,7 @@ class EngineName(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    add_command(app, "batch", batch, {"call": CALL, "model": MODEL})
+    add_command(app, "batch", batch, {"call": CALL, "model": MODEL, "store": STORE})
 
 
 def batch(
@@ -217,6 +218,7 @@ def batch(
     *,
     call: CallOptions,
     model: ModelOptions,
+    store: StoreOptions,
 ) -> int:
     """Analyse every recording in a folder, with one result for each file.
 
@@ -281,6 +283,7 @@ def batch(
         ),
         settings={**job.settings(), **source.settings()},
         finish=None if filler is None else filler.fill,
+        sink=store.sink,
     )
     failed = 0
 
@@ -288,10 +291,15 @@ def batch(
         nonlocal run, failed
         with _progress_bar(quiet) as advance:
             result = run_folder(folder, output, job, source, run, advance)
-        failed = result.counts.failed
+        failed = result.counts.failed + result.unstored
         run = replace(run, resume=True, overwrite=False, retry_failed=False, repair=False)
         if not quiet and (result.audio_seconds or not watch):
             _print_result(result)
+        if result.unstored:
+            print_error(
+                f"{result.unstored} results are not in the database",
+                "they are in results.jsonl; the same command with --resume tries again",
+            )
 
     try:
         if watch:

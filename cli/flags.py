@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CALL = "speechmeta.pipeline.options:CallOptions"
 MODEL = "speechmeta.pipeline.options:ModelOptions"
 EVAL = "speechmeta.eval.options:EvalOptions"
+STORE = "speechmeta.store.options:StoreOptions"
 
 CONFIG_HELP = (
     "TOML file with options. Flags come before SPEECHMETA_* variables, and these before the file; "

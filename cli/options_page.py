@@ -11,6 +11,7 @@ from speechmeta.eval.options import EvalOptions
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.server.options import ServeOptions
 from speechmeta.settings import CONFIG_VARIABLE, Entry, Options, entries
+from speechmeta.store.options import StoreOptions
 
 INTRODUCTION = f"""\
 # Options
@@ -74,6 +75,7 @@ SECTIONS: tuple[tuple[str, str, type[Options]], ...] = (
         "`ServeOptions`: `speechmeta serve`, beside those of calls and model.",
         ServeOptions,
     ),
+    ("Database", "`StoreOptions`: `batch`, `serve` and `erase`; see server.md.", StoreOptions),
     ("Measurements", "`EvalOptions`: `speechmeta eval`, beside the model's.", EvalOptions),
 )
 

@@ -56,6 +56,10 @@ class OutputError(SpeechMetaError):
     """A result cannot be written."""
 
 
+class StoreError(SpeechMetaError):
+    """A database does not take a result, or does not answer."""
+
+
 class UsageError(SpeechMetaError):
     """An argument or option is not one that is understood."""
 

@@ -458,7 +458,7 @@ class PartFailure(BaseModel):
 
     part: str
     """`transcript`: of `turns`, which have no Transcript, or one that lacks a piece; `call_fields`:
-    of a schema that the message names."""
+    of a schema that the message names; `sink`: the database does not hold this result."""
     message: str
     hint: str = ""
     turns: list[int] | None = Field(default=None, exclude_if=lambda turns: turns is None)
@@ -555,6 +555,7 @@ class CallReport(BaseModel):
     """Absent where everything that was asked for is there."""
     warnings: list[_FileText] = Field(default_factory=list)
     _peaks: Peaks | None = PrivateAttr(default=None)
+    _digest: str | None = PrivateAttr(default=None)
 
     @property
     def peaks(self) -> Peaks | None:
@@ -594,6 +595,17 @@ class CallReport(BaseModel):
         return text
 
     __str__ = __repr__
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the recording, where results go to a database; no part of the
+        document."""
+        return self._digest
+
+    def with_digest(self, digest: str | None) -> Self:
+        """This report, from now on with the recording's digest."""
+        self._digest = digest
+        return self
 
     def with_peaks(self, peaks: Peaks | None) -> Self:
         """This report, from now on with an outline."""

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from postgres_server import Cluster
+
     from speechmeta.pipeline.analyzer import Analyzer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +82,15 @@ def bundled_analyzer(bundled_dir: Path) -> Analyzer:
     from speechmeta.pipeline.analyzer import Analyzer
 
     return Analyzer(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server of Debian's, which ends with the tests."""
+    from postgres_server import cluster
+
+    with cluster() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

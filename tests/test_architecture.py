@@ -34,7 +34,7 @@ ROOMS = (
     ("models",),
     ("pipeline",),
     ("writers",),
-    ("web_safety",),
+    ("web_safety", "store"),
     ("batch", "chat", "training"),
     ("server",),
     ("app",),

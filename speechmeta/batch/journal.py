@@ -35,11 +35,18 @@ CREATE TABLE IF NOT EXISTS files (
     state TEXT NOT NULL DEFAULT 'missing' CHECK (state IN ('missing', 'done', 'failed')),
     audio_seconds REAL,
     document TEXT,
-    finished REAL
+    finished REAL,
+    digest TEXT,
+    stored TEXT
 );
 CREATE INDEX IF NOT EXISTS by_state ON files (state);
 CREATE TABLE IF NOT EXISTS others (kind TEXT PRIMARY KEY, files INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+_RESULTS = (
+    "SELECT id, path, state, finished, digest, stored, document FROM files"
+    " WHERE document IS NOT NULL"
+)
 
 State = Literal["missing", "done", "failed"]
 
@@ -55,12 +62,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Finished:
-    """A file with a result that was made `at` this many seconds since 1970."""
+    """A file with a result that was made `at` this many seconds since 1970.
+
+    Attributes:
+        digest: of the recording; None unless the result went to a database.
+        stored: the address of that database, where it took the result.
+    """
 
     id: int
     relative: bytes
     state: State
     at: float
+    digest: str | None = None
+    stored: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ class Journal:
     """
 
     def __init__(self, output: Path) -> None:
+        self.output = output
         self.path = journal_path(output)
         refuse_links(output)
         with _reported(self.path):
@@ -98,6 +113,7 @@ class Journal:
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.executescript(_SCHEMA)
             self._add_times(output)
+            self._add_columns("digest TEXT", "stored TEXT")
 
     def __enter__(self) -> Self:
         return self
@@ -124,8 +140,20 @@ class Journal:
             self._db.execute("UPDATE files SET finished = ? WHERE document IS NOT NULL", (at,))
 
     def _has_times(self) -> bool:
-        columns = self._db.execute("PRAGMA table_info(files)").fetchall()
-        return "finished" in {row[1] for row in columns}
+        return "finished" in self._columns()
+
+    def _columns(self) -> set[str]:
+        return {row[1] for row in self._db.execute("PRAGMA table_info(files)").fetchall()}
+
+    def _add_columns(self, *definitions: str) -> None:
+        """Gives a journal of an earlier version what it lacks, empty."""
+        if all(text.split()[0] in self._columns() for text in definitions):
+            return
+        with self._transaction():
+            there = self._columns()
+            for text in definitions:
+                if text.split()[0] not in there:
+                    self._db.execute(f"ALTER TABLE files ADD COLUMN {text}")
 
     def agree(self, settings: dict[str, Any]) -> None:
         """Keeps the run's settings, or compares them with those of the run that is resumed.
@@ -195,23 +223,67 @@ class Journal:
         document: str,
         audio_seconds: float | None = None,
         at: float | None = None,
+        digest: str | None = None,
     ) -> None:
-        """Records one file's result, a line of JSON, made `at` seconds since 1970 or now."""
+        """Records one file's result, a line of JSON, made `at` seconds since 1970 or now; no
+        database holds it yet."""
         at = time.time() if at is None else at
         with _reported(self.path), self._transaction():
             self._db.execute(
-                "UPDATE files SET state = ?, document = ?, audio_seconds = ?, finished = ?"
-                " WHERE id = ?",
-                (state, document, audio_seconds, at, entry.id),
+                "UPDATE files SET state = ?, document = ?, audio_seconds = ?, finished = ?,"
+                " digest = ?, stored = NULL WHERE id = ?",
+                (state, document, audio_seconds, at, digest, entry.id),
             )
+
+    def stored(self, number: int, digest: str | None, place: str | None, document: str) -> None:
+        """Records which database holds a result, or that none does, and what is to be said of
+        it there.
+
+        Args:
+            number: the file's id. place: the database's address, without a password.
+            document: the result again, a line of JSON.
+        """
+        with _reported(self.path), self._transaction():
+            self._db.execute(
+                "UPDATE files SET digest = ?, stored = ?, document = ? WHERE id = ?",
+                (digest, place, document, number),
+            )
+
+    def result(self, number: int) -> tuple[Finished, str] | None:
+        """The result of one file, by its id; None where it has none."""
+        with _reported(self.path):
+            row = self._db.execute(f"{_RESULTS} AND id = ?", (number,)).fetchone()
+        return None if row is None else self._result(row)
+
+    def _result(self, row: tuple[Any, ...]) -> tuple[Finished, str]:
+        return Finished(row[0], self._checked(row[1]), *row[2:6]), self._whole(row[6], row[1])
+
+    def not_in(self, place: str) -> Iterator[tuple[Finished, str]]:
+        """The results that this database does not hold, in the order of their paths; may be
+        stored meanwhile. Records of errors are among them."""
+        yield from self._pages(
+            f"{_RESULTS} AND (stored IS NULL OR stored != ?) AND path > ? ORDER BY path LIMIT 200",
+            self._result,
+            path_column=1,
+            values=(place,),
+        )
+
+    def places(self) -> list[str]:
+        """The databases that hold results of the run."""
+        with _reported(self.path):
+            found = self._db.execute(
+                "SELECT DISTINCT stored FROM files WHERE stored IS NOT NULL ORDER BY stored"
+            ).fetchall()
+        return [str(row[0]) for row in found]
 
     def finished_before(self, limit: float) -> Iterator[Finished]:
         """The files whose result was made at `limit` (seconds since 1970) or before, in the order
         of their paths; may be forgotten meanwhile."""
         yield from self._pages(
-            "SELECT id, path, state, finished FROM files WHERE document IS NOT NULL"
-            f" AND finished <= {limit!r} AND path > ? ORDER BY path LIMIT 1000",
-            lambda row: Finished(row[0], self._checked(row[1]), row[2], row[3]),
+            "SELECT id, path, state, finished, digest, stored FROM files"
+            f" WHERE document IS NOT NULL AND finished <= {limit!r} AND path > ?"
+            " ORDER BY path LIMIT 1000",
+            lambda row: Finished(row[0], self._checked(row[1]), *row[2:6]),
             path_column=1,
         )
 
@@ -283,12 +355,14 @@ class Journal:
                 self._db.execute("SELECT kind, files FROM others ORDER BY files DESC, kind")
             )
 
-    def _pages(self, query: str, make: Any, path_column: int) -> Iterator[Any]:
+    def _pages(
+        self, query: str, make: Any, path_column: int, values: tuple[str, ...] = ()
+    ) -> Iterator[Any]:
         # Page by page: an open cursor would pin the write-ahead log.
         last = b""
         while True:
             with _reported(self.path):
-                page = self._db.execute(query, (last,)).fetchall()
+                page = self._db.execute(query, (*values, last)).fetchall()
             if not page:
                 return
             yield from map(make, page)

@@ -39,6 +39,7 @@ from speechmeta.batch.journal import (
 from speechmeta.batch.local import EngineOptions, LocalEngine, Outcome
 from speechmeta.batch.remote_folder import find_remote_audio, folder_address
 from speechmeta.batch.repair import repair_journal
+from speechmeta.batch.storing import KnownJob, Storing, opened
 from speechmeta.batch.watching import is_settled
 from speechmeta.errors import OutputError, SpeechMetaError, UsageError, require_extra
 from speechmeta.schema import CallReport
@@ -89,6 +90,8 @@ class FolderOptions:
             can only be resumed with the same.
         finish: done with every report before it is written, one after the other and while the
             next calls are being analysed; such as filling in call fields.
+        sink: URL of a database that results also go to, see `store.sink.Sink`; all of them, also
+            those that a resumed run had finished.
     """
 
     include: tuple[str, ...] = ()
@@ -109,6 +112,7 @@ class FolderOptions:
     use: EngineOptions = field(default_factory=EngineOptions)
     settings: dict[str, Any] = field(default_factory=dict)
     finish: Callable[[CallReport], CallReport] | None = None
+    sink: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What a run came to; counts are of the whole journal, `audio_seconds` of this run alone."""
+    """What a run came to; counts are of the whole journal, `audio_seconds` of this run alone.
+
+    Attributes:
+        unstored: results that the database did not take; they are in `results` all the same.
+    """
 
     counts: Counts
     found: Discovery
     audio_seconds: float
     seconds: float
     results: Path
+    unstored: int = 0
 
 
 class Engine(Protocol):
@@ -176,6 +185,7 @@ def run_folder(
             run is writing there, or settings differ from those of the run to resume.
         OutputError: results cannot be written, such as on a full disk.
         ModelError: the model cannot be loaded.
+        StoreError: the database cannot be reached when the run begins.
     """
     options = options or FolderOptions()
     for name in options.formats:
@@ -187,13 +197,14 @@ def run_folder(
     out = Path(output)
     place = _place_of(root, out)
     _make_folder(out / STATE_FOLDER)
-    with run_lock(out):
+    with run_lock(out), opened(options.sink) as sink:
         if options.repair:
             repair_journal(out)
         _claim(out, options)
         spill = _spill_folder(out)
         try:
             with Journal(out) as journal:
+                storing = None if sink is None else Storing(sink, journal, place.root)
                 formats = list(options.formats)
                 journal.agree({"folder": place.name, "formats": formats, **options.settings})
                 if options.retry_failed:
@@ -203,19 +214,21 @@ def run_folder(
                 files = _recordings(place, out, options, found, rules)
                 journal.add(item for item in files if _is_whole(place, item, options.settled))
                 journal.count_others(found.others)
-                engine = (make_engine or _engine_of(options))(job, source, options.use, spill)
-                run = _Run(place, out, journal, options, progress)
+                known = job if storing is None else KnownJob(job)
+                engine = (make_engine or _engine_of(options))(known, source, options.use, spill)
+                run = _Run(place, out, journal, options, progress, storing)
                 try:
                     run.work(engine)
                 finally:
                     engine.close()
+                unstored = 0 if storing is None else storing.catch_up()
                 write_results(journal, out)
                 if options.parquet:
                     write_tables(journal, out)
                 if options.report:
                     write_index(journal, out)
                 return FolderResult(
-                    journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS
+                    journal.counts(), found, run.audio_seconds, run.seconds, out / RESULTS, unstored
                 )
         finally:
             shutil.rmtree(spill, ignore_errors=True)
@@ -397,8 +410,10 @@ class _Run:
         journal: Journal,
         options: FolderOptions,
         progress: Callable[[Progress], None] | None,
+        storing: Storing | None = None,
     ) -> None:
         self._place = place
+        self._storing = storing
         self._out = out
         self._journal = journal
         self._options = options
@@ -443,6 +458,8 @@ class _Run:
             message = "; ".join(_incomplete(report))
             self._failed += bool(message)
             self._done += not message
+            if self._storing is not None and (refusal := self._storing.store(entry.id)):
+                message = "; ".join(filter(None, [message, refusal]))
         elif error is not None:
             record = error_record(path, error)
             message = record["error"]["message"]
@@ -470,7 +487,7 @@ class _Run:
         line = compact(document(report))
         # What lacks a part counts as failed, so that --retry-failed looks for it again.
         state: State = "failed" if report.failures else "done"
-        self._journal.finish(entry, state, line, report.audio.duration)
+        self._journal.finish(entry, state, line, report.audio.duration, digest=report.digest)
         return report.audio.duration
 
     def _tell(self, path: str = "", error: str = "") -> None:
