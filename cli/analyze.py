@@ -33,6 +33,7 @@ from .startup import without_garbage_collection
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from speechmeta.pipeline.analyzer import Analyzer
     from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.pipeline.progress import CallProgress
     from speechmeta.pipeline.stream import Step
@@ -144,7 +145,9 @@ def analyze(
     interrupted: tuple[str, str] | None = None
     with watching(quiet) as watch:
         try:
-            work.load()
+            # Nobody waits for a model to learn that a name is misspelt.
+            if any(map(_may_be_there, files)):
+                work.load()
             for path, outcome in _analyze_each(files, work, watch, shows_table):
                 if isinstance(outcome, SpeechMetaError):
                     print_error(outcome.message, outcome.hint)
@@ -202,8 +205,9 @@ class _Work:
         self._overwrite, self._redact_audio, self._beep = overwrite, redact_audio, beep
         self.fields: Sequence[str] = ()
         self.now: CallProgress | None = None
+        self._analyzer: Analyzer | None = None
 
-    def load(self) -> None:
+    def load(self) -> Analyzer:
         """Loads the model.
 
         Raises:
@@ -215,16 +219,22 @@ class _Work:
             self._analyzer = Analyzer(**dict(self._model))
         # What the model does not give is said before the first file.
         self.fields = self._analyzer.asked_fields(self._call)
+        return self._analyzer
 
     def report(self, path: str, watch: Watch, table: bool) -> CallReport:
         """Analyses a recording, shows its turns as they end, and writes its files."""
         self.now = None
+        if (analyzer := self._analyzer) is None:
+            from speechmeta.audio.source import open_media
+
+            open_media(path).close()  # says what is wrong with it
+            analyzer = self.load()
 
         def told(progress: CallProgress) -> None:
             self.now = progress
             watch.call(progress)
 
-        steps = self._analyzer.analysis(path, self._call, told)
+        steps = analyzer.analysis(path, self._call, told)
         shown: CallTable | None = None
         while True:
             try:
@@ -235,7 +245,7 @@ class _Work:
             if table:
                 if shown is None:
                     shown = self._table(step)
-                    watch.print(partial(shown.begin, step.audio, self._analyzer.info.name))
+                    watch.print(partial(shown.begin, step.audio, analyzer.info.name))
                 if step.turns:
                     watch.print(partial(shown.rows, step.turns))
         if shown is not None:
@@ -256,6 +266,10 @@ class _Work:
         from .table import CallTable
 
         return CallTable(out_console().width, self.fields, step.speakers, step.audio.duration)
+
+
+def _may_be_there(path: str) -> bool:
+    return path in STDIN_NAMES or "://" in path or os.path.exists(path)
 
 
 def _analyze_each(

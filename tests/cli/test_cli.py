@@ -209,6 +209,7 @@ def test_one_bad_file(run_cli: RunCli, made: list[Any], tmp_path: Path) -> None:
     assert (result.code, result.stdout) == (1, "")
     assert "does not exist" in result.stderr
     assert result.stderr.count("\n") == 1
+    assert not made, "nobody waits for a model to learn that a name is misspelt"
 
 
 def test_unforeseen_errors_end_one_file_only(
@@ -401,7 +402,9 @@ def test_reader_that_has_enough() -> None:
 @pytest.mark.slow
 def test_bundled_checkpoint_end_to_end(bundled_dir: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "call.wav"
-    done = python("-m", "speechmeta.cli", "analyze", str(example), "--json", HF_HUB_OFFLINE="1")
+    done = python(
+        "-m", "speechmeta.cli", "analyze", str(example), "--json", "-q", HF_HUB_OFFLINE="1"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     jsonschema.validate(document, CallReport.model_json_schema())
