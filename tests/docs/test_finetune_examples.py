@@ -18,6 +18,9 @@ from speechmeta.audio.loading import load_audio, resample
 from speechmeta.training.finetune.config import read_config
 from speechmeta.training.whisper_meta.heads_recipe import read_heads_recipe
 
+# A training and a model take minutes of a machine that is busy with other work.
+pytestmark = pytest.mark.timeout(900)
+
 FOLDER = ROOT / "examples" / "finetune"
 GENDERS = {"agent": "Male", "customer": "Female"}
 

@@ -15,6 +15,8 @@ from report_samples import NASTY, empty_report, sample_peaks, sample_report
 
 from speechmeta.schema import CallReport, RedactedSpan, Word
 from speechmeta.writers import HtmlWriter
+from speechmeta.writers.html_index import index_page
+from speechmeta.writers.structured import document
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +49,13 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     wrong: list[str] = []
     contexts: list[Any] = []
 
-    def go(report: CallReport, width: int = 1280, **options: Any) -> Any:
+    def go(report: CallReport | str, width: int = 1280, **options: Any) -> Any:
         path = tmp_path / "page.html"
-        report = report.with_peaks(sample_peaks(report, bins=4000))
-        HtmlWriter(**options).write(report, path, overwrite=True)
+        if isinstance(report, str):
+            path.write_text(report, encoding="utf-8")
+        else:
+            report = report.with_peaks(sample_peaks(report, bins=4000))
+            HtmlWriter(**options).write(report, path, overwrite=True)
         context = browser.new_context(viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
@@ -225,16 +230,41 @@ def test_hostile_names_and_transcripts_are_text(show: Open) -> None:
     assert page.locator("#row-5 .said").inner_text().split() == NASTY.split()
 
 
+def folder_page() -> str:
+    """A page of three calls, one of which could not be read."""
+    good = document(sample_report())
+    bad = {"error": {"type": "AudioError", "message": "b.wav is empty", "hint": "copy it again"}}
+    calls = [("a.wav", "calls/a.wav.html", good), ("b.wav", "", bad), ("c.wav", "", good)]
+    return index_page(calls, "Monday's calls")
+
+
+def test_nothing_is_wider_than_a_telephone(show: Open) -> None:
+    for shown in (sample_report(), folder_page()):
+        page = show(shown, 360)
+        until(page, "document.readyState === 'complete'")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        # Tables scroll by themselves; whoever has no mouse reaches them with the tabulator.
+        for table in page.locator("table").all():
+            assert table.evaluate(
+                "e => e.scrollWidth <= 360 || e.closest('[tabindex=\"0\"]') !== null"
+            )
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("kind", ["call", "empty"])
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("kind", ["call", "empty", "folder"])
 def test_axe_core_finds_no_violation(
     show: Open, tmp_path: Path, kind: str, width: int, scheme: str
 ) -> None:
     reason = "axe-core comes with axe-playwright-python, of the extra dev"
     package = pytest.importorskip("axe_playwright_python", reason=reason)
     script = Path(package.__file__).parent / "axe.min.js"
-    page = show(with_sound(tmp_path / "calls", 2.0) if kind == "call" else empty_report(), width)
+    shown: CallReport | str = empty_report()
+    if kind == "call":
+        shown = with_sound(tmp_path / "calls", 2.0)
+    elif kind == "folder":
+        shown = folder_page()
+    page = show(shown, width)
     page.emulate_media(color_scheme=scheme)
     # Not by a script tag: the page's policy runs no script but its own.
     page.evaluate(script.read_text())
