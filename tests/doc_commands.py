@@ -254,7 +254,7 @@ class Runner:
         service = subprocess.Popen(
             ["bash", "-c", f"exec {text}"], cwd=self.folder, env=self.environment,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # type: ignore[arg-type,return-value]
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         self.services.append(service)
         for _ in range(1200):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +120,13 @@ def test_a_speechllm_learns_from_the_clips_of_calls(
 
 
 @pytest.mark.slow
-def test_calls_become_clips_with_a_manifest(
-    bundled_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_become_clips_with_a_manifest(bundled_dir: Path, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     calls.mkdir()
     shutil.copy(ROOT / "examples" / "call.wav", calls / "monday.wav")
     (calls / "broken.wav").write_text("no recording")
-    monkeypatch.syspath_prepend(str(FOLDER))
-    try:
-        import clips_of_calls
-    finally:
-        sys.modules.pop("clips_of_calls", None)
-    assert clips_of_calls.main(calls, tmp_path / "mine") == 0
+    script = runpy.run_path(str(FOLDER / "clips_of_calls.py"))
+    assert script["main"](calls, tmp_path / "mine") == 0
     train = (tmp_path / "mine" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(train) == 8
     row = json.loads(train[0])
