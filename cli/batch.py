@@ -80,7 +80,8 @@ def batch(
         bool,
         typer.Option(
             "--report",
-            help="Also write index.html, a page of all calls, and a page for each call.",
+            help="Also write index.html, a page of all calls, and a page for each call; without "
+            "DIR, the page of all calls of the run that -o holds.",
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
@@ -89,7 +90,8 @@ def batch(
         bool,
         typer.Option(
             "--parquet",
-            help="Also write turns.parquet, calls.parquet and speakers.parquet, of all calls.",
+            help="Also write turns.parquet, calls.parquet and speakers.parquet, of all calls; "
+            "without DIR, of the run that -o holds.",
             rich_help_panel=options.OUTPUT_PANEL,
         ),
     ] = False,
@@ -234,9 +236,15 @@ def batch(
         )
     options.on_this_machine(output)
     if folder is None:
-        if not summary:
+        if not (summary or report or parquet):
             raise UsageError("no folder was given", "speechmeta batch DIR -o OUT")
-        return _print_summary(output, as_json)
+        if report or parquet:
+            from speechmeta.batch.again import write_again
+
+            for path in write_again(output, report=report, parquet=parquet):
+                if not quiet:
+                    print_note(f"wrote {path}")
+        return _print_summary(output, as_json) if summary else 0
     if as_json and not summary:
         raise UsageError("--json prints the summary", "add --summary")
     if retry_failed and not resume:

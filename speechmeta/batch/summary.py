@@ -134,6 +134,18 @@ def summarize(lines: Iterable[str], rules: Iterable[str] = ()) -> Summary:
     return summary
 
 
+def check_run(out: Path) -> None:
+    """Sees that a folder holds a run.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    if not journal_path(out).exists():
+        raise UsageError(
+            f"{printable(out)} holds no folder run", "give the -o folder of `speechmeta batch`"
+        )
+
+
 def summary_of(output: str | os.PathLike[str]) -> Summary:
     """The summary of the run that an output folder holds, finished or not.
 
@@ -141,10 +153,7 @@ def summary_of(output: str | os.PathLike[str]) -> Summary:
         UsageError: the folder holds none.
     """
     out = Path(output)
-    if not journal_path(out).exists():
-        raise UsageError(
-            f"{printable(out)} holds no folder run", "give the -o folder of `speechmeta batch`"
-        )
+    check_run(out)
     with Journal(out) as journal, believed(out):
         rules = journal.settings.get("rules") or {"rule": []}
         summary = summarize(journal.documents(), [rule["name"] for rule in rules["rule"]])

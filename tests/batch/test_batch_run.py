@@ -15,6 +15,7 @@ from batch_folder import make_calls, names, no_leftovers, results, run
 
 from speechmeta.batch.runner import Progress, output_path
 from speechmeta.batch.summary import summary_of
+from speechmeta.cli import main
 from speechmeta.errors import ModelError, UsageError
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,26 @@ def test_a_page_of_the_folder_links_to_those_of_the_calls(calls: Path, tmp_path:
     assert all((out / unquote(link)).is_file() for link in links)
     again = run(calls, out, formats=("html",), report=True, overwrite=True)
     assert again.counts.done == 4
+
+
+def test_page_and_tables_of_a_run_that_was_made_without_them(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run(calls, out)
+    run(calls, whole, parquet=True, report=True)
+    before = (out / "results.jsonl").read_bytes()
+    assert not (out / "index.html").exists()
+    assert main(["batch", "-o", str(out), "--report", "--parquet"]) == 0
+    assert capsys.readouterr().err.count("wrote") == 4
+    for name in ("index.html", "turns.parquet", "calls.parquet", "speakers.parquet"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert (out / "results.jsonl").read_bytes() == before
+    assert main(["batch", "-o", str(tmp_path / "none"), "--report"]) == 2
+    assert "holds no folder run" in capsys.readouterr().err
+    # The run goes on as it was begun.
+    assert run(calls, out, resume=True).counts.missing == 0
 
 
 def test_turns_of_many_calls_share_a_batch(tmp_path: Path) -> None:
