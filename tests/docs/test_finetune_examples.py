@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -112,11 +113,19 @@ def test_a_speechllm_learns_from_the_clips_of_calls(
         data__evaluation=[str(manifest)], lora__rank=2, lora__alpha=4,
         trainer__max_steps=1, trainer__per_device_train_batch_size=2,
         trainer__gradient_accumulation_steps=1, trainer__bf16=False,
-        trainer__dataloader_num_workers=0, trainer__disable_tqdm=True, trainer__use_cpu=True,
+        trainer__dataloader_num_workers=0, trainer__use_cpu=True,
     )  # fmt: skip
     result = run_cli("train", config)
     assert result.code == 0, result.stderr
-    assert (tmp_path / "run" / "final" / "training.json").is_file()
+    final = tmp_path / "run" / "final"
+    assert (final / "training.json").is_file()
+    # What libraries print is not for users; what was written is for all whom the umask lets.
+    printed = result.stdout + result.stderr
+    assert "{'" not in printed
+    assert "Loading weights" not in printed
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in final.iterdir()} == {0o666 & ~umask}
 
 
 @pytest.mark.slow
