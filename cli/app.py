@@ -19,11 +19,27 @@ import typer
 from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
 
-from . import analyze, app_, batch, chat, convert, erase, eval_, mcp, models, schema, serve, train
+from . import (
+    analyze,
+    app_,
+    batch,
+    chat,
+    convert,
+    erase,
+    eval_,
+    listen,
+    mcp,
+    models,
+    schema,
+    serve,
+    train,
+)
 from .console import TRACEBACK_VARIABLE, describe_fault, print_error, run_as_program, speak_utf8
 from .startup import let_threads_sleep
 
-COMMANDS = (analyze, batch, erase, serve, mcp, chat, app_, eval_, models, schema, train, convert)
+COMMANDS = (
+    analyze, batch, erase, serve, listen, mcp, chat, app_, eval_, models, schema, train, convert,
+)  # fmt: skip
 """Modules with `register(app)`, in the order of the help."""
 
 app = typer.Typer(

@@ -63,7 +63,7 @@ class CallTable:
     def begin(self, audio: AudioInfo, model: str, console: Console) -> None:
         """The lines above the turns: the recording, and the names of the columns."""
         facts = [
-            clock(audio.duration),
+            *([clock(audio.duration)] if audio.duration else []),
             f"{audio.sample_rate} Hz",
             f"{audio.channels} channel{'s' if audio.channels != 1 else ''}",
             *([audio.codec] if audio.codec else []),

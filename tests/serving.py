@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ class Running:
     server: Server
     address: str
     engine: GatedEngine
+    stop: Callable[[], None]
+    """Asks it to stop, as a signal does."""
 
     def client(self, **options: Any) -> httpx2.Client:
         return httpx2.Client(base_url=self.address, timeout=120, **options)
@@ -81,13 +83,17 @@ def running(call: CallOptions | None = None, **options: Any) -> Iterator[Running
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening]})
         thread.start()
         assert begun.wait(60)
-        found = Running(server, address_of(listening), engine)
+
+        def stop() -> None:
+            uvicorn.should_exit = True
+
+        found = Running(server, address_of(listening), engine, stop)
         try:
             _warm(server)
             yield found
         finally:
             engine.gate.set()
-            uvicorn.should_exit = True
+            stop()
             thread.join(60)
             server.close()
     assert not thread.is_alive()

@@ -6,6 +6,7 @@ The turns of many calls fill one model batch, and a call ends when its last turn
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -34,6 +35,10 @@ QUEUED_SECONDS = 1800.0
 OPEN_CALLS = 256
 MAX_LOST_BATCHES = 5
 """So many model processes may die one after the other before the run gives up."""
+URGENT_ROWS = 4
+"""Most turns of others in a batch while turns that are urgent come: a few hundred milliseconds."""
+URGENT_SECONDS = 30.0
+"""For so long after the last of them more are expected."""
 DROPPED_SECONDS = 10.0
 """A file that nobody waits for any more may be prepared for so long."""
 
@@ -106,6 +111,8 @@ class Flow:
         self._unwanted: set[int] = set()
         self._calls: dict[int, _Call] = {}
         self._turns = TurnQueue(fair)
+        self._urgent = TurnQueue()
+        self._urgent_at = -math.inf
         self._single: deque[SpilledTurn] = deque()
         self._complete: deque[_Call] = deque()
         self._questions: deque[Asked] = deque()
@@ -124,7 +131,7 @@ class Flow:
 
     @property
     def waiting_turns(self) -> int:
-        return len(self._turns) + len(self._single)
+        return len(self._turns) + len(self._urgent) + len(self._single)
 
     @property
     def busy(self) -> bool:
@@ -160,11 +167,13 @@ class Flow:
         waveforms: Sequence[Waveform],
         asked: Sequence[Any],
         lane: Hashable = None,
+        urgent: bool = False,
     ) -> None:
         """Sends clips, (samples,) at 16 kHz each, to the model; `Finished.records` answers.
 
         Args:
             asked: of each clip, as the model's task understands it.
+            urgent: before all that are not, and not in one batch with them.
 
         Raises:
             OutputError: there is no room for them.
@@ -174,7 +183,7 @@ class Flow:
             for waveform in waveforms:
                 file.write(waveform.astype("float32", copy=False).tobytes())
         lengths = tuple(len(waveform) for waveform in waveforms)
-        self._enter(_Call(key, None, Prepared(None, lengths, tuple(asked))), lane)
+        self._enter(_Call(key, None, Prepared(None, lengths, tuple(asked))), lane, urgent)
 
     def drop(self, key: int) -> None:
         """Forgets a call: nothing more is heard of it, and no more is done for it."""
@@ -187,6 +196,7 @@ class Flow:
             return
         call.dropped = True
         self._turns.drop(key)
+        self._urgent.drop(key)
         kept = [turn for turn in self._single if turn.call != key]
         self._single = deque(kept)
         self._complete = deque(item for item in self._complete if item is not call)
@@ -236,12 +246,20 @@ class Flow:
                 self._model.submit(asked, asked)
                 continue
             # After a failed batch its turns go one by one, so that one bad turn is found.
-            batch = [self._single.popleft()] if self._single else self._turns.take(self.batch_size)
+            batch = [self._single.popleft()] if self._single else self._next_batch()
             if not batch:
                 return
             for turn in batch:
                 self._calls[turn.call].in_model += 1
             self._model.submit(batch, batch)
+
+    def _next_batch(self) -> list[SpilledTurn]:
+        now = time.monotonic()
+        if batch := self._urgent.take(self.batch_size):
+            self._urgent_at = now
+            return batch
+        expected = now - self._urgent_at < URGENT_SECONDS
+        return self._turns.take(min(URGENT_ROWS, self.batch_size) if expected else self.batch_size)
 
     def _wait(self, wake: Sequence[Any], limit: float | None) -> None:
         if self._complete and self.facts is not None:
@@ -265,7 +283,7 @@ class Flow:
         self._enter(_Call(key, job, done.value), lane)
         return None
 
-    def _enter(self, call: _Call, lane: Hashable) -> None:
+    def _enter(self, call: _Call, lane: Hashable, urgent: bool = False) -> None:
         spill = self._spills.place(call.key)
         lengths = call.prepared.lengths
         call.records, call.remaining = [None] * len(lengths), len(lengths)
@@ -273,7 +291,8 @@ class Flow:
         offset = 0
         asked = zip(lengths, call.prepared.asked, strict=True)
         for index, (length, wanted) in enumerate(asked):
-            self._turns.add(SpilledTurn(call.key, index, spill, offset, length, wanted, lane))
+            queue = self._urgent if urgent else self._turns
+            queue.add(SpilledTurn(call.key, index, spill, offset, length, wanted, lane))
             offset += length
         if not lengths:
             self._complete.append(call)

@@ -6,6 +6,7 @@ Knows neither audio nor models.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -161,10 +162,12 @@ def summarize(
 def interruptions(runs: Sequence[Run]) -> list[Interruption]:
     """Runs that begin while another speaker talks and goes on talking, in order of time."""
     found = []
+    going_on: list[Run] = []
     for run in runs:
+        going_on = [other for other in going_on if other.end > run.start]
         talking = [
             other
-            for other in runs
+            for other in going_on
             if other.speaker != run.speaker
             and other.start <= run.start - SIMULTANEOUS_SECONDS
             and min(other.end, run.end) - run.start >= INTERRUPTION_SECONDS
@@ -180,6 +183,7 @@ def interruptions(runs: Sequence[Run]) -> list[Interruption]:
                     overlap_seconds=_round(min(other.end, run.end) - run.start),
                 )
             )
+        going_on.append(run)
     return found
 
 
@@ -199,7 +203,9 @@ def response_latencies(runs: Sequence[Run]) -> dict[str, list[float]]:
 
 def longest_monologue(runs: Sequence[Run], speaker: str) -> Monologue | None:
     """The longest stretch of a speaker's runs that no other speaker's run divides."""
-    others = [run for run in runs if run.speaker != speaker and run.seconds >= BACKCHANNEL_SECONDS]
+    others = sorted(
+        run.start for run in runs if run.speaker != speaker and run.seconds >= BACKCHANNEL_SECONDS
+    )
     best: Interval | None = None
     current: Interval | None = None
     for run in runs:
@@ -208,7 +214,7 @@ def longest_monologue(runs: Sequence[Run], speaker: str) -> Monologue | None:
         goes_on = (
             current is not None
             and run.start - current[1] <= MONOLOGUE_PAUSE_SECONDS
-            and not any(current[0] < other.start < run.start for other in others)
+            and bisect_right(others, current[0]) >= bisect_left(others, run.start)
         )
         current = (current[0] if goes_on and current else run.start, run.end)
         if best is None or current[1] - current[0] > best[1] - best[0]:

@@ -313,11 +313,12 @@ def _shared_turns(
             f"{asked} speakers were asked for, but only {found} {'was' if found == 1 else 'were'} "
             f"told apart in {seconds:.1f} s of speech"
         )
-    names = [_shared_name(options, number) for number in range(found)]
+    names = [shared_name(options, number) for number in range(found)]
     return *_turns_of(activity, row, names, speech, options.turns), warnings
 
 
-def _shared_name(options: CallOptions, number: int) -> str:
+def shared_name(options: CallOptions, number: int) -> str:
+    """What a speaker on a channel of several is called, numbered in order of first talking."""
     if options.roles and number < len(options.roles):
         return options.roles[number]
     return f"speaker_{number}"

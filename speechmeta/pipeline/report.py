@@ -86,7 +86,7 @@ def assemble_call(
         good = [item for item in pieces if isinstance(item, DecodedRecord)]
         if (why := next((r.no_transcript for r in good if r.no_transcript), None)) is not None:
             unwritten.setdefault((why.message, why.hint), []).append(len(turns))
-        turn = _turn(plan, planned, good, label_sets, threshold)
+        turn = turn_of(plan, planned, good, label_sets, threshold)
         turns.append(turn)
         if turn.meta.speech_activity is not False:
             speech[planned.row] += absent[planned.row].present(planned)
@@ -111,7 +111,7 @@ def assemble_call(
     ).with_peaks(plan.peaks)
     if plan.options.redact:
         report = redact_report(report, keep_words=plan.options.word_times)
-    report = report.model_copy(update={"turns": [_words_within(turn) for turn in report.turns]})
+    report = report.model_copy(update={"turns": [words_within(turn) for turn in report.turns]})
     if plan.options.rules is None:
         return report
     # Of the redacted report: an alert quotes what was said.
@@ -119,7 +119,7 @@ def assemble_call(
     return report.model_copy(update={"alerts": alerts, "warnings": [*report.warnings, *notes]})
 
 
-def _words_within(turn: Turn) -> Turn:
+def words_within(turn: Turn) -> Turn:
     """The turn with its words between its start and its end.
 
     A clip has a little more around the turn, and the first word may begin there. What is
@@ -148,13 +148,19 @@ def _applied(plan: CallPlan, given: Sequence[str]) -> AppliedPolicy:
     return AppliedPolicy(name=plan.options.policy, speakers=speakers)
 
 
-def _turn(
+def turn_of(
     plan: CallPlan,
     planned: PlannedTurn,
     records: Sequence[DecodedRecord],
     label_sets: LabelSets,
     threshold: float | Mapping[str, float],
 ) -> Turn:
+    """One turn of a report.
+
+    Args:
+        planned: one like those of `plan.turns`. records: of its pieces.
+        threshold: labels less probable than this are left out, one number or one by field.
+    """
     lengths = [(end - start) / plan.rate for start, end in planned.pieces]
     record = join_records(records, lengths)
     meta = record.to_meta(label_sets, threshold)
@@ -227,8 +233,8 @@ class EndedTurns:
             found = [self._decoded.pop(key) for key in keys]
             good = [item for item in found if isinstance(item, DecodedRecord)]
             if len(good) == len(found):
-                turn = _turn(self._plan, planned, good, self._label_sets, self._threshold)
-                ended.append(_words_within(turn))
+                turn = turn_of(self._plan, planned, good, self._label_sets, self._threshold)
+                ended.append(words_within(turn))
             self.count += 1
         return ended
 

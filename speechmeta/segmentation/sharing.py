@@ -44,11 +44,24 @@ class Sharing:
         self._leaked: list[BoolArray] = []
         self._alike: list[BoolArray] = []
         self._compares = signals <= _MOST_SIGNALS
+        self._spoken = np.zeros(signals, np.int64)
+        self._forgotten = 0
 
     @property
     def leaked_windows(self) -> int:
         """How many windows were leaked in."""
-        return sum(int(part.sum()) for part in self._leaked)
+        return self._forgotten + sum(int(part.sum()) for part in self._leaked)
+
+    def forget(self, probabilities: FloatArray) -> None:
+        """Drops the first windows, whose probabilities (signals, windows) these are: for calls
+        that still go on. How much was said in them counts on for `foreign`."""
+        count = probabilities.shape[1]
+        self._spoken += (probabilities >= self._threshold).sum(axis=1)
+        leaked = np.concatenate(self._leaked, axis=1)
+        self._forgotten += int(leaked[:, :count].sum())
+        self._leaked = [leaked[:, count:]]
+        if self._alike:
+            self._alike = [np.concatenate(self._alike, axis=2)[:, :, count:]]
 
     def push(self, signals: FloatArray, probabilities: FloatArray) -> None:
         """Takes samples (signals, n) and the probabilities (signals, windows) of speech."""
@@ -67,7 +80,8 @@ class Sharing:
         """Which windows count for another signal, and (signal, other) -> windows alike.
 
         Args:
-            probabilities: (signals, windows) of the whole recording.
+            probabilities: (signals, windows) of the whole recording, or of all windows that were
+                pushed and not forgotten.
             copies: also between signals of like level, not leaks alone.
         """
         speech = probabilities >= self._threshold
@@ -83,7 +97,7 @@ class Sharing:
         alike = np.concatenate(self._alike, axis=2)
         alive = speech & ~foreign
         reach = round(MAX_DELAY_SECONDS * self._rate / self._window)
-        for row in _by_speech(speech.sum(axis=1)):
+        for row in _by_speech(self._spoken + speech.sum(axis=1)):
             # A late copy goes on when its original may be over.
             theirs = np.stack([_widened(other, reach) for other in alive])
             theirs[row] = False

@@ -167,14 +167,18 @@ def find_turns(
     rate: int,
     hop: int,
     samples: int,
+    begin: int = 0,
+    since: int | None = None,
 ) -> FoundTurns:
-    """Makes turns from the runs of speech of one channel.
+    """Makes turns from the runs of speech of one channel, or of a part of it.
 
     Args:
         runs_of_speech: in order of time, without overlap; a change of speaker ends a turn.
         levels: mean power of every `hop` samples of the channel.
         options: lengths in seconds.
         rate: Hz. samples: length of the channel.
+        begin: where the channel begins. since: where the turn before these ended; None where
+            there is none.
     """
     pause = options.min_pause_seconds * rate
     merged: list[tuple[Speech, int]] = []  # a turn, and the samples of speech in it
@@ -195,15 +199,19 @@ def find_turns(
         if speech >= shortest
         for start, end in divide(turn.start, turn.end, limit, levels, hop)
     ]
-    return FoundTurns(tuple(_with_context(parts, options, rate, samples)), skipped)
+    room = begin, since, samples
+    return FoundTurns(
+        tuple(_with_context(parts, round(options.padding_seconds * rate), room)), skipped
+    )
 
 
 def _with_context(
-    parts: Sequence[Speech], options: TurnOptions, rate: int, samples: int
+    parts: Sequence[Speech], padding: int, room: tuple[int, int | None, int]
 ) -> Iterator[Span]:
-    padding = round(options.padding_seconds * rate)
+    begin, since, samples = room
     for index, part in enumerate(parts):
-        before = part.start if index == 0 else (part.start - parts[index - 1].end) // 2
+        ended = parts[index - 1].end if index else since
+        before = part.start - begin if ended is None else (part.start - ended) // 2
         last = index == len(parts) - 1
         after = samples - part.end if last else (parts[index + 1].start - part.end) // 2
         yield Span(

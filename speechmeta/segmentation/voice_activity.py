@@ -65,10 +65,19 @@ class VoiceActivity:
 
     def loudness(self, row: int, start: int, end: int) -> float | None:
         """RMS level of the samples `start` to `end` in dB full scale; None for digital silence."""
-        first = start // self.hop
-        part = self.levels[row, first : max(first + 1, -(-end // self.hop))]
-        power = float(part.mean(dtype=np.float64)) if part.size else 0.0
-        return round(10 * float(np.log10(power)), 1) if power > 1e-12 else None
+        return loudness_of(self.levels[row], self.hop, start, end)
+
+
+def loudness_of(levels: FloatArray, hop: int, start: int, end: int) -> float | None:
+    """RMS level of the samples `start` to `end` in dB full scale; None for digital silence.
+
+    Args:
+        levels: mean power of every `hop` samples.
+    """
+    first = start // hop
+    part = levels[first : max(first + 1, -(-end // hop))]
+    power = float(part.mean(dtype=np.float64)) if part.size else 0.0
+    return round(10 * float(np.log10(power)), 1) if power > 1e-12 else None
 
 
 def find_voice_activity(
@@ -96,13 +105,15 @@ def find_voice_activity(
     detector = _detector(recording.rate, len(plan.signals)) if vad and plan.signals else None
     threshold = options.threshold_at(recording.rate)
     offsets = survey.offsets()[:, None]
-    boost = _boost(spread.gains(), plan.signals)
+    boost = boost_of(spread.gains(), plan.signals)
     sharing = Sharing(len(plan.signals), window, recording.rate, threshold)
     probabilities: list[FloatArray] = [np.zeros((len(plan.signals), 0), np.float32)]
     levels: list[FloatArray] = [np.zeros((len(plan.signals), 0), np.float32)]
     for block in recording.blocks() if plan.signals else ():
         signals = signal_rows(block - offsets, plan.signals)
-        levels.append(_powers(signals, window // LEVELS_PER_WINDOW, window))
+        # A constant offset has no power.
+        constant = signals.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        levels.append(powers_of(signals - constant, window // LEVELS_PER_WINDOW, window))
         if detector is None:
             probabilities.append(np.ones((len(signals), -(-signals.shape[1] // window)), "f4"))
             continue
@@ -140,7 +151,7 @@ def signal_rows(block: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
     return np.stack([signal.of(block) for signal in signals])
 
 
-def _boost(gains: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
+def boost_of(gains: FloatArray, signals: tuple[Signal, ...]) -> FloatArray:
     """The factor (signals, 1) by which each signal is multiplied for the detector."""
     factors = [max(gains[channel] for channel, _ in signal.sources) for signal in signals]
     return np.array(factors, np.float32).reshape(-1, 1)
@@ -152,12 +163,10 @@ def _detector(rate: int, rows: int) -> Any:
     return SileroVad(rate, rows)
 
 
-def _powers(signals: FloatArray, hop: int, window: int) -> FloatArray:
-    """Mean power of every `hop` samples, over whole windows; a constant offset has none."""
+def powers_of(signals: FloatArray, hop: int, window: int) -> FloatArray:
+    """Mean power of every `hop` samples, over whole windows."""
     rows, samples = signals.shape
     count = -(-samples // window) * (window // hop)
-    offset = signals.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
-    squares = np.square(signals - offset)
-    padded = np.pad(squares, ((0, 0), (0, count * hop - samples)))
+    padded = np.pad(np.square(signals), ((0, 0), (0, count * hop - samples)))
     means: FloatArray = padded.reshape(rows, count, hop).mean(axis=2)
     return means

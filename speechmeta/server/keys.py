@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from speechmeta.errors import UsageError
 from speechmeta.server.options import ServeOptions
@@ -31,7 +31,7 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def owner(self, request: Request) -> str:
+    def owner(self, request: HTTPConnection) -> str:
         """A name of the key that a request carries; empty where no key is needed.
 
         Raises:
@@ -40,7 +40,13 @@ class Keys:
         if not self._digests or request.url.path in _OPEN:
             return ""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = _digest(key.strip()) if scheme.lower() == "bearer" else b""
+        return self.owner_by(key.strip() if scheme.lower() == "bearer" else None)
+
+    def owner_by(self, key: str | None) -> str:
+        """As `owner`, by a key that came in some other way; None where none came."""
+        if not self._digests:
+            return ""
+        given = b"" if key is None else _digest(key)
         # All are compared, so that the time says nothing of which one was nearly right.
         right = [hmac.compare_digest(given, digest) for digest in self._digests]
         if not any(right):
@@ -51,7 +57,7 @@ class Keys:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8")).digest()
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def load_keys(options: ServeOptions) -> Keys:

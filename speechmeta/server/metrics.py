@@ -54,6 +54,13 @@ class Metrics:
             buckets=_SHARES,
             registry=registry,
         )
+        self._live = Gauge("speechmeta_live", "Live calls now.", registry=registry)
+        self._delay = Histogram(
+            "speechmeta_live_delay_seconds",
+            "Seconds from the end of a live call's turn to its record.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._queue = Gauge(
             "speechmeta_queue",
             "Calls that wait, are read, or are decoded, and turns that wait for the model.",
@@ -75,6 +82,20 @@ class Metrics:
         self._turns.inc(turns)
         if seconds > 0:
             self._rtfx.observe(audio_seconds / seconds)
+
+    def live(self, change: int) -> None:
+        """Counts live calls that begin (1) and end (-1)."""
+        self._live.inc(change)
+
+    def live_delay(self, seconds: float) -> None:
+        """Counts a turn of a live call, told so long after its end."""
+        self._delay.observe(seconds)
+
+    def live_ended(self, audio_seconds: float, turns: int) -> None:
+        """Counts a live call by what it was; how fast it was is the caller's doing."""
+        self._calls.inc()
+        self._audio.inc(audio_seconds)
+        self._turns.inc(turns)
 
     def error(self, kind: str) -> None:
         """Counts a failure by the kind of its error."""

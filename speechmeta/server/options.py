@@ -86,6 +86,12 @@ class ServeOptions(Options):
     max_jobs: int = option(
         1000, "Jobs that wait; more are told to come back later (429).", panel=LOAD, ge=1
     )
+    max_live: int = option(
+        16, "Live calls at a time; more are told to come back later (429).", panel=LOAD, ge=1
+    )
+    live_hours: float = option(
+        4.0, "Hours after which a live call is ended, with its report.", panel=LOAD, gt=0.0
+    )
     request_seconds: float = option(
         600.0, "Seconds after which a request is given up; jobs have no such limit.", panel=LOAD,
         gt=0.0,

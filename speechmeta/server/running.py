@@ -20,6 +20,9 @@ MAX_CONNECTIONS = 1000
 
 MAX_HEADER_BYTES = 32 * 1024
 
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Of a live call: 8 s of one channel at 16 kHz."""
+
 
 def listen(options: ServeOptions) -> socket.socket:
     """The socket of a server.
@@ -59,10 +62,25 @@ def prepared(server: Server, on_start: Callable[[], None] | None = None) -> uvic
             if self.started and on_start is not None:
                 on_start()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Nobody new, and live calls end in good order before their connections do.
+            for serving in self.servers:
+                serving.close()
+            for listening in sockets or []:
+                listening.close()
+            await server.served.hall.end_all(options.drain_seconds)
+            await super().shutdown(sockets)
+
     return Told(
         uvicorn.Config(
             server.app,
             http=PromptHeaders,
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE_BYTES,
+            # Of a client that is read slowly the answers to pings wait as well.
+            ws_ping_timeout=None,
+            # What is small on the wire stays small here.
+            ws_per_message_deflate=False,
             loop="asyncio",
             lifespan="on",
             log_config=None,

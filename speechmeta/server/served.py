@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.server.keys import Keys
+from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.options import ServeOptions
 from speechmeta.server.problems import Busy
@@ -26,6 +27,7 @@ class Served:
         call: what is asked of calls where a request says nothing.
         uploads: where recordings lie while a client waits; private.
         roots: folders whose recordings may be named.
+        hall: of live calls.
         jobs: None where none are kept.
     """
 
@@ -36,6 +38,7 @@ class Served:
     roots: tuple[Path, ...]
     keys: Keys
     metrics: Metrics
+    hall: Hall
     jobs: JobRunner | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -241,15 +241,26 @@ class Service:
         fields: Sequence[Sequence[str]],
         lane: Lane,
         done: Callable[[Finished], None],
-    ) -> None:
+        urgent: bool = False,
+    ) -> int:
         """Decodes clips, (samples,) at 16 kHz each, in the batches of all others.
 
         Args:
             fields: of each clip.
             done: told the end in the service's thread: `records` has one `DecodedRecord` or
                 error a clip.
+            urgent: before all that are not.
+
+        Returns:
+            the number by which `forget` knows them.
         """
-        self._tell(lambda: self._decode(next(self._keys), clips, fields, lane, done))
+        key = next(self._keys)
+        self._tell(lambda: self._decode(key, clips, fields, lane, done, urgent))
+        return key
+
+    def forget(self, key: int) -> None:
+        """Ends the work for clips whose outcome nobody waits for; `done` is not told."""
+        self._tell(lambda: self._forget(key))
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends the work for a call that nobody waits for; its listener hears no more."""
@@ -296,6 +307,8 @@ class Service:
             stopped = Stopped()
             for ticket in [*self._waiting, *self._background, *self._open.values()]:
                 ticket.listener.ended(stopped)
+            for key, done in list(self._clips.items()):
+                done(Finished(key, error=stopped))
 
     def _made_flow(self) -> Flow:
         readers = self._options.readers or default_readers()
@@ -364,15 +377,20 @@ class Service:
         fields: Sequence[Sequence[str]],
         lane: Lane,
         done: Callable[[Finished], None],
+        urgent: bool,
     ) -> None:
         try:
             if self._flow is None:
                 raise Stopped
             self._clips[key] = done
-            self._flow.decode(key, clips, fields, lane)
+            self._flow.decode(key, clips, fields, lane, urgent)
         except SpeechMetaError as error:
             self._clips.pop(key, None)
             done(Finished(key, error=error))
+
+    def _forget(self, key: int) -> None:
+        if self._clips.pop(key, None) is not None and self._flow is not None:
+            self._flow.drop(key)
 
     def _finish(self, ended: Finished) -> None:
         if ended.key in self._clips:

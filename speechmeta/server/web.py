@@ -17,10 +17,11 @@ from starlette.responses import Response
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions, ModelOptions
-from speechmeta.server import calls_api, health_api, jobs_api, openai_api
+from speechmeta.server import calls_api, health_api, jobs_api, live_api, openai_api
 from speechmeta.server.envelope import Envelope, error_response, note, of_http
 from speechmeta.server.job_runner import JobRunner
 from speechmeta.server.keys import load_keys
+from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.options import ServeOptions
 from speechmeta.server.patience import Patience
@@ -38,6 +39,7 @@ ROUTERS: tuple[MakeRouter, ...] = (
     openai_api.router,
     calls_api.router,
     jobs_api.router,
+    live_api.router,
     health_api.router,
 )
 """What the server answers; a further part of it is a function like these."""
@@ -76,7 +78,15 @@ class Server:
         if options.state is not None:
             jobs = JobRunner(Path(options.state), options, service, webhooks, metrics)
         self.served = Served(
-            service, options, call or CallOptions(), self._files.uploads, roots, keys, metrics, jobs
+            service,
+            options,
+            call or CallOptions(),
+            self._files.uploads,
+            roots,
+            keys,
+            metrics,
+            Hall(options.max_live, metrics),
+            jobs,
         )
         self.app = _application(self.served, [*ROUTERS, *routers])
 
@@ -100,6 +110,7 @@ class Server:
 
     def close(self) -> None:
         """Ends all work, and deletes what was sent."""
+        self.served.hall.close()
         self.served.service.stop()
         if self.served.jobs is not None:
             self.served.jobs.stop()

@@ -7,8 +7,17 @@
 `audio` to its sound.
 """
 
-from speechmeta.pipeline.redaction.report import redact_report, redact_words
+from speechmeta.pipeline.redaction.report import redact_report, redact_turns, redact_words
 from speechmeta.pipeline.redaction.search import find_private, redact
+from speechmeta.pipeline.redaction.settled import settled
 from speechmeta.pipeline.redaction.tokens import Utterance
 
-__all__ = ["Utterance", "find_private", "redact", "redact_report", "redact_words"]
+__all__ = [
+    "Utterance",
+    "find_private",
+    "redact",
+    "redact_report",
+    "redact_turns",
+    "redact_words",
+    "settled",
+]

@@ -12,6 +12,9 @@ from speechmeta.pipeline.redaction.tokens import Kind, Token
 DATE_WORDS = 22
 """Words behind "date of birth" among which the date is looked for."""
 
+IBAN_WORDS = 45
+"""Words behind "IBAN" among which it is looked for."""
+
 _MONTHS = set(
     "january february march april may june july august september october november december "
     "jan feb mar apr jun jul aug sep sept oct nov dec".split()
@@ -66,19 +69,34 @@ def find_written(texts: Sequence[str]) -> Iterator[Find]:
 
 def find_asked(tokens: Sequence[Token]) -> Iterator[Find]:
     """Dates, postcodes and IBANs behind the word for what they are."""
+    for pattern, find in ((_BORN, _date), (_POSTCODE_WORDS, _postcode), (_IBAN_WORDS, _iban)):
+        for part in _answers(tokens, pattern):
+            yield from find(tokens, range(part.start, min(part.stop, len(tokens))))
+
+
+def unanswered(tokens: Sequence[Token]) -> int:
+    """The first token that may be part of an answer whose rest is still to come."""
+    return min(
+        (
+            part.start
+            for pattern in (_BORN, _POSTCODE_WORDS, _IBAN_WORDS)
+            for part in _answers(tokens, pattern)
+            if part.stop > len(tokens)
+        ),
+        default=len(tokens),
+    )
+
+
+def _answers(tokens: Sequence[Token], pattern: re.Pattern[str]) -> Iterator[range]:
+    """The tokens among which an answer is looked for, behind each word for what it is."""
     text, places = "", []
     for token in tokens:
         places.append(len(text))
         text += token.text + " "
-    for pattern, reach, find in (
-        (_BORN, DATE_WORDS, _date),
-        (_POSTCODE_WORDS, DATE_WORDS, _postcode),
-        (_IBAN_WORDS, 45, _iban),
-    ):
-        for match in pattern.finditer(text):
-            behind = bisect_left(places, match.end())
-            part = range(behind, min(behind + reach, len(tokens)))
-            yield from find(tokens, part)
+    reach = IBAN_WORDS if pattern is _IBAN_WORDS else DATE_WORDS
+    for match in pattern.finditer(text):
+        behind = bisect_left(places, match.end())
+        yield range(behind, behind + reach)
 
 
 def _stretches(

@@ -19,8 +19,20 @@ def redact_report(report: CallReport, keep_words: bool = True) -> CallReport:
     Args:
         keep_words: whether the turns keep their words; without, they only served for the times.
     """
-    order = sorted(range(len(report.turns)), key=lambda index: report.turns[index].start)
-    turns = list(report.turns)
+    turns, spans = redact_turns(report.turns, keep_words)
+    # A server that failed may have said in its answer what it was sent or heard.
+    failures = [
+        item.model_copy(update={"message": _hidden(item.message)}) for item in report.failures
+    ]
+    return report.model_copy(update={"turns": turns, "redactions": spans, "failures": failures})
+
+
+def redact_turns(
+    given: Sequence[Turn], keep_words: bool = True
+) -> tuple[list[Turn], list[RedactedSpan]]:
+    """The turns of a conversation redacted, and what was found in them; see `redact_report`."""
+    order = sorted(range(len(given)), key=lambda index: given[index].start)
+    turns = list(given)
     in_texts = _found([_spoken(turns[i], turns[i].meta.transcript or "") for i in order])
     in_words = _found([_spoken(turns[i], _text_of(turns[i])) for i in order])
     spans: list[RedactedSpan] = []
@@ -28,11 +40,7 @@ def redact_report(report: CallReport, keep_words: bool = True) -> CallReport:
         turn = turns[index]
         spans += _times(index, turn, found, timed)
         turns[index] = _redacted(turn, found, timed, keep_words)
-    # A server that failed may have said in its answer what it was sent or heard.
-    failures = [
-        item.model_copy(update={"message": _hidden(item.message)}) for item in report.failures
-    ]
-    return report.model_copy(update={"turns": turns, "redactions": spans, "failures": failures})
+    return turns, spans
 
 
 def _hidden(text: str) -> str:

@@ -1,0 +1,150 @@
+"""The live calls of one server: how many there may be, what they share, and how all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from speechmeta.server.metrics import Metrics
+from speechmeta.server.problems import Refused, Stopped
+
+if TYPE_CHECKING:
+    from speechmeta.diarization.embeddings import Embedder
+
+WATCHED_MESSAGES = 1000
+"""Messages that wait for somebody who watches a call; who is behind by more is left behind."""
+
+_AGAIN_SECONDS = 30
+
+
+@dataclass(eq=False)
+class Place:
+    """One live call among the others.
+
+    Attributes:
+        owner: of its key. names: under which it may be watched.
+        watchers: their messages; None for the end.
+        leaving: set when the server wants it to end.
+    """
+
+    owner: str = ""
+    names: tuple[str, ...] = ()
+    watchers: set[asyncio.Queue[str | None]] = field(default_factory=set)
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self, message: str) -> None:
+        """Hands a message to all who watch."""
+        for watcher in list(self.watchers):
+            try:
+                watcher.put_nowait(message)
+            except asyncio.QueueFull:
+                self._leave_behind(watcher)
+
+    def over(self) -> None:
+        """Tells all who watch that nothing follows."""
+        for watcher in list(self.watchers):
+            self._leave_behind(watcher)
+
+    def _leave_behind(self, watcher: asyncio.Queue[str | None]) -> None:
+        self.watchers.discard(watcher)
+        if watcher.full():
+            watcher.get_nowait()
+        watcher.put_nowait(None)
+
+
+class Hall:
+    """All live calls.
+
+    Args:
+        most: at a time.
+    """
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self._most, self._metrics = most, metrics
+        self._places: set[Place] = set()
+        self._ending = False
+        self._embedders: dict[str | None, Embedder] = {}
+        self.thread = ThreadPoolExecutor(1, "speechmeta-live", initializer=_one_thread)
+        """For the numeric work of all calls: one thread, so that the model keeps the others."""
+
+    def refuse_if_full(self) -> None:
+        """Before a connection is accepted.
+
+        Raises:
+            Refused: there is no room, or the server is being stopped.
+        """
+        if self._ending:
+            raise Stopped
+        if len(self._places) >= self._most:
+            raise Refused(
+                429,
+                f"the server has {self._most} live calls, which is all that it takes on",
+                f"try again in {_AGAIN_SECONDS} s",
+                _AGAIN_SECONDS,
+            )
+
+    @contextmanager
+    def place(self, owner: str) -> Iterator[Place]:
+        """A place for a call while the block lasts.
+
+        Raises:
+            Refused: see `refuse_if_full`.
+        """
+        self.refuse_if_full()
+        found = Place(owner)
+        self._places.add(found)
+        self._metrics.live(1)
+        try:
+            yield found
+        finally:
+            self._places.discard(found)
+            self._metrics.live(-1)
+            found.over()
+
+    def find(self, name: str, owner: str) -> Place:
+        """A call of this owner by one of its names.
+
+        Raises:
+            Refused: there is none.
+        """
+        for place in self._places:
+            if name in place.names and place.owner == owner:
+                return place
+        raise Refused(404, "there is no such live call", "it may have ended, or not yet begun")
+
+    def embedder(self, name: str | None, make: Callable[[], Embedder]) -> Callable[[], Embedder]:
+        """What tells voices apart, loaded once for all calls; called in their thread."""
+
+        def made() -> Embedder:
+            if name not in self._embedders:
+                self._embedders[name] = make()
+            return self._embedders[name]
+
+        return made
+
+    async def end_all(self, seconds: float) -> None:
+        """Asks all calls to end with their reports, and waits for it so long at most."""
+        self._ending = True
+        for place in self._places:
+            place.leaving.set()
+        waited = 0.0
+        while self._places and waited < seconds:
+            await asyncio.sleep(0.05)
+            waited += 0.05
+
+    def close(self) -> None:
+        """Ends the calls' thread."""
+        self.thread.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+__all__ = ["Hall", "Place"]
