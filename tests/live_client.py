@@ -54,9 +54,11 @@ def frames_of(sound: bytes, size: int) -> list[bytes]:
     return [sound[at : at + size] for at in range(0, len(sound), size)]
 
 
-def until_closed(socket: ClientConnection, seconds: float = 120.0) -> list[Message]:
-    """All that comes until the server closes the connection."""
-    found: list[Message] = []
+def until_closed(
+    socket: ClientConnection, seconds: float = 120.0, found: list[Message] | None = None
+) -> list[Message]:
+    """All that comes until the server closes the connection, in `found` as soon as it comes."""
+    found = [] if found is None else found
     try:
         while True:
             found.append(json.loads(socket.recv(timeout=seconds)))

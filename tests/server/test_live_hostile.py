@@ -30,7 +30,8 @@ from serving import Running, running
 from voices import Call, make_call
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from speechmeta.server import live_api
+from speechmeta.errors import DecodingError
+from speechmeta.server import live_api, live_session
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ MOST = 3
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Running]:
-    with running(client_seconds=2.0, max_live=MOST, live_hours=0.005) as found:
+    with running(client_seconds=2.0, max_live=MOST, live_hours=0.02) as found:
         yield found
 
 
@@ -179,8 +180,11 @@ def test_a_flood_is_read_slowly_and_others_are_served(live: Running, sound: list
             item.result(60)
 
 
-def test_sound_ahead_is_not_held_without_bound(live: Running) -> None:
+def test_sound_ahead_is_not_held_without_bound(
+    live: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the model is busy, who sends faster than it works is not read."""
+    monkeypatch.setattr(live_session, "MOST_ASKED", 4)
     live.engine.gate.clear()
     wave = np.tile(make_call(rate=8000, turns=2).waveform, 8)
     sent = 0
@@ -223,9 +227,9 @@ def test_no_more_calls_than_there_may_be(live: Running) -> None:
 
 def test_a_call_that_is_too_long_ends_with_its_report(live: Running) -> None:
     with connected(live) as socket:
-        found = said(socket, [start(8000, 1), *[bytes(16000)] * 20])
+        found = said(socket, [start(8000, 1), *[bytes(16000)] * 80])
     assert kinds(found)[-2:] == ["closing", "report"]
-    assert report_of(found)["audio"]["duration"] == pytest.approx(18, abs=1)
+    assert report_of(found)["audio"]["duration"] == pytest.approx(72, abs=1)
 
 
 def test_another_sites_page_is_refused(live: Running) -> None:
@@ -234,12 +238,20 @@ def test_another_sites_page_is_refused(live: Running) -> None:
     assert refused.value.response.status_code == 403
 
 
-def test_an_error_of_the_model_is_told_and_the_call_goes_on(live: Running) -> None:
-    call = make_call(rate=8000, turns=2).waveform.copy()
+def test_a_turn_that_fails_is_told_and_the_call_goes_on(
+    live: Running, sound: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(waveforms: list[object], *others: object) -> list[DecodingError]:
+        monkeypatch.undo()
+        return [DecodingError("it broke") for _ in waveforms]
+
+    monkeypatch.setattr(live.engine, "decode", decode)
     with connected(live) as socket:
-        socket.send(start(8000, 2, options={"min_confidence": 0.5}))
-        found = said(socket, [*frames_of(pcm(call), 3200), STOP])
-    assert len(turns_of(found)) == 2
+        found = said(socket, [start(8000, 2, partials=False), *sound, STOP])
+    (failed,) = [item for item in found if item["type"] == "failed"]
+    assert failed["error"]["message"] == "it broke"
+    assert len(turns_of(found)) == 1
+    assert any("it broke" in text for text in report_of(found)["warnings"])
 
 
 def test_the_log_names_nothing_that_was_said(
@@ -261,7 +273,7 @@ def test_the_log_names_nothing_that_was_said(
 def test_a_server_that_is_stopped_tells_its_calls(sound: list[bytes]) -> None:
     found: list[Message] = []
     with running(drain_seconds=20) as live, connected(live) as socket:
-        hearing = threading.Thread(target=lambda: found.extend(until_closed(socket)))
+        hearing = threading.Thread(target=until_closed, args=(socket, 120.0, found))
         hearing.start()
         socket.send(start(8000, 2))
         for frame in sound:
