@@ -102,18 +102,20 @@ def listen(
     require_extra("websockets", "listen", "listening")
     if output is not None and output.exists():
         raise OutputError(f"{output} exists", "name another file")
-    sound = _Microphone() if source is None else _Recording(source, speed, call)
-    start = {
-        "type": "start",
-        "rate": sound.rate,
-        "channels": sound.channels,
-        "partials": partials and sys.stderr.isatty(),
-        "options": _asked(call),
-    }
-    shown = _Printed() if as_json else _Shown(sound.name, sound)
-    with _connected(url, api_key_file) as socket, _ended_by_signal(sound):
-        socket.send(json.dumps(start))
-        report = _talked(socket, sound, shown)
+    ended = threading.Event()
+    with _set_by_signal(ended):
+        sound = _Microphone(ended) if source is None else _Recording(source, speed, call, ended)
+        start = {
+            "type": "start",
+            "rate": sound.rate,
+            "channels": sound.channels,
+            "partials": partials and sys.stderr.isatty(),
+            "options": _asked(call),
+        }
+        shown = _Printed() if as_json else _Shown(sound.name, sound)
+        with _connected(url, api_key_file) as socket:
+            socket.send(json.dumps(start))
+            report = _talked(socket, sound, shown)
     if output is not None:
         _write(report, output)
     return 0
@@ -131,8 +133,8 @@ class _Sound:
     channels = 1
     seconds = 0.0
 
-    def __init__(self) -> None:
-        self.ended = threading.Event()
+    def __init__(self, ended: threading.Event) -> None:
+        self.ended = ended
         """Set when no more is to be sent."""
 
     def frames(self) -> Iterator[bytes]:
@@ -143,8 +145,8 @@ class _Sound:
 class _Microphone(_Sound):
     name = "microphone"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, ended: threading.Event) -> None:
+        super().__init__(ended)
         require_extra("sounddevice", "listen", "the microphone")
 
     def frames(self) -> Iterator[bytes]:
@@ -176,11 +178,11 @@ class _Microphone(_Sound):
 class _Recording(_Sound):
     """A file at the pace at which it was said."""
 
-    def __init__(self, path: str, speed: float, call: CallOptions) -> None:
+    def __init__(self, path: str, speed: float, call: CallOptions, ended: threading.Event) -> None:
         from speechmeta.audio.loading import stream_audio
         from speechmeta.segmentation.vad import vad_rate
 
-        super().__init__()
+        super().__init__(ended)
         self.name, self._speed = path, speed
         self._raw, self._limits = call.raw, call.limits
         with stream_audio(path, 1.0, raw=call.raw, limits=call.limits) as stream:
@@ -376,13 +378,13 @@ def _key_of(path: Path) -> str:
 
 
 @contextmanager
-def _ended_by_signal(sound: _Sound) -> Iterator[None]:
+def _set_by_signal(ended: threading.Event) -> Iterator[None]:
     """Ctrl-C ends the sound; once more, everything."""
 
     def heard(number: int, frame: FrameType | None) -> None:
-        if sound.ended.is_set():
+        if ended.is_set():
             raise KeyboardInterrupt
-        sound.ended.set()
+        ended.set()
 
     before = signal.signal(signal.SIGINT, heard)
     try:

@@ -27,7 +27,9 @@ def serve(*, call: CallOptions, model: ModelOptions, options: ServeOptions) -> i
 
     Options of calls are the defaults of requests; GET /docs shows what requests may say.
     """
-    for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx2"):
+    for module in (
+        "fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client", "httpx2",
+    ):  # fmt: skip
         require_extra(module, "server", "the server")
     from speechmeta.server.running import address_of, listen, serve
     from speechmeta.server.web import Server

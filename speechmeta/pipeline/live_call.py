@@ -13,7 +13,7 @@ of a file; what a file tells only as a whole is told from what was heard (docs/l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from speechmeta.audio.loading import resample
@@ -43,6 +43,7 @@ from speechmeta.schema import (
     SpeakerSummary,
     Turn,
 )
+from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.live_activity import LiveActivity, Stretch, Stretches
 from speechmeta.segmentation.turns import Speech, find_turns
 from speechmeta.segmentation.vad import VAD_RATES
@@ -82,11 +83,16 @@ class LiveModel:
 
 @dataclass(frozen=True)
 class Ask:
-    """A clip (samples,) at 16 kHz that the model is to decode, and the fields that are asked."""
+    """A clip (samples,) at 16 kHz that the model is to decode, and the fields that are asked.
+
+    Attributes:
+        optional: for partial words alone, which a busy model need not give.
+    """
 
     number: int
     clip: FloatArray
     fields: tuple[str, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,6 @@ class _Clip:
     planned: PlannedTurn
     outcome: Outcome | None = None
     said: _Said | None = None
-    shown: bool = False
-    """Whether it is of use as partial words only."""
 
 
 @dataclass
@@ -237,6 +241,7 @@ class LiveCall:
         self._finished = False
         self._dead = 0
         self._absent: set[int] = set()
+        self._copies: dict[int, int] = {}
         self._warnings: list[str] = []
         asked = options.min_confidence
         self._threshold = model.abstain_below if asked is None else asked
@@ -274,7 +279,8 @@ class LiveCall:
         """Nothing follows: what is open ends here."""
         plan = self._activity.finish()
         self._dead = len(plan.dead)
-        self._absent = {*plan.dead, *(copy for copy, _ in plan.copies)}
+        self._copies = dict(plan.copies)
+        self._absent = {*plan.dead, *self._copies}
         self._warnings += plan.warnings
         self._finished = True
         self._follow()
@@ -294,10 +300,15 @@ class LiveCall:
         news, self._news = self._news, []
         return news
 
-    def answer(self, number: int, outcome: Outcome) -> None:
-        """Takes what the model made of a clip."""
+    def answer(self, number: int, outcome: Outcome | None) -> None:
+        """Takes what the model made of a clip; None where an optional one was left out."""
         clip = self._clips.pop(number, None)
         if clip is None:
+            return
+        if outcome is None:
+            self._by_bounds = {key: c for key, c in self._by_bounds.items() if c is not clip}
+            side = self._sides[clip.planned.row]
+            side.asked = None if side.asked == number else side.asked
             return
         clip.outcome = outcome
         side = self._sides[clip.planned.row]
@@ -346,6 +357,7 @@ class LiveCall:
 
     def _follow(self) -> None:
         probabilities = self._activity.probabilities
+        self._activity.hurried = False
         for side in self._sides:
             row, base = probabilities[side.row], self._activity.base
             while found := side.stretches.look(row, base, self._activity.samples, self._finished):
@@ -510,6 +522,7 @@ class LiveCall:
         padding = round(self.options.turns.padding_seconds * self.rate)
         if now - stretch.end >= padding:
             # Should the pause last, this is the turn: it is decoded meanwhile.
+            self._activity.hurried = True
             for planned in self._turns(side, stretch)[0]:
                 self._asked(planned, self._decisions[planned.speaker].fields)
             return
@@ -524,18 +537,21 @@ class LiveCall:
         bounds = (max(activity.base * activity.window, start - padding), now)
         planned = PlannedTurn(side.row, speaker, start, now, (bounds,), None)
         fields = tuple(name for name in _WORDS if self._all_may(name))
-        side.asked = self._asked(planned, fields, shown=True).number
+        side.asked = self._asked(planned, fields, optional=True).number
 
-    def _asked(self, planned: PlannedTurn, fields: tuple[str, ...], shown: bool = False) -> _Clip:
+    def _asked(
+        self, planned: PlannedTurn, fields: tuple[str, ...], optional: bool = False
+    ) -> _Clip:
         """The clip of a turn, new or asked for before."""
         start, end = planned.pieces[0]
         key = (planned.row, start, end, fields)
         clip = self._by_bounds.get(key)
         if clip is None:
-            clip = _Clip(self._count, planned, shown=shown)
+            clip = _Clip(self._count, planned)
             self._count += 1
             self._by_bounds[key] = self._clips[clip.number] = clip
-            self._asks.append(Ask(clip.number, self._clip(planned.row, start, end), fields))
+            sound = self._clip(planned.row, start, end)
+            self._asks.append(Ask(clip.number, sound, fields, optional))
         return clip
 
     def _show(self, clip: _Clip, outcome: Outcome) -> None:
@@ -641,7 +657,7 @@ class LiveCall:
             name = self._name(said.talk.speaker_of(start, end))
             if name == said.planned.speaker:
                 continue
-            said.planned = _by(said.planned, name)
+            said.planned = replace(said.planned, speaker=name)
             if said.turn is not None:
                 said.turn = said.turn.model_copy(update={"speaker": name})
                 if said.told:
@@ -687,6 +703,11 @@ class LiveCall:
         order = sorted(self._said, key=_place)
         return [(name, channel) for name in dict.fromkeys(said.planned.speaker for said in order)]
 
+    def _with_copies(self, signal: Signal) -> Signal:
+        """A signal that stands for the channels that turned out to carry it too."""
+        own = [copy for copy, original in self._copies.items() if original == signal.channel]
+        return replace(signal, covers=(*signal.covers, *own)) if own else signal
+
     def _plan(self, turns: Sequence[PlannedTurn] = (), whole: bool = False) -> CallPlan:
         """The call's plan with these turns, as a file's would be.
 
@@ -707,7 +728,7 @@ class LiveCall:
             options=self.options,
             rate=self.rate,
             samples=activity.samples,
-            signals=activity.signals,
+            signals=tuple(map(self._with_copies, activity.signals)),
             turns=tuple(turns),
             clips=tuple((index, 0) for index in range(len(turns))),
             speakers=tuple(names),
@@ -767,12 +788,6 @@ def _from_floor(stretch: Stretch, side: _Side) -> Stretch:
 
 def _place(said: _Said) -> tuple[int, int, int]:
     return said.planned.start, said.planned.end, said.planned.row
-
-
-def _by(planned: PlannedTurn, speaker: str) -> PlannedTurn:
-    return PlannedTurn(
-        planned.row, speaker, planned.start, planned.end, planned.pieces, planned.loudness_db
-    )
 
 
 def _utterance(turn: Turn, text: str) -> Utterance:

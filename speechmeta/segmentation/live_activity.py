@@ -8,7 +8,7 @@ Everything decided is forgotten, so that memory does not grow with the call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,8 @@ REFRESH_WINDOWS = 32
 """How often offsets, gains and the mix are looked at anew."""
 
 TOGETHER_WINDOWS = 2
-"""So many windows are looked at together, 64 ms: one at a time would cost twice as much."""
+"""So many windows are looked at together, 64 ms, unless a moment matters: one at a time costs twice
+as much."""
 
 SHARED_WINDOWS = 16
 """So many windows are compared between channels at a time: half a second, which is less than the
@@ -60,6 +61,7 @@ class LiveActivity:
         base: the first window that is kept. windows: how many there were.
         samples: how many were taken, those of an incomplete window included.
         signals: by row.
+        hurried: whether each window is looked at as it comes.
         audio: (signals, samples) from window `base` on, as the model gets them.
     """
 
@@ -69,6 +71,7 @@ class LiveActivity:
         self.hop = self.window // LEVELS_PER_WINDOW
         self.signals = _first_signals(channels, mode)
         self.base = self.windows = self.samples = 0
+        self.hurried = False
         rows = len(self.signals)
         self.audio = np.zeros((rows, 0), np.float32)
         self._mode = mode
@@ -101,7 +104,8 @@ class LiveActivity:
         self.samples += block.shape[1]
         self._rest = np.concatenate([self._rest, block], axis=1)
         count = self._rest.shape[1] // self.window
-        if count < (TOGETHER_WINDOWS if self.windows else FIRST_WINDOWS):
+        together = 1 if self.hurried else TOGETHER_WINDOWS
+        if count < (together if self.windows else FIRST_WINDOWS):
             return False
         whole, self._rest = np.split(self._rest, [count * self.window], axis=1)
         self._look(whole)
@@ -161,7 +165,9 @@ class LiveActivity:
             mean = whole.mean(axis=1, keepdims=True, dtype=np.float64)
             self._offsets = mean.astype(np.float32)
         if self._mode == "mono" and heard:
-            self.signals = plan_channels(self._survey, self._mode, keep_dead=True).signals
+            (mix,) = plan_channels(self._survey, self._mode, keep_dead=True).signals
+            # Turns that were told stand under the first one's channel.
+            self.signals = (replace(mix, channel=0),)
         self._boost = boost_of(self._spread.gains(), self.signals)
 
     def _share(self, least: int) -> None:

@@ -60,7 +60,7 @@ class _Work:
     """What is to be done next, in the calls' thread."""
 
     block: FloatArray | None
-    outcomes: list[tuple[int, Outcome]]
+    outcomes: list[tuple[int, Outcome | None]]
     finish: bool
     measures: bool
 
@@ -99,7 +99,7 @@ class LiveSession:
         self._loop = asyncio.get_running_loop()
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._blocks: deque[FloatArray] = deque()
-        self._outcomes: list[tuple[int, Outcome]] = []
+        self._outcomes: list[tuple[int, Outcome | None]] = []
         self._asked: dict[int, int] = {}
         self._waiting = 0
         self._ended = self._finished = self._closed = False
@@ -232,6 +232,10 @@ class LiveSession:
             if (key := self._asked.pop(number, None)) is not None:
                 self._service.forget(key)
         for ask in done.asks:
+            if ask.optional and self._service.load.turns:
+                self._outcomes.append((ask.number, None))
+                self._wake.set()
+                continue
             told = partial(self._on_decoded, ask.number)
             self._asked[ask.number] = self._service.decode(
                 [ask.clip], [ask.fields], self._lane, told, urgent=True

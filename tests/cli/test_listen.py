@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,16 +82,34 @@ def test_messages_as_they_are(
     assert messages[0]["speakers"] == ["speaker_0", "speaker_1"]
 
 
+@contextmanager
+def pressed_in_a_call(live: Running) -> Iterator[None]:
+    """Ctrl-C, once a call goes on."""
+
+    def press() -> None:
+        while not any(place.names for place in live.server.served.hall._places):
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressed = threading.Thread(target=press)
+    pressed.start()
+    yield
+    pressed.join()
+
+
 def test_ctrl_c_ends_the_call_and_the_report_comes(
-    heard: list[str], call: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    live: Running,
+    heard: list[str],
+    call: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "report.json"
-    pressed = threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    pressed.start()
-    # At its own pace the call would take half a minute.
-    assert main([*heard, str(call), "--speed", "0.5", "-o", str(out)]) == 0
-    pressed.join()
-    assert CallReport.model_validate_json(out.read_text()).audio.duration < 5
+    with pressed_in_a_call(live):
+        # At its own pace the call would take minutes.
+        assert main([*heard, str(call), "--speed", "0.1", "-o", str(out)]) == 0
+    assert CallReport.model_validate_json(out.read_text()).audio.duration < 15
     assert "speech" in capsys.readouterr().out
 
 
@@ -115,14 +135,15 @@ class _Stream:
 
 
 def test_the_microphone_until_ctrl_c(
-    heard: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    live: Running,
+    heard: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     module = SimpleNamespace(RawInputStream=_Stream, PortAudioError=OSError, __spec__=object())
     monkeypatch.setitem(sys.modules, "sounddevice", module)
-    pressed = threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    pressed.start()
-    assert main([*heard, "--speakers", "1"]) == 0
-    pressed.join()
+    with pressed_in_a_call(live):
+        assert main([*heard, "--speakers", "1"]) == 0
     assert "microphone" in capsys.readouterr().out
 
 

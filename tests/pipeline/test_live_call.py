@@ -313,3 +313,18 @@ def test_what_cannot_be_had_of_a_live_call(
 ) -> None:
     with pytest.raises(UsageError, match=part):
         LiveCall(options, model(), rate=rate, channels=channels)
+
+
+def test_a_busy_model_may_leave_words_in_progress_out() -> None:
+    with told():
+        call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1)
+        call.push(voiced(2.0, 0.0)[None])
+        (partial,) = call.asks()
+        assert partial.optional
+        call.answer(partial.number, None)
+        assert call.news() == []
+        # The next ones are asked for again.
+        call.push(voiced(1.5, 0.0)[None])
+        (again,) = call.asks()
+        assert again.optional
+        assert again.number != partial.number
