@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import FrameType
 
 import uvicorn
@@ -75,7 +76,8 @@ def prepared(server: Server, on_start: Callable[[], None] | None = None) -> uvic
         uvicorn.Config(
             server.app,
             http=PromptHeaders,
-            ws="websockets-sansio",
+            # `speechmeta serve` asks for it; who serves the application without has no live calls.
+            ws="websockets-sansio" if find_spec("websockets") else "none",
             ws_max_size=MAX_MESSAGE_BYTES,
             # Of a client that is read slowly the answers to pings wait as well.
             ws_ping_timeout=None,
