@@ -1,13 +1,12 @@
-"""`speechmeta eval`: a system measured on a data set, and two reports compared."""
+"""`speechmeta eval`: a system measured on a data set, and reports compared."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,7 +29,7 @@ SYSTEM_PANEL = "Other systems"
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True,
-        help="Measure a system on a data set in its official layout, or compare two reports.",
+        help="Measure a system on a data set in its official layout, or compare reports.",
     )
     for name, entry in READERS.items():
         add_command(group, name, _command(name), {"measured": EVAL, "model": MODEL}, entry.text)
@@ -98,6 +97,15 @@ def _command(name: str) -> Callable[..., None]:
                 rich_help_panel=SYSTEM_PANEL,
             ),
         ] = None,
+        faster_whisper: Annotated[
+            str | None,
+            typer.Option(
+                help="Measure faster-whisper with this model instead: a folder in CTranslate2's "
+                "layout, or a name such as base.",
+                show_default=False,
+                rich_help_panel=SYSTEM_PANEL,
+            ),
+        ] = None,
         predictions: Annotated[
             Path | None,
             typer.Option(
@@ -113,8 +121,9 @@ def _command(name: str) -> Callable[..., None]:
     ) -> None:
         from speechmeta.eval import evaluate, read_dataset
 
-        dataset = read_dataset(name, data, split, classes=measured.classes, limit=measured.limit)
-        predictor = _other_system(asr, classifier or [], predictions, model)
+        chosen = {key: getattr(measured, key) for key in ("classes", "limit", "sample")}
+        dataset = read_dataset(name, data, split, **chosen)
+        predictor = _other_system(asr, classifier or [], faster_whisper, predictions, model)
         with progress(len(dataset.clips), quiet) as advance:
             shown = 0
 
@@ -129,7 +138,7 @@ def _command(name: str) -> Callable[..., None]:
             report = evaluate(
                 dataset,
                 # The data set was read with them.
-                options=measured.updated({"classes": None, "limit": None}),
+                options=measured.updated(dict.fromkeys(chosen)),
                 predictor=predictor,
                 output=output,
                 resume=resume,
@@ -147,28 +156,54 @@ def _command(name: str) -> Callable[..., None]:
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A report's JSON.", metavar="A.json")],
-    second: Annotated[Path, typer.Argument(help="Another, on the same clips.", metavar="B.json")],
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Reports' JSON files, two or more, on the same clips.", metavar="JSON"),
+    ],
+    names: Annotated[
+        str | None,
+        typer.Option(
+            help="What to call the systems, in the order of the reports.",
+            metavar="NAME,...",
+            show_default=False,
+        ),
+    ] = None,
+    resample: Annotated[
+        Literal["speakers", "clips"],
+        typer.Option(help="What intervals and p values draw anew."),
+    ] = "speakers",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write the JSON here.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for comparison.json, comparison.md and comparison.html, or a .json file; "
+            "the others are then written next to it.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Paired differences of two reports, B minus A, with intervals and p values."""
-    from speechmeta.eval.reports.compare import compare_reports, comparison_tables
-    from speechmeta.eval.reports.output import load_report, write_json
+    """Systems side by side, with paired differences, intervals and p values."""
+    from speechmeta.eval.reports.compare import compare_reports
+    from speechmeta.eval.reports.compare_tables import comparison_facts, comparison_tables
+    from speechmeta.eval.reports.output import load_report, report_json, write_comparison
 
-    comparison = compare_reports(load_report(first), load_report(second))
+    comparison = compare_reports(
+        [load_report(path) for path in reports],
+        [name.strip() for name in names.split(",")] if names is not None else None,
+        resample=resample,
+    )
     if output is not None:
-        write_json(comparison, output)
+        write_comparison(comparison, output)
     if as_json:
-        print(json.dumps(comparison, indent=2, ensure_ascii=False))
+        print(report_json(comparison), end="")
         return
     console = out_console()
-    console.print(f"A: {comparison['a']}\nB: {comparison['b']}", markup=False)
+    for key, value in comparison_facts(comparison):
+        console.print(f"{key}: {value}", markup=False)
     _print_tables(console, comparison_tables(comparison))
     for note in comparison["notes"]:
         console.print(note, markup=False, style="dim")
@@ -177,6 +212,7 @@ def compare(
 def _other_system(
     asr: str | None,
     classifiers: list[str],
+    faster_whisper: str | None,
     predictions: Path | None,
     model: ModelOptions,
 ) -> AnyPredictor | None:
@@ -185,6 +221,7 @@ def _other_system(
         for name, given in (
             ("--model", model.model),
             ("--predictions", predictions),
+            ("--faster-whisper", faster_whisper),
             ("--asr or --classifier", asr or classifiers),
         )
         if given
@@ -195,6 +232,16 @@ def _other_system(
         from speechmeta.eval.systems import FilePredictor
 
         return FilePredictor(predictions)
+    if faster_whisper is not None:
+        from speechmeta.eval.faster_whisper import FasterWhisperPredictor
+
+        return FasterWhisperPredictor(
+            faster_whisper,
+            model.language,
+            model.device,
+            model.dtype,
+            local_files_only=model.local_files_only,
+        )
     if asr is None and not classifiers:
         return None
     from speechmeta.eval.systems import PipelinePredictor
@@ -218,7 +265,7 @@ def _show(report: Mapping[str, Any], as_json: bool) -> None:
     console = out_console()
     for name, value in facts(report):
         console.print(f"{name}: {value}", markup=False)
-    _print_tables(console, [*summary_tables(report), *detail_tables(report), published(report)])
+    _print_tables(console, [*summary_tables(report), *detail_tables(report), *published(report)])
 
 
 def _print_tables(console: Any, tables: Any) -> None:

@@ -71,15 +71,24 @@ def evaluate(
     model, rest = divided(overrides)
     asked = EvalOptions.of(options, rest)
     if isinstance(dataset, Dataset):
-        if any(item is not None for item in (data, split, asked.classes, asked.limit)):
+        if any(
+            item is not None for item in (data, split, asked.classes, asked.limit, asked.sample)
+        ):
             raise UsageError(
-                "data, split, classes and limit were given along with a finished data set",
+                "data, split, classes, limit or sample were given along with a finished data set",
                 "choose when reading it",
             )
     else:
         if data is None:
             raise UsageError("no data was given", "give the folder or manifest as data")
-        dataset = read_dataset(dataset, data, split, classes=asked.classes, limit=asked.limit)
+        dataset = read_dataset(
+            dataset,
+            data,
+            split,
+            classes=asked.classes,
+            limit=asked.limit,
+            sample=asked.sample,
+        )
     if predictor is not None and (
         model.model is not None or asked.teacher_forced or asked.fields is not None
     ):
@@ -152,7 +161,7 @@ def evaluate(
                 ignore_abstained=asked.ignore_abstained,
             )
         )
-    report["published"] = published_table()
+    report["published"] = published_table(dataset.name)
     # The long columns come last, where a reader of the file meets the numbers first.
     if "clips" in report:
         report["clips"] = report.pop("clips")
@@ -244,7 +253,10 @@ def _identity(
     dataset: Dataset, system: Mapping[str, Any], decoding: str, telephone: bool
 ) -> dict[str, Any]:
     # What has to be the same for the records of an interrupted run to be taken over.
-    keys = ("name", "architecture", "dtype", "transcriber", "fields", "min_confidence")
+    keys = (
+        "name", "architecture", "dtype", "transcriber", "heads", "language", "fields",
+        "min_confidence",
+    )  # fmt: skip
     return {
         "dataset": dataset.name,
         "source": dataset.source,

@@ -26,6 +26,14 @@ class EvalOptions(Options):
     """
 
     limit: int | None = option(None, "Only the first N clips.", unset="all", panel=DATA, ge=1)
+    sample: int | None = option(
+        None,
+        "Only N clips, drawn by their names: always the same ones, and those of a smaller draw are "
+        "among those of a larger one.",
+        unset="all",
+        panel=DATA,
+        ge=1,
+    )
     classes: int | None = option(
         None,
         "iemocap: the protocol of 4 classes, or of 5 with Frustrated.",
@@ -83,6 +91,8 @@ class EvalOptions(Options):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.limit is not None and self.sample is not None:
+            raise UsageError("limit and sample both choose the clips", "give one of them")
         if self.teacher_forced and (
             self.fields is not None or self.min_confidence is not None or self.ignore_abstained
         ):

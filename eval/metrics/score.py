@@ -30,6 +30,9 @@ MIN_GROUP = 20
 
 GROUP_FIELDS = ("Gender", "Age", "Accent")
 
+GROUP_COLUMN = "group_"
+"""Begins the names of a report's columns that hold further groups of each clip."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -327,12 +330,19 @@ def _gaps(groups: Mapping[str, Any]) -> dict[str, Any]:
                 measured.setdefault(field, {})[name] = item["accuracy"]
     gaps = {}
     for measure, values in measured.items():
-        if len(values) < 2:
-            continue
-        low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-        best, worst = (low, high) if measure == "wer" else (high, low)
-        gaps[measure] = {"best": best, "worst": worst, "gap": abs(values[high] - values[low])}
+        gap = gap_between(values, lowest_is_best=measure == "wer")
+        if gap is not None:
+            gaps[measure] = gap
     return gaps
+
+
+def gap_between(values: Mapping[str, float], *, lowest_is_best: bool) -> dict[str, Any] | None:
+    """How far the best and the worst group are apart; None of fewer than two groups."""
+    if len(values) < 2:
+        return None
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    best, worst = (low, high) if lowest_is_best else (high, low)
+    return {"best": best, "worst": worst, "gap": abs(values[high] - values[low])}
 
 
 def _folds(
@@ -374,6 +384,7 @@ def _columns(scored: Sequence[Scored], fields: Sequence[str]) -> dict[str, list[
     units: dict[str, int] = {}
     columns: dict[str, list[Any]] = {
         "id": [s.record.id for s in scored],
+        "dataset": [s.record.dataset for s in scored],
         "unit": [units.setdefault(s.record.unit, len(units)) for s in scored],
         "failed": [int(s.record.error is not None) for s in scored],
         "word_errors": [s.words.errors if s.words else None for s in scored],
@@ -391,6 +402,8 @@ def _columns(scored: Sequence[Scored], fields: Sequence[str]) -> dict[str, list[
             ]
             if field in LABEL_FIELDS:
                 columns[f"{field}_reference"] = [s.record.reference.get(field) for s in scored]
+    for name in dict.fromkeys(name for s in scored for name in s.record.groups):
+        columns[f"{GROUP_COLUMN}{name}"] = [s.record.groups.get(name) for s in scored]
     return columns
 
 

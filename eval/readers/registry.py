@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ def read_dataset(
     *,
     classes: int | None = None,
     limit: int | None = None,
+    sample: int | None = None,
 ) -> Dataset:
     """Reads a data set as its official distribution unpacks.
 
@@ -28,6 +30,8 @@ def read_dataset(
         split: the split's name in the distribution; None for the reader's default.
         classes: for IEMOCAP, 4 (the default) or 5 emotion classes.
         limit: only the first so many clips.
+        sample: only so many clips, drawn by their names; a smaller draw is part of a larger one,
+            so that a run over it can be resumed to become the larger one.
 
     Raises:
         UsageError: no such reader, or an option that this reader does not have.
@@ -39,8 +43,9 @@ def read_dataset(
         raise UsageError(f"unknown data set {name!r}", f"choose from {', '.join(READERS)}")
     if classes is not None and not entry.classes:
         raise UsageError(f"{name} has no choice of emotion classes", "it is an option of iemocap")
-    if limit is not None and limit < 1:
-        raise UsageError(f"the limit is {limit}", "it has to be at least 1")
+    for option, count in (("limit", limit), ("sample", sample)):
+        if count is not None and count < 1:
+            raise UsageError(f"the {option} is {count}", "it has to be at least 1")
     if not path.exists():
         raise DatasetError(f"there is no {path}", "check --data")
     dataset = _read(entry, path, split, classes)
@@ -48,7 +53,20 @@ def read_dataset(
         raise DatasetError(f"{path} holds no clips", "check --data and --split")
     _check_ids(dataset)
     dataset = replace(dataset, source=str(data))
-    return dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
+    if limit is not None:
+        dataset = replace(dataset, clips=dataset.clips[:limit])
+    return dataset if sample is None else _drawn(dataset, sample)
+
+
+def _drawn(dataset: Dataset, count: int) -> Dataset:
+    """The clips whose names hash lowest, in the data set's own order."""
+    if count >= len(dataset.clips):
+        return dataset
+    order = sorted(hashlib.sha256(clip.id.encode("utf-8")).digest() for clip in dataset.clips)
+    last = order[count - 1]
+    clips = [c for c in dataset.clips if hashlib.sha256(c.id.encode("utf-8")).digest() <= last]
+    note = f"{count} of {len(dataset.clips)} clips, drawn by their names."
+    return replace(dataset, clips=clips, notes=(*dataset.notes, note))
 
 
 def _read(entry: Entry, path: Path, split: str | None, classes: int | None) -> Dataset:

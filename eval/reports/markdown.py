@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .compare_tables import comparison_commands, comparison_facts, comparison_tables
 from .tables import (
     Table,
     conventions,
@@ -33,7 +34,23 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         lines += [f"- `{item['id']}`: {_text(item['error'])}" for item in failures[:FAILURES_SHOWN]]
         if len(failures) > FAILURES_SHOWN:
             lines.append(f"- and {len(failures) - FAILURES_SHOWN} more in the JSON")
-    lines += _table(published(report))
+    for table in published(report):
+        lines += _table(table)
+    return "\n".join(lines) + "\n"
+
+
+def render_comparison_markdown(comparison: Mapping[str, Any]) -> str:
+    """A comparison of reports; tables are GitHub's."""
+    lines = ["# Comparison on the same clips", ""]
+    lines += [f"- {key}: {_text(value)}" for key, value in comparison_facts(comparison)]
+    for table in comparison_tables(comparison):
+        lines += _table(table)
+    lines += ["", "## How this was counted", ""]
+    lines += [f"- {note}" for note in comparison["notes"]]
+    commands = comparison_commands(comparison)
+    if commands:
+        lines += ["", "## Commands of the reports", ""]
+        lines += [f"- {key}: `{_text(command)}`" for key, command in commands]
     return "\n".join(lines) + "\n"
 
 

@@ -60,6 +60,23 @@ def write_report(
     _write(paths.html, render_html(report, records, normalizer))
 
 
+def write_comparison(comparison: Mapping[str, Any], output: str | Path) -> None:
+    """Writes comparison.json, .md and .html into a folder, or beside a name that ends in `.json`.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    from .markdown import render_comparison_markdown
+    from .page import render_comparison_html
+
+    path = Path(output).expanduser()
+    if path.suffix != ".json":
+        path = path / "comparison.json"
+    _write(path, report_json(comparison))
+    _write(path.with_suffix(".md"), render_comparison_markdown(comparison))
+    _write(path.with_suffix(".html"), render_comparison_html(comparison))
+
+
 def report_json(report: Mapping[str, Any]) -> str:
     """The report as JSON text: indented, floats to six decimals, a line per column of clips."""
     data = _rounded(dict(report))
@@ -87,15 +104,6 @@ def load_report(path: str | Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("kind") != KIND:
         raise DatasetError(f"{path} is not a report of speechmeta eval", "give a report's JSON")
     return report
-
-
-def write_json(data: Mapping[str, Any], path: Path) -> None:
-    """Writes any JSON-ready dict.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    _write(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

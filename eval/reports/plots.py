@@ -1,4 +1,4 @@
-"""Reliability and risk-coverage curves as SVG text."""
+"""Reliability and risk-coverage curves as SVG text; the page's styles colour them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def reliability_svg(bins: Sequence[Mapping[str, Any]]) -> str:
         height = item["accuracy"] * SIZE
         shapes.append(
             f'<rect x="{x:.1f}" y="{_y(item["accuracy"])}" width="{width - 1:.1f}" '
-            f'height="{height:.1f}" fill="#1f6feb" '
+            f'height="{height:.1f}" class="bin" '
             f'opacity="{0.15 + 0.7 * item["n"] / most:.2f}"><title>{item["n"]} clips, confidence '
             f"{item['confidence']:.3f}, accuracy {item['accuracy']:.3f}</title></rect>"
         )
     points = " ".join(f"{_x(b['confidence'])},{_y(b['accuracy'])}" for b in bins)
-    shapes.append(f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="2"/>')
+    shapes.append(f'<polyline points="{points}" fill="none" class="bin" stroke-width="2"/>')
     return _frame(shapes, "confidence", "accuracy")
 
 
 def risk_svg(curve: Sequence[Mapping[str, float]]) -> str:
     """Error rate by coverage; points as in a report's `risk.curve`, fractions."""
     points = " ".join(f"{_x(point['coverage'])},{_y(point['risk'])}" for point in curve)
-    shapes = [f'<polyline points="{points}" fill="none" stroke="#b3261e" stroke-width="2"/>']
+    shapes = [f'<polyline points="{points}" fill="none" class="risk" stroke-width="2"/>']
     shapes += [
-        f'<circle cx="{_x(p["coverage"])}" cy="{_y(p["risk"])}" r="3" fill="#b3261e"><title>'
+        f'<circle cx="{_x(p["coverage"])}" cy="{_y(p["risk"])}" r="3" class="risk"><title>'
         f"coverage {p['coverage']:.2f}: error {p['risk']:.3f}, from confidence "
         f"{p['threshold']:.3f}</title></circle>"
         for p in curve

@@ -35,8 +35,16 @@ ROWS: tuple[tuple[str, tuple[float, ...]], ...] = (
 )
 
 
-def published_table() -> dict[str, Any]:
-    """The table as it appears in a report's JSON, with its protocol."""
+DATASETS = {"librispeech": "librispeech_", "commonvoice": "commonvoice_"}
+"""The data sets that the table is about, and how the names of their columns begin."""
+
+
+def published_table(dataset: str) -> dict[str, Any] | None:
+    """The table as it appears in a report's JSON, with its protocol.
+
+    None where it says nothing of the data set."""
+    if dataset not in DATASETS:
+        return None
     return {
         "protocol": PROTOCOL,
         "rows": [

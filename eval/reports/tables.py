@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .published_table import COLUMNS
+from .published_table import COLUMNS, DATASETS
 
 NOTHING = "n/a"
 
@@ -106,21 +106,25 @@ def detail_tables(report: Mapping[str, Any]) -> list[Table]:
     return [*tables, mapping] if mapping.rows else tables
 
 
-def published(report: Mapping[str, Any]) -> Table:
-    """SpeechLLM's table, with the run where it is on one of the same data sets."""
+def published(report: Mapping[str, Any]) -> list[Table]:
+    """SpeechLLM's table with the run in it; empty where it is about other data sets."""
+    prefix = DATASETS.get(report["dataset"]["name"])
+    if prefix is None:
+        return []
+    columns = {name: title for name, title in COLUMNS.items() if name.startswith(prefix)}
     rows: list[tuple[str, ...]] = []
     run = _run_in_columns(report)
     if run:
         how = "mean of utterances" if "protocol" in report else "corpus WER"
         cells = [f"this run: {report['system']['name']} ({report['decoding']}, {how})"]
-        rows.append((*cells, *(percent(run.get(name)) for name in COLUMNS)))
+        rows.append((*cells, *(percent(run.get(name)) for name in columns)))
     for row in report["published"]["rows"]:
         cells = [row["checkpoint"]]
-        for name in COLUMNS:
+        for name in columns:
             cells.append(f"{row[name]:.2f}" if name.endswith("wer") else percent(row[name]))
         rows.append(tuple(cells))
-    header = ("Checkpoint", *(title.removesuffix(" %") + ", %" for title in COLUMNS.values()))
-    return Table("Published SpeechLLM table", header, rows, report["published"]["protocol"])
+    header = ("Checkpoint", *(title.removesuffix(" %") + ", %" for title in columns.values()))
+    return [Table("Published SpeechLLM table", header, rows, report["published"]["protocol"])]
 
 
 def _run_in_columns(report: Mapping[str, Any]) -> dict[str, float | None]:

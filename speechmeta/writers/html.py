@@ -117,21 +117,31 @@ def relative_address(path: str) -> str:
     return quote(os.fsencode(path.replace(os.sep, "/")))
 
 
-def render(template: str, values: dict[str, Any], *, script: str) -> str:
-    """A page of `templates/`, with its styles and its script inside."""
-    code = _asset(script)
+def render(
+    template: str, values: dict[str, Any], *, script: str | None = None, styles: str | None = None
+) -> str:
+    """A page of `templates/`, with its styles and its script inside.
+
+    Args:
+        template, script, styles: files of `templates/`, or of another package's as
+            `package:file`. The styles are added to those that all pages share.
+    """
+    code = _asset(script) if script else ""
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    allowed = f"'sha256-{digest}'" if script else "'none'"
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"media-src data: 'self' file:; script-src 'sha256-{digest}'"
+        f"media-src data: 'self' file:; script-src {allowed}"
     )
+    shared = _asset("report.css") + (_asset(styles) if styles else "")
     return _environment().get_template(template).render(
-        values, styles=Markup(_asset("report.css")), script=Markup(code), content_policy=policy
+        values, styles=Markup(shared), script=Markup(code), content_policy=policy
     )  # fmt: skip
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("templates", name).read_text("utf-8")
+    package, _, file = name.rpartition(":")
+    return resources.files(package or __package__).joinpath("templates", file).read_text("utf-8")
 
 
 @cache

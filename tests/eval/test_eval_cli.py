@@ -87,18 +87,26 @@ def test_compare(run_cli: Any, data: Path, predictions: Path, tmp_path: Path) ->
         )  # fmt: skip
     result = run_cli("eval", "compare", tmp_path / "a.json", tmp_path / "b.json")
     assert result.code == 0
-    assert "B minus A on 5 clips" in result.stdout
-    out = tmp_path / "comparison.json"
+    assert "On 5 clips" in result.stdout
+    assert "B - A" in result.stdout
     result = run_cli(
-        "eval", "compare", tmp_path / "a.json", tmp_path / "b.json", "--json", "-o", out
-    )
-    assert json.loads(result.stdout) == json.loads(out.read_text())
+        "eval", "compare", *(tmp_path / f"{name}.json" for name in "aba"), "--json",
+        "--names", "x,y,z", "--resample", "clips", "-o", tmp_path / "out",
+    )  # fmt: skip
+    out = tmp_path / "out" / "comparison"
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert json.loads(result.stdout) == written
+    assert [system["name"] for system in written["systems"]] == ["x", "y", "z"]
+    assert out.with_suffix(".md").read_text().startswith("# Comparison on the same clips")
+    assert "C - A" in out.with_suffix(".html").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--predictions", "p.jsonl", "--model", "m"], "name different systems"),
+        (["--predictions", "p.jsonl", "--faster-whisper", "m"], "name different systems"),
+        (["--limit", "1", "--sample", "1"], "both choose the clips"),
         (["--classifier", "Gender"], "is not FIELD=MODEL"),
         (["--split", "x"], "has no split 'x'"),
         (["--resume", "--predictions", "PREDICTIONS"], "nothing to resume"),

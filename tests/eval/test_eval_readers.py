@@ -247,7 +247,23 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         read_dataset("manifest", path, classes=4)
     with pytest.raises(UsageError, match="at least 1"):
         read_dataset("manifest", path, limit=0)
+    with pytest.raises(UsageError, match="sample is 0"):
+        read_dataset("manifest", path, sample=0)
     assert len(read_dataset("manifest", path, limit=2).clips) == 2
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one(tmp_path: Path) -> None:
+    rows = [{"audio": f"{i}.wav", "text": "x"} for i in range(60)]
+    path = manifest(tmp_path / "m.jsonl", rows)
+    everything = [clip.id for clip in read_dataset("manifest", path).clips]
+    few, more = (read_dataset("manifest", path, sample=n) for n in (10, 30))
+    names = [clip.id for clip in more.clips]
+    assert (len(few.clips), len(names)) == (10, 30)
+    assert {clip.id for clip in few.clips} < set(names)
+    assert names == [name for name in everything if name in names]
+    assert names != everything[:30]
+    assert "30 of 60 clips, drawn by their names." in more.notes
+    assert len(read_dataset("manifest", path, sample=60).clips) == 60
 
 
 def test_the_shared_dev_manifest(shared_dir: Path) -> None:

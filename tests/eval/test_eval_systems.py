@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,9 @@ from transformers import (
 
 from speechmeta.audio.loading import Audio
 from speechmeta.decoding.layout import COMPACT_LAYOUT, PUBLISHED_LAYOUT
-from speechmeta.errors import DatasetError, UsageError
+from speechmeta.errors import DatasetError, MissingExtraError, ModelError, UsageError
 from speechmeta.eval import Dataset, evaluate, read_dataset
+from speechmeta.eval.faster_whisper import FasterWhisperPredictor
 from speechmeta.eval.systems import AnalyzerPredictor, FilePredictor, PipelinePredictor
 from speechmeta.models.speechllm.recognition import SpeechLLMRecognizer
 from speechmeta.pipeline.analyzer import Analyzer
@@ -212,3 +216,57 @@ def test_a_file_of_predictions(dataset: Dataset, tmp_path: Path) -> None:
 def test_bad_files_of_predictions(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         FilePredictor(_lines(tmp_path / "p.jsonl", rows))
+
+
+class FakeWhisper:
+    """Stands for `faster_whisper.WhisperModel`: hears nothing in quiet audio."""
+
+    class Inner:
+        device, compute_type = "cpu", "int8_float32"
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if name == "absent":
+            raise RuntimeError("no\n such model")
+        self.options, self.model = options, self.Inner()
+
+    def transcribe(self, audio: np.ndarray, **options: Any) -> tuple[Any, None]:
+        assert options == {"language": "en", "vad_filter": True}
+        texts = [" Hello", " there. "] if np.abs(audio).max() > 0.01 else []
+        return (SimpleNamespace(text=text) for text in texts), None
+
+
+@pytest.fixture
+def fake_whisper(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("faster_whisper")
+    package.WhisperModel = FakeWhisper  # type: ignore[attr-defined]
+    package.__spec__ = ModuleSpec("faster_whisper", None)
+    monkeypatch.setitem(sys.modules, "faster_whisper", package)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1 ({name})")
+
+
+@pytest.mark.usefixtures("fake_whisper")
+def test_faster_whisper_says_words_and_speech() -> None:
+    predictor = FasterWhisperPredictor("base", "en", local_files_only=True)
+    loud, quiet = _audio(), Audio(np.zeros((1, 8000), np.float32), 16000)
+    heard = [prediction.values for prediction in predictor.predict([loud, quiet])]
+    assert heard == [
+        {"SpeechActivity": True, "Transcript": "Hello there."},
+        {"SpeechActivity": False, "Transcript": ""},
+    ]
+    told = predictor.describe()
+    assert (told["name"], told["dtype"]) == ("faster-whisper base", "int8_float32")
+    assert predictor.model.options["local_files_only"] is True
+
+
+@pytest.mark.usefixtures("fake_whisper")
+def test_a_model_that_faster_whisper_cannot_load() -> None:
+    with pytest.raises(ModelError, match="cannot load absent: no such model"):
+        FasterWhisperPredictor("absent")
+    with pytest.raises(UsageError, match="not on mps"):
+        FasterWhisperPredictor("base", device="mps")
+
+
+def test_faster_whisper_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(MissingExtraError, match="faster_whisper, which is not installed"):
+        FasterWhisperPredictor("base")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from browsing import FLAGS, assert_accessible, launched
 from report_samples import NASTY, empty_report, sample_peaks, sample_report
 
 from speechmeta.schema import CallReport, RedactedSpan, Word
@@ -20,24 +21,11 @@ from speechmeta.writers.structured import document
 
 pytestmark = pytest.mark.slow
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--autoplay-policy=no-user-gesture-required",
-    "--mute-audio",
-]
-
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives Chromium")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        try:
-            yield launched
-        finally:
-            launched.close()
+    with launched(chromium) as browser:
+        yield browser
 
 
 Open = Callable[..., Any]
@@ -256,9 +244,6 @@ def test_nothing_is_wider_than_a_telephone(show: Open) -> None:
 def test_axe_core_finds_no_violation(
     show: Open, tmp_path: Path, kind: str, width: int, scheme: str
 ) -> None:
-    reason = "axe-core comes with axe-playwright-python, of the extra dev"
-    package = pytest.importorskip("axe_playwright_python", reason=reason)
-    script = Path(package.__file__).parent / "axe.min.js"
     shown: CallReport | str = empty_report()
     if kind == "call":
         shown = with_sound(tmp_path / "calls", 2.0)
@@ -266,11 +251,7 @@ def test_axe_core_finds_no_violation(
         shown = folder_page()
     page = show(shown, width)
     page.emulate_media(color_scheme=scheme)
-    # Not by a script tag: the page's policy runs no script but its own.
-    page.evaluate(script.read_text())
-    found = page.evaluate("axe.run()")
-    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found["violations"]] == []
-    assert len(found["passes"]) > 15
+    assert_accessible(page)
 
 
 def test_twenty_minutes_on_six_sheets_of_paper(chromium: str, tmp_path: Path) -> None:
