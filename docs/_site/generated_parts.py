@@ -68,18 +68,21 @@ def _reports() -> Iterator[str]:
     )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for name, report in rows.items():
-        labels = report.get("labels", {})
-        silent = report.get("non_speech", {})
+        # A system of another kind gives less: a null stands for what it does not give.
+        labels = report.get("labels") or {}
+        silent = report.get("non_speech") or {}
+        speech = report.get("speech_activity") or {}
+        valid = report.get("valid_json") or {}
         cells = [
             f"[{name}](../eval/results/{name}.md)",
             report.get("condition") or "as recorded",
             f"{report['n']:,}",
             _percent(report.get("wer")),
             f"{silent['with_words']} of {silent['n']} clips" if silent else "",
-            _percent(report.get("speech_activity", {}).get("accuracy")),
+            _percent(speech.get("accuracy")),
             _percent(labels.get("Gender", {}).get("accuracy")),
             *(_percent(labels.get(name, {}).get("uar")) for name in ("Age", "Accent", "Emotion")),
-            _percent(report.get("valid_json", {}).get("share")),
+            _percent(valid.get("share")),
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""

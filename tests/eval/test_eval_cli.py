@@ -37,7 +37,7 @@ def test_manifest_writes_four_files(
     )
     assert result.code == 0
     assert "WER" in result.stdout
-    assert "Published SpeechLLM table" in result.stdout
+    assert "Published SpeechLLM table" not in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["wer"], report["n"], report["errors"]) == (0.0, 5, 0)
     assert report["labels"]["Gender"]["accuracy"] == 1.0
