@@ -88,7 +88,7 @@ def test_known_differences_are_found(dataset: Dataset) -> None:
 
 
 def test_three_systems_one_of_which_knows_words_only(dataset: Dataset) -> None:
-    words = {clip.id: {"Transcript": "this is my odor"} for clip in dataset.clips}
+    words: dict[str, Any] = {c.id: {"Transcript": "this is my odor"} for c in dataset.clips}
     only_words = evaluate(
         dataset, predictor=Oracle(dataset, words, fields=["Transcript"], name="words")
     )

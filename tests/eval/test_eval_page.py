@@ -43,7 +43,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for i in range(24)
     ]
     dataset = read_dataset("manifest", manifest(folder / "m.jsonl", rows))
-    wrong = {clip.id: {"Transcript": "this was <my> order of"} for clip in dataset.clips[::4]}
+    said = {"Transcript": "this was <my> order of"}
+    wrong: dict[str, Any] = {clip.id: said for clip in dataset.clips[::4]}
     run = evaluate(dataset, predictor=Oracle(dataset, wrong), output=folder / "run.json")
     books = read_dataset("librispeech", librispeech(folder / "books"))
     evaluate(books, predictor=Oracle(books), output=folder / "published.json")
