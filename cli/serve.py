@@ -9,20 +9,25 @@ import typer
 from speechmeta.errors import require_extra
 
 from .console import print_note
-from .flags import CALL, MODEL, add_command
+from .flags import CALL, MODEL, STORE, add_command
 
 if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.server.options import ServeOptions
+    from speechmeta.store.options import StoreOptions
 
 SERVE = "speechmeta.server.options:ServeOptions"
 
 
 def register(app: typer.Typer) -> None:
-    add_command(app, "serve", serve, {"call": CALL, "model": MODEL, "options": SERVE})
+    add_command(
+        app, "serve", serve, {"call": CALL, "model": MODEL, "options": SERVE, "store": STORE}
+    )
 
 
-def serve(*, call: CallOptions, model: ModelOptions, options: ServeOptions) -> int:
+def serve(
+    *, call: CallOptions, model: ModelOptions, options: ServeOptions, store: StoreOptions
+) -> int:
     """Serve OpenAI's transcription interface, reports of calls, and jobs over HTTP.
 
     Options of calls are the defaults of requests; GET /docs shows what requests may say.
@@ -34,7 +39,7 @@ def serve(*, call: CallOptions, model: ModelOptions, options: ServeOptions) -> i
     from speechmeta.server.running import address_of, listen, serve
     from speechmeta.server.web import Server
 
-    server = Server(model, options, call)
+    server = Server(model, options, call, sink=store.sink)
     with listen(options) as listening:
         server.start()
         try:

@@ -71,11 +71,13 @@ class Running:
 
 
 @contextmanager
-def running(call: CallOptions | None = None, **options: Any) -> Iterator[Running]:
+def running(
+    call: CallOptions | None = None, sink: str | None = None, **options: Any
+) -> Iterator[Running]:
     """Serves on a free port, with one reader."""
     chosen = ServeOptions(**{"port": 0, "readers": 1, **options})
     engine = GatedEngine()
-    server = Server(Analyzer.from_engine(engine), chosen, call)
+    server = Server(Analyzer.from_engine(engine), chosen, call, sink=sink)
     server.start()
     with listen(chosen) as listening:
         begun = threading.Event()

@@ -109,23 +109,45 @@ class Storing:
         data = json.loads(line)
         if "error" in data:
             return ""
-        kept = [item for item in data.pop("failures", []) if item["part"] != PART]
-        digest, place, told = finished.digest, finished.stored, ""
-        whole = _with_failures(data, kept)
+        digest = finished.digest
+        failed: SpeechMetaError | None
         try:
             digest = digest or self._digest(finished)
-            self._sink.write(digest, whole, finished.at)
-            place = self._sink.address
+            whole, failed = written(self._sink, digest, data, finished.at)
         except SpeechMetaError as error:
-            told = f"no {PART}: {error.message}"
-            failure = {"part": PART, "message": error.message, "hint": error.hint}
-            whole = _with_failures(data, [*kept, failure])
+            whole, failed = noted(data, error), error
+        place = finished.stored if failed else self._sink.address
         self._journal.stored(finished.id, digest, place, compact(whole))
-        return told
+        return f"no {PART}: {failed.message}" if failed else ""
 
     def _digest(self, finished: Finished) -> str:
         """Of a recording whose result was there before there was a database."""
         return digest_of(os.fsdecode(os.path.join(self._root, finished.relative)))
+
+
+def written(
+    sink: Sink, digest: str, data: dict[str, Any], analysed: float | None = None
+) -> tuple[dict[str, Any], SpeechMetaError | None]:
+    """Writes a document to a database; returns it as it is to be kept, and why it is not there.
+
+    Args:
+        digest, data, analysed: see `Sink.write`.
+    """
+    whole = noted(data, None)
+    try:
+        sink.write(digest, whole, analysed)
+    except SpeechMetaError as error:
+        return noted(data, error), error
+    return whole, None
+
+
+def noted(data: dict[str, Any], error: SpeechMetaError | None) -> dict[str, Any]:
+    """A document that says whether the database lacks it, whatever it said before."""
+    kept = [item for item in data.get("failures", []) if item["part"] != PART]
+    if error is not None:
+        kept.append({"part": PART, "message": error.message, "hint": error.hint})
+    plain = {name: value for name, value in data.items() if name != "failures"}
+    return _with_failures(plain, kept)
 
 
 def _with_failures(data: dict[str, Any], failures: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,4 +158,4 @@ def _with_failures(data: dict[str, Any], failures: list[dict[str, Any]]) -> dict
     return {**made, "failures": failures, "warnings": data["warnings"]}
 
 
-__all__ = ["PART", "KnownJob", "Storing", "opened"]
+__all__ = ["PART", "KnownJob", "Storing", "noted", "opened", "written"]

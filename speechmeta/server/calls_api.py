@@ -100,7 +100,7 @@ def router(served: Served) -> APIRouter:
             )
             if not stream:
                 report = await report_of(request, served, incoming, hearing, begun)
-                return json_response(compact(document(report)))
+                return json_response(compact(await _told(served, incoming, report)))
             # What is refused at once is refused with a status.
             first = await unless_left(request, hearing)
             events = _events(request, served, incoming, hearing, begun, first, stack.pop_all())
@@ -108,6 +108,14 @@ def router(served: Served) -> APIRouter:
         raise AssertionError("a request is answered above")
 
     return routes
+
+
+async def _told(served: Served, incoming: Incoming, report: CallReport) -> dict[str, Any]:
+    """The document of a report, which says so if the server's database lacks it."""
+    data = document(report)
+    if served.keeper is None:
+        return data
+    return await served.keeper.kept(incoming.path, data)
 
 
 async def _events(
@@ -123,7 +131,7 @@ async def _events(
         while True:
             if isinstance(news, CallReport):
                 report = accounted(request, served, incoming, news, begun)
-                yield _event("report", compact(document(report)))
+                yield _event("report", compact(await _told(served, incoming, report)))
                 return
             for turn in news:
                 yield _event("turn", visible_json(turn.model_dump_json()))

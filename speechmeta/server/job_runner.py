@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +24,14 @@ from speechmeta.pipeline.options import CallOptions
 from speechmeta.schema import CallReport, Turn
 from speechmeta.server.hearing import renamed, without_our_paths
 from speechmeta.server.jobs import MAX_ATTEMPTS, RECORDINGS, Asked, Job, JobStore
+from speechmeta.server.keeping import Keeper
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.options import ServeOptions
 from speechmeta.server.problems import Refused, Stopped
 from speechmeta.server.service import Service, Ticket
 from speechmeta.server.uploads import Incoming
 from speechmeta.server.webhooks import RETRY_SECONDS, TIMEOUT_SECONDS, Webhooks
+from speechmeta.store.digest import digest_of
 from speechmeta.writers.files import output_error
 
 log = logging.getLogger("speechmeta.server")
@@ -44,6 +47,7 @@ class JobRunner:
 
     Args:
         state: the folder; only one server may use it at a time.
+        keeper: takes results to a database.
     """
 
     def __init__(
@@ -53,8 +57,11 @@ class JobRunner:
         service: Service,
         webhooks: Webhooks,
         metrics: Metrics,
+        keeper: Keeper | None = None,
     ) -> None:
         self._options = options
+        self._keeper = keeper
+        self._refused: dict[int, float] = {}
         self._service = service
         self.webhooks = webhooks
         self._metrics = metrics
@@ -161,7 +168,8 @@ class JobRunner:
         return await asyncio.wrap_future(self._do(self._store.by_status))
 
     async def attend(self) -> None:
-        """Calls webhooks and deletes old results, until it is cancelled."""
+        """Calls webhooks, takes results to the database and deletes old ones, until it is
+        cancelled."""
         swept = 0.0
         async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:
             while True:
@@ -169,6 +177,7 @@ class JobRunner:
                 try:
                     due = await asyncio.wrap_future(self._do(self._store.due))
                     await asyncio.gather(*(self._call(client, job) for job in due))
+                    await self._store_results()
                     if time.monotonic() - swept > _SWEEP_SECONDS:
                         swept = time.monotonic()
                         seconds = 3600 * self._options.keep_hours
@@ -178,6 +187,25 @@ class JobRunner:
                 except SpeechMetaError as error:
                     # A full disk passes; the server goes on meanwhile.
                     log.error("jobs", extra={"kind": type(error).__name__})
+
+    async def _store_results(self) -> None:
+        """Takes to the database what it does not have; what it refuses waits for a minute."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        lacking = await asyncio.wrap_future(self._do(lambda: self._store.unstored(keeper.address)))
+        now = time.monotonic()
+        for finished, line in lacking:
+            if self._refused.get(finished.id, now) > now:
+                continue
+            whole, stored = await keeper.written(str(finished.digest), line, finished.at)
+            self._refused.pop(finished.id, None)
+            if not stored:
+                self._refused[finished.id] = now + _SWEEP_SECONDS
+            place = keeper.address if stored else finished.stored
+            await asyncio.wrap_future(
+                self._do(partial(self._store.stored, finished.id, finished.digest, place, whole))
+            )
 
     async def _call(self, client: httpx2.AsyncClient, job: Job) -> None:
         body, headers = self.webhooks.message(job)
@@ -276,7 +304,10 @@ class JobRunner:
 
     def _kept(self, job: Job, outcome: CallReport | SpeechMetaError) -> None:
         try:
-            self._store.end(job, outcome)
+            digest = None
+            if self._keeper is not None and isinstance(outcome, CallReport):
+                digest = digest_of(job.asked.path)
+            self._store.end(job, outcome, digest)
         except SpeechMetaError as error:
             # The job stays unfinished, and the next server does it again.
             log.error("a result could not be kept", extra={"job": job.id,

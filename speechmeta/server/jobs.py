@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechmeta.batch.discovery import FoundFile
-from speechmeta.batch.journal import STATE_FOLDER, Entry, Journal, damaged
+from speechmeta.batch.journal import STATE_FOLDER, Entry, Finished, Journal, damaged
 from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import CallReport
 from speechmeta.server.problems import body_of
@@ -137,11 +137,14 @@ class JobStore(Journal):
         with self._careful():
             self._db.execute("UPDATE jobs SET attempts = attempts + 1 WHERE id = ?", (number,))
 
-    def end(self, job: Job, outcome: CallReport | SpeechMetaError) -> None:
-        """Keeps what came of a job, and deletes the recording if it was sent."""
+    def end(
+        self, job: Job, outcome: CallReport | SpeechMetaError, digest: str | None = None
+    ) -> None:
+        """Keeps what came of a job, and deletes the recording if it was sent; `digest` is that of
+        the recording, where results go to a database."""
         if isinstance(outcome, CallReport):
             line = compact(document(outcome))
-            self.finish(job.entry, "done", line, outcome.audio.duration)
+            self.finish(job.entry, "done", line, outcome.audio.duration, digest=digest)
         else:
             self.finish(job.entry, "failed", compact(body_of(outcome)))
         now = time.time()
@@ -193,6 +196,17 @@ class JobStore(Journal):
     def due(self) -> list[Job]:
         """The jobs whose webhook is to be called now."""
         return list(self._jobs("due <= ? ORDER BY due LIMIT 100", (time.time(),)))
+
+    def unstored(self, place: str) -> list[tuple[Finished, str]]:
+        """The results that this database is to have and does not, at most 100 of them."""
+        query = (
+            "SELECT id, path, state, finished, digest, stored, document FROM files"
+            " WHERE state = 'done' AND digest IS NOT NULL AND (stored IS NULL OR stored != ?)"
+            " ORDER BY finished LIMIT 100"
+        )
+        with self._careful():
+            rows = self._db.execute(query, (place,)).fetchall()
+        return [(Finished(*row[:6]), self._whole(row[6], row[1])) for row in rows]
 
     def delivered(self, job: Job, again_in: float | None) -> None:
         """Counts a call of a webhook; the next one is in so many seconds, or there is none."""

@@ -21,8 +21,10 @@ _OWN = (
     "kind",
     "where",
     "job",
+    "why",
 )
-"""What an event may say beside its name; nothing that a client chose is among it."""
+"""What an event may say beside its name; nothing that a client chose is among it. `why` is what a
+database says of itself."""
 
 
 class _Line(logging.Formatter):

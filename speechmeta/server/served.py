@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.server.keeping import Keeper
 from speechmeta.server.keys import Keys
 from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
@@ -29,6 +30,7 @@ class Served:
         roots: folders whose recordings may be named.
         hall: of live calls.
         jobs: None where none are kept.
+        keeper: writes results to a database; None where there is none.
     """
 
     service: Service
@@ -40,6 +42,7 @@ class Served:
     metrics: Metrics
     hall: Hall
     jobs: JobRunner | None = None
+    keeper: Keeper | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def refuse_if_full(self) -> None:

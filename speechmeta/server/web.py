@@ -20,6 +20,7 @@ from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.server import calls_api, health_api, jobs_api, live_api, openai_api
 from speechmeta.server.envelope import Envelope, error_response, note, of_http
 from speechmeta.server.job_runner import JobRunner
+from speechmeta.server.keeping import Keeper
 from speechmeta.server.keys import load_keys
 from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
@@ -55,6 +56,7 @@ class Server:
         options: how it is served.
         call: what is asked of calls where a request says nothing.
         routers: further routes, beside `ROUTERS`.
+        sink: URL of a database that results also go to.
 
     Raises:
         UsageError: options contradict each other, or a file or folder is not there.
@@ -66,6 +68,7 @@ class Server:
         options: ServeOptions | None = None,
         call: CallOptions | None = None,
         routers: Sequence[MakeRouter] = (),
+        sink: str | None = None,
     ) -> None:
         options = options or ServeOptions()
         keys = load_keys(options)
@@ -75,8 +78,9 @@ class Server:
         self._files = PrivateFiles(keep_seconds=2 * options.request_seconds + 3600, prefix=PREFIX)
         service = Service(model, options, self._files.uploads, metrics.batch)
         jobs = None
+        keeper = None if sink is None else Keeper(sink, metrics)
         if options.state is not None:
-            jobs = JobRunner(Path(options.state), options, service, webhooks, metrics)
+            jobs = JobRunner(Path(options.state), options, service, webhooks, metrics, keeper)
         self.served = Served(
             service,
             options,
@@ -87,6 +91,7 @@ class Server:
             metrics,
             Hall(options.max_live, metrics),
             jobs,
+            keeper,
         )
         self.app = _application(self.served, [*ROUTERS, *routers])
 
@@ -94,11 +99,13 @@ class Server:
         """Loads the model, and takes up the jobs that an earlier server left.
 
         Raises:
-            ModelError, UsageError, OutputError: that cannot be done.
+            ModelError, UsageError, OutputError, StoreError: that cannot be done.
         """
         served = self.served
-        served.service.start()
+        if served.keeper is not None:
+            served.keeper.start()
         try:
+            served.service.start()
             served.metrics.batch_size = served.service.batch_size
             # What the model does not give is said before the first request.
             served.service.model.lane(served.call)
@@ -114,6 +121,8 @@ class Server:
         self.served.service.stop()
         if self.served.jobs is not None:
             self.served.jobs.stop()
+        if self.served.keeper is not None:
+            self.served.keeper.stop()
         self._files.close()
 
 
