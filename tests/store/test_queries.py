@@ -110,9 +110,7 @@ ANSWERS: dict[str, list[tuple[Any, ...]]] = {
 
 
 @pytest.fixture(scope="module", params=["duckdb", "postgresql"])
-def ask(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ask]:
+def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """A made store of four calls; runs a query."""
     if request.param == "duckdb":
         place: Path = tmp_path_factory.mktemp("store")
