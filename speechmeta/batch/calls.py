@@ -13,6 +13,7 @@ from speechmeta.batch.job import Ask, ModelFacts, Spill, Waveform
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.pipeline.plan import CallPlan, prepare_call
 from speechmeta.pipeline.report import assemble_call
+from speechmeta.pipeline.second_look import Judge
 from speechmeta.schema import CallReport
 
 if TYPE_CHECKING:
@@ -53,10 +54,17 @@ class CallJob:
             AudioError: the file cannot be used.
         """
         speaker_model = self.options.speaker_model
+
+        def judge() -> Judge | None:
+            able: bool = ask(JudgeRequest())
+            return (lambda clips: ask(JudgeRequest(tuple(clips)))) if able else None
+
         try:
-            call = prepare_call(path, self.options, lambda: _DistantEmbedder(ask, speaker_model))
+            call = prepare_call(
+                path, self.options, lambda: _DistantEmbedder(ask, speaker_model), judge=judge
+            )
         except _NoEmbedder:
-            call = prepare_call(path, self.options, None)
+            call = prepare_call(path, self.options, None, judge=judge)
         for clip, fields in zip(call.clips(), call.plan.clip_fields, strict=True):
             spill(clip, fields)
         return call.plan
@@ -79,6 +87,14 @@ class EmbedRequest:
 
     clips: tuple[Waveform, ...] | None = None
     speaker_model: str | None = None
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """Asks how probable speech is in clips (samples,) at 16 kHz; without clips, whether the model
+    can tell."""
+
+    clips: tuple[Waveform, ...] | None = None
 
 
 class _NoEmbedder(Exception):
@@ -126,8 +142,14 @@ class CallModel:
         words = self._options.needs_words(self._analyzer.engine.gives_words)
         return self._analyzer.decode_each(waveforms, asked, words)
 
-    def answer(self, request: EmbedRequest) -> Any:
-        """Embeddings of voices, for calls with several speakers on one channel."""
+    def answer(self, request: EmbedRequest | JudgeRequest) -> Any:
+        """Embeddings of voices, for calls with several speakers on one channel; or whether loud
+        sound is speech."""
+        if isinstance(request, JudgeRequest):
+            judge = self._analyzer.speech_judge()
+            if judge is None or request.clips is None:
+                return judge is not None
+            return judge(request.clips)
         embedder = self._embedders.get(request.speaker_model)
         if embedder is None:
             make = self._analyzer.embedder_source(request.speaker_model)

@@ -11,6 +11,7 @@ from speechmeta.diarization.embeddings import (
     SpeakerProjection,
     VerificationEmbedder,
 )
+from speechmeta.diarization.foreign import is_nemo, is_pyannote, load_nemo, load_pyannote
 from speechmeta.diarization.voice_encoder import VoiceEmbedder
 from speechmeta.errors import ModelError
 
@@ -37,14 +38,21 @@ def load_embedder(
 
     Args:
         name: None or `voiceprint` for the package's own; `encoder` for the encoder of
-            `model`; else a hub id or folder of a speaker verification model.
+            `model`; else a hub id or folder of a speaker verification model, of transformers,
+            pyannote.audio or NeMo (see `diarization.foreign`).
         model, processor: the checkpoint that analyses the call.
 
     Raises:
         ModelError: it cannot be loaded, or the checkpoint has no encoder for it.
     """
-    if name in (None, VOICEPRINT):
+    if name is None or name == VOICEPRINT:
         return VoiceEmbedder.load(PACKAGED)
+    if name != ENCODER and (is_pyannote(name) or is_nemo(name)):
+        import torch
+
+        load = load_pyannote if is_pyannote(name) else load_nemo
+        device = torch.device(getattr(model, "device", None) or "cpu")
+        return load(name, device, local_files_only)
     if name != ENCODER:
         return VerificationEmbedder(
             str(name), getattr(model, "device", None) or "cpu", local_files_only

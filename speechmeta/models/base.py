@@ -116,6 +116,30 @@ def given_fields(model: SpeechModel, fields: Sequence[str] | None) -> tuple[str,
 
 
 @runtime_checkable
+class SpeechJudge(Protocol):
+    """A model that may have a head for SpeechActivity, which says of sound whether it is speech."""
+
+    @property
+    def judges_speech(self) -> bool:
+        """Whether it has that head."""
+        ...
+
+    def speech_probabilities(self, waveforms: Sequence[Waveform]) -> list[float | None]:
+        """How probable speech is in each waveform, by the head alone.
+
+        Args:
+            waveforms: (samples,) at 16 kHz, each no longer than the model's `max_seconds`.
+
+        Returns:
+            In their order, 0 to 1; None for one that could not be encoded.
+
+        Raises:
+            UsageError: it has no such head.
+        """
+        ...
+
+
+@runtime_checkable
 class Instructable(Protocol):
     """A model that can be told of a recording what Whisper is told."""
 
@@ -143,4 +167,12 @@ def told(model: SpeechModel, language: str | None, hotwords: str | None) -> Spee
     raise UsageError(f"the model {model.info.name} takes no {what}", "leave it out")
 
 
-__all__ = ["Aligner", "Instructable", "SpeechModel", "Waveform", "given_fields", "told"]
+__all__ = [
+    "Aligner",
+    "Instructable",
+    "SpeechJudge",
+    "SpeechModel",
+    "Waveform",
+    "given_fields",
+    "told",
+]

@@ -25,7 +25,7 @@ from speechmeta.audio.rawformats import RawRules
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
-from speechmeta.models.base import SpeechModel, given_fields
+from speechmeta.models.base import SpeechJudge, SpeechModel, given_fields
 from speechmeta.models.loading import load_speech_model
 from speechmeta.pipeline.arguments import (
     AnalysisArguments,
@@ -40,6 +40,7 @@ from speechmeta.pipeline.policy import named_fields, possible_fields
 from speechmeta.pipeline.progress import CallProgress, OnProgress, stage_of
 from speechmeta.pipeline.report import EndedTurns, Outcome, assemble_call
 from speechmeta.pipeline.rules import check_labels
+from speechmeta.pipeline.second_look import Judge
 from speechmeta.pipeline.stream import CallStream, Step, Steps
 from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, Turn
 from speechmeta.segmentation.chunking import cut_quietly
@@ -258,7 +259,7 @@ class Analyzer:
 
         self.asked_fields(chosen)
         embedder = self.embedder_source(chosen.speaker_model)
-        call = prepare_call(audio, chosen, embedder, on_read)
+        call = prepare_call(audio, chosen, embedder, on_read, self.speech_judge)
         plan, planned = call.plan, True
         fields = iter(plan.clip_fields)
         words = chosen.needs_words(self.engine.gives_words)
@@ -338,6 +339,18 @@ class Analyzer:
             )
 
         return make
+
+    def speech_judge(self) -> Judge | None:
+        """What says whether loud sound is speech; None from a model without a head for it."""
+        engine = self.engine
+        if not isinstance(engine, SpeechJudge) or not engine.judges_speech:
+            return None
+
+        def judge(waveforms: Sequence[Waveform]) -> list[float | None]:
+            with _turn_at(engine):
+                return engine.speech_probabilities(waveforms)
+
+        return judge
 
     def decode_each(
         self,

@@ -122,7 +122,8 @@ class CallOptions(Options):
     speaker_model: str | None = option(
         None,
         "What tells speakers on one channel apart: voiceprint (in the package), encoder (the "
-        "checkpoint's own), or a speaker verification model such as microsoft/wavlm-base-plus-sv.",
+        "checkpoint's own), or a speaker verification model such as microsoft/wavlm-base-plus-sv; "
+        "pyannote/... and nvidia/... where those packages are installed.",
         unset="voiceprint",
         panel=TURNS,
     )

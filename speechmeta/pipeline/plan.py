@@ -21,9 +21,10 @@ from speechmeta.audio.clock import Missing
 from speechmeta.audio.loading import AudioSource, resample
 from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
-from speechmeta.errors import UsageError
+from speechmeta.errors import ModelError, UsageError
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.policy import Decision, decide
+from speechmeta.pipeline.second_look import JudgeSource, look_again
 from speechmeta.pipeline.sides import Sides, find_sides
 from speechmeta.schema import AudioInfo, Peaks
 from speechmeta.segmentation.channels import Signal
@@ -143,6 +144,7 @@ def prepare_call(
     options: CallOptions,
     embedder: EmbedderSource | None = None,
     on_read: Callable[[int, float, float | None], None] | None = None,
+    judge: JudgeSource | None = None,
 ) -> PreparedCall:
     """Finds channels, turns and speakers of a recording.
 
@@ -152,6 +154,8 @@ def prepare_call(
             there is none, so that one channel is one speaker.
         on_read: called while the recording is gone through with the number of the run, from 0,
             the seconds read, and those that there are (None where they are not known yet).
+        judge: gives what loud sound is shown to in which no speech was found, see
+            `pipeline.second_look`; None where nobody is to be asked.
 
     Raises:
         AudioError: the audio cannot be used.
@@ -162,6 +166,9 @@ def prepare_call(
     recording = Recording(source, vad_rate, WINDOW_SECONDS, options.raw, options.limits, on_read)
     activity = find_voice_activity(recording, options.channels, options.turns, options.vad)
     warnings = [*recording.warnings, *activity.plan.warnings]
+    if judge is not None and options.vad and options.turns.second_look:
+        activity, notes = look_again(recording, activity, options.turns, judge)
+        warnings += notes
     sides = find_sides(options, recording.channels, activity)
     shared = sides.shared
     warnings += sides.warnings
@@ -297,7 +304,8 @@ def _shared_turns(
     if embedder is not None:
         from speechmeta.diarization.diarizer import diarize
 
-        voices = embedder()
+        voices, notes = _voices(embedder, options.speaker_model)
+        warnings += notes
         speech = diarize(
             speech,
             lambda windows: _embed(recording, activity, row, windows, voices),
@@ -315,6 +323,24 @@ def _shared_turns(
         )
     names = [shared_name(options, number) for number in range(found)]
     return *_turns_of(activity, row, names, speech, options.turns), warnings
+
+
+def _voices(embedder: EmbedderSource, speaker_model: str | None) -> tuple[Embedder, Sequence[str]]:
+    """The embedder, and a warning where the package's own takes the place of one that was named
+    but cannot be had: a call is worth more than a name.
+
+    Raises:
+        ModelError: the package's own cannot be loaded.
+    """
+    from speechmeta.diarization.selection import VOICEPRINT, load_embedder
+
+    try:
+        return embedder(), ()
+    except ModelError as error:
+        if speaker_model in (None, VOICEPRINT):
+            raise
+        note = f"{error.message}; {VOICEPRINT} told the speakers apart instead ({error.hint})"
+        return load_embedder(VOICEPRINT), (note,)
 
 
 def shared_name(options: CallOptions, number: int) -> str:

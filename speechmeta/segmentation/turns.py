@@ -82,6 +82,14 @@ class TurnOptions(Options):
         ge=0.0,
     )
 
+    second_look: bool = option(
+        True,
+        "Show the model's SpeechActivity head what is loud although no speech was found in it (a "
+        "shout, say); what it calls speech becomes a turn.",
+        flag="second-look",
+        panel=_PANEL,
+    )
+
     @model_validator(mode="after")
     def _room_for_speech(self) -> Self:
         if self.speech_limit_seconds < max(1.0, 2 * self.min_turn_seconds):

@@ -18,6 +18,7 @@ from speechmeta.segmentation.levels import LevelSpread
 from speechmeta.segmentation.sharing import Sharing
 from speechmeta.segmentation.turns import (
     LEVELS_PER_WINDOW,
+    BoolArray,
     Speech,
     TurnOptions,
     in_samples,
@@ -37,6 +38,7 @@ class VoiceActivity:
         leaked_windows: how many windows of speech were leaked in from another side.
         repeats: (signal, other signal, seconds) of speech that both carried and that counts
             for the other alone.
+        foreign: (signals, windows), where speech counts for another signal; None for nowhere.
     """
 
     plan: ChannelPlan
@@ -47,6 +49,7 @@ class VoiceActivity:
     levels: FloatArray
     leaked_windows: int = 0
     repeats: tuple[tuple[int, int, float], ...] = ()
+    foreign: BoolArray | None = None
 
     @property
     def duration(self) -> float:
@@ -126,6 +129,7 @@ def find_voice_activity(
     found = np.concatenate(probabilities, axis=1)
     repeats: dict[tuple[int, int], int] = {}
     leaked = 0
+    foreign: BoolArray | None = None
     if detector is not None:
         # Who asks for one signal a channel gets what each channel carries, but leaks.
         foreign, repeats = sharing.foreign(found, copies=mode != "split")
@@ -143,6 +147,7 @@ def find_voice_activity(
             (row, other, count * window / recording.rate)
             for (row, other), count in sorted(repeats.items())
         ),
+        foreign=foreign,
     )
 
 

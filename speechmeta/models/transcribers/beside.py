@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from speechmeta.decoding.record import TRANSCRIPT_FAILED, DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
-from speechmeta.models.base import Aligner, SpeechModel, Waveform, given_fields
+from speechmeta.models.base import Aligner, SpeechJudge, SpeechModel, Waveform, given_fields
 from speechmeta.models.transcribers.base import (
     InstructableTranscriber,
     Transcriber,
@@ -47,6 +47,19 @@ class TranscribedBeside:
     def processor(self) -> object:
         """The base's."""
         return getattr(self.base, "processor", None)
+
+    @property
+    def judges_speech(self) -> bool:
+        return isinstance(self.base, SpeechJudge) and self.base.judges_speech
+
+    def speech_probabilities(self, waveforms: Sequence[Waveform]) -> list[float | None]:
+        """See `speechmeta.models.base.SpeechJudge`: the base's."""
+        if not isinstance(self.base, SpeechJudge):
+            raise UsageError(
+                f"the model {self.base.info.name} has no head for SpeechActivity",
+                "the bundled model has one: leave --model out",
+            )
+        return self.base.speech_probabilities(waveforms)
 
     @property
     def info(self) -> ModelInfo:

@@ -249,6 +249,27 @@ class WhisperMetaRecognizer:
             return_freed_memory()
         return [item for item in results if item is not None]
 
+    @property
+    def judges_speech(self) -> bool:
+        return "SpeechActivity" in self._labels
+
+    def speech_probabilities(
+        self, waveforms: Sequence[npt.NDArray[np.float32]]
+    ) -> list[float | None]:
+        """See `speechmeta.models.base.SpeechJudge`."""
+        if not self.judges_speech:
+            raise UsageError(
+                f"the model {self.name} has no head for SpeechActivity",
+                "the bundled model has one: leave --model out",
+            )
+        # What the head gives needs no pass of the decoder.
+        return [
+            None
+            if isinstance(record, SpeechMetaError)
+            else record.probabilities["SpeechActivity"]["True"]
+            for record in self.decode(waveforms, ["SpeechActivity"])
+        ]
+
     def align(
         self,
         waveforms: Sequence[npt.NDArray[np.float32]],
