@@ -9,7 +9,8 @@ Waveform = np.ndarray
 
 def _tones(rate: int, seconds: float, *hertz: float) -> Waveform:
     time = np.arange(round(rate * seconds)) / rate
-    return np.stack([np.sin(2 * np.pi * h * time) for h in hertz]).sum(axis=0)
+    waves: Waveform = np.stack([np.sin(2 * np.pi * h * time) for h in hertz])
+    return np.asarray(waves.sum(axis=0))
 
 
 def _gaps(wave: Waveform, rate: int, on: float, off: float) -> Waveform:
