@@ -11,7 +11,7 @@ from speechmeta.diarization.embeddings import (
     SpeakerProjection,
     VerificationEmbedder,
 )
-from speechmeta.diarization.foreign import is_nemo, is_pyannote, load_nemo, load_pyannote
+from speechmeta.diarization.toolkits import is_nemo, is_pyannote, load_nemo, load_pyannote
 from speechmeta.diarization.voice_encoder import VoiceEmbedder
 from speechmeta.errors import ModelError
 
@@ -39,7 +39,7 @@ def load_embedder(
     Args:
         name: None or `voiceprint` for the package's own; `encoder` for the encoder of
             `model`; else a hub id or folder of a speaker verification model, of transformers,
-            pyannote.audio or NeMo (see `diarization.foreign`).
+            pyannote.audio or NeMo (see `diarization.toolkits`).
         model, processor: the checkpoint that analyses the call.
 
     Raises:

@@ -15,14 +15,14 @@ from fakes import FakeEngine
 from voices import make_call
 
 from speechmeta.diarization.embeddings import VerificationEmbedder
-from speechmeta.diarization.foreign import (
+from speechmeta.diarization.selection import load_embedder
+from speechmeta.diarization.toolkits import (
     NEMO_DISTANCE,
     PYANNOTE_DISTANCE,
     ForeignEmbedder,
     is_nemo,
     is_pyannote,
 )
-from speechmeta.diarization.selection import load_embedder
 from speechmeta.errors import ModelError
 from speechmeta.pipeline.analyzer import Analyzer
 
