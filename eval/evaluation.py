@@ -129,7 +129,7 @@ def evaluate(
             "name": dataset.name,
             "source": dataset.source,
             "split": dataset.split,
-            "notes": list(dataset.notes),
+            "notes": [*dataset.notes, *([asked.note] if asked.note else [])],
             "label_maps": dict(dataset.mapping),
         },
         "condition": CONDITION if asked.telephone else None,

@@ -84,6 +84,13 @@ class EvalOptions(Options):
         panel=MEASURE,
     )
 
+    note: str | None = option(
+        None,
+        "A remark for the report, such as what else the machine was doing.",
+        unset="none",
+        panel=OUTPUT,
+    )
+
     @field_validator("fields", mode="before")
     @classmethod
     def _known_fields(cls, value: Any) -> Any:

@@ -106,7 +106,11 @@ def test_failures_are_named_everywhere(dataset: Dataset, tmp_path: Path) -> None
 
 def test_the_markdown_report_holds_the_figures(dataset: Dataset, tmp_path: Path) -> None:
     _written(
-        dataset, tmp_path / "out", {"clips/a.opus": {"Gender": "Male"}}, command="speechmeta x"
+        dataset,
+        tmp_path / "out",
+        {"clips/a.opus": {"Gender": "Male"}},
+        command="speechmeta x",
+        note="The machine was busy.",
     )
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.startswith("# oracle on manifest\n")
@@ -114,6 +118,7 @@ def test_the_markdown_report_holds_the_figures(dataset: Dataset, tmp_path: Path)
         "- Command: speechmeta x",
         # One speaker said all the words: there is nothing to resample.
         "| WER | 0.00 | n/a | 0 | 0 | 0 | 5 |",
+        "- The machine was busy.",
         "## Gender: confusion",
         "| Female | 1 | 1 | 0 |",
         "UAR and macro F1 average over the classes that occur in the references.",
