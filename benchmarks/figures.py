@@ -5,8 +5,9 @@
 `docs/figures.yaml` says of each sentence or table row which values it quotes: a path in a JSON file
 of `eval/results/`, or a pattern in a text of `benchmarks/results/`. The sentence is written anew
 with the values as they are, and has to stand in its page, word for word. Sections that are listed
-as `complete` may hold no other number. The tables of the bundled checkpoint's card are made anew
-and compared as well. The site's benchmark page is made from the files, and needs no check.
+as `complete` may hold no other number, and a paragraph with a number that links to a result has to
+hold such a sentence. The tables of the bundled checkpoint's card are made anew and compared as
+well. The site's benchmark page is made from the files, and needs no check.
 Prints what differs, and ends with 1 if anything does.
 """
 
@@ -28,6 +29,7 @@ QUOTES = "docs/figures.yaml"
 CARD = "speechmeta/checkpoints/bundled/README.md"
 
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)")
+_RESULT = re.compile(r"\]\([^)]*(?:eval|benchmarks)/results/[^)]+\)")
 _LINK = re.compile(r"\]\([^)]*\)|`[^`]*`")
 
 
@@ -143,7 +145,20 @@ def faults(root: Path = ROOT) -> list[str]:
             rest = rest.replace(text, "")
         for line in _LINK.sub("]", rest).splitlines():
             wrong += [f"{page}: {n} is in no result: {line}" for n in _NUMBER.findall(line)]
-    return wrong + card_faults(root)
+    return wrong + unquoted(root, found) + card_faults(root)
+
+
+def unquoted(root: Path, found: Mapping[str, list[str]]) -> list[str]:
+    """Paragraphs with a number and a link to a result, no sentence of which is looked up."""
+    wrong = []
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        page = path.relative_to(root).as_posix()
+        # A table belongs to the paragraph above it.
+        for part in re.split(r"\n\s*\n(?!\|)", _text(path)):
+            told = _RESULT.search(part) and _NUMBER.search(_LINK.sub("]", part))
+            if told and not any(text in part for text in found.get(page, [])):
+                wrong.append(f"{page}: nothing of this is in {QUOTES}: {part.strip()[:100]}")
+    return wrong
 
 
 def card_faults(root: Path) -> list[str]:

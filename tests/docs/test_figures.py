@@ -64,6 +64,12 @@ def test_a_number_that_nobody_measured_is_found(figures: ModuleType, copy: Path)
     assert "docs/calibration.md: there is no section 'Words'" in figures.faults(copy)
 
 
+def test_a_paragraph_that_links_to_a_result_is_looked_up(figures: ModuleType, copy: Path) -> None:
+    line = "It takes 7 s ([measured](../benchmarks/results/confidence.txt))."
+    (copy / "docs" / "new.md").write_text(f"# New\n\n{line}\n\nAnd 8 more.\n")
+    assert figures.faults(copy) == [f"docs/new.md: nothing of this is in docs/figures.yaml: {line}"]
+
+
 def test_a_value_that_is_gone_is_named(figures: ModuleType, copy: Path) -> None:
     _change(copy / "eval/results/bundled-test.json", '"non_speech": {', '"silent": {')
     found = [fault for fault in figures.faults(copy) if "non_speech" in fault]
