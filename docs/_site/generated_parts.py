@@ -48,7 +48,7 @@ def command_line() -> str:
 
 def measurements() -> str:
     """A table of the reports of `speechmeta eval`, and every result of `benchmarks/`."""
-    return "\n".join([*_reports(), *_results()])
+    return "\n".join([*_reports(), *_comparisons(), *_results()])
 
 
 def _reports() -> Iterator[str]:
@@ -86,6 +86,31 @@ def _reports() -> Iterator[str]:
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+def _comparisons() -> Iterator[str]:
+    """Of each `speechmeta eval compare` the systems with what both words and ears gave."""
+    for path in sorted((ROOT / "eval" / "results").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("kind") != "speechmeta-eval-comparison":
+            continue
+        yield f"### Side by side on {found['n']:,} clips\n"
+        yield (
+            f"[All measures, differences, data sets and groups](../eval/results/{path.stem}.md). "
+            "In brackets the 95 % interval.\n"
+        )
+        yield "| system | words wrong % | speech right % |"
+        yield "|---|---|---|"
+        for place, system in enumerate(found["systems"]):
+            cells = [system["name"]]
+            for measure in ("wer", "SpeechActivity_accuracy"):
+                values = found["measures"].get(measure, {}).get("values") or []
+                shown = values[place] if values else None
+                limits = (shown or {}).get("interval")
+                spread = f" ({' to '.join(map(_percent, limits))})" if limits else ""
+                cells.append(_percent(shown["value"]) + spread if shown else "")
+            yield f"| {' | '.join(cells)} |"
+        yield ""
 
 
 def _results() -> Iterator[str]:
