@@ -230,7 +230,7 @@ class LiveCall:
         self._decisions: dict[str, Decision] = {}
         self._decide(self._names)
         # What the finders look back for is only there when a turn has ended.
-        self._partials = partials and not options.redact and self._all_may("Transcript")
+        self._wanted = partials and not options.redact
         self._clips: dict[int, _Clip] = {}
         self._by_bounds: dict[tuple[int, int, int, tuple[str, ...]], _Clip] = {}
         self._said: list[_Said] = []
@@ -316,7 +316,7 @@ class LiveCall:
             side.asked = None
         if clip.said is not None:
             self._decoded(clip.said, outcome)
-        elif self._partials and clip.planned.start >= side.stretches.floor:
+        elif self._shows_partials() and clip.planned.start >= side.stretches.floor:
             self._show(clip, outcome)
 
     def running(self) -> tuple[Conversation, list[SpeakerSummary]]:
@@ -513,6 +513,8 @@ class LiveCall:
         padding = round(self.options.turns.padding_seconds * self.rate)
         # Speech that begins now may have begun a little earlier, by what other channels say.
         side.stretches.decided(now - max(2 * padding, self.rate))
+        side.rest, side.partial, side.looked = False, 0, 0
+        side.talk, side.vectors = None, {}
 
     # Early looks at what is open.
 
@@ -526,7 +528,7 @@ class LiveCall:
             for planned in self._turns(side, stretch)[0]:
                 self._asked(planned, self._decisions[planned.speaker].fields)
             return
-        if not self._partials or side.asked is not None or self._asks:
+        if not self._shows_partials() or side.asked is not None or self._asks:
             return
         if now - max(side.partial, stretch.start) < PARTIAL_SECONDS * self.rate:
             return
@@ -682,6 +684,10 @@ class LiveCall:
         options = self.options
         self._decisions, notes = decide(names, options.policy, options.fields, options.roles)
         self._notes = notes
+
+    def _shows_partials(self) -> bool:
+        """Whether words may be told before it is known whose they are."""
+        return self._wanted and self._all_may("Transcript")
 
     def _all_may(self, name: str) -> bool:
         """Whether a field is computed of everybody who may talk."""

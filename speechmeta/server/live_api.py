@@ -154,21 +154,26 @@ class _Call:
 
     async def _admitted(self) -> None:
         served, websocket = self._served, self._websocket
-        key_follows = self._key_may_follow and "authorization" not in websocket.headers
-        owner = "" if key_follows else served.keys.owner(websocket)
-        with served.hall.place(owner) as place:
-            if not served.service.ready:
-                raise Refused(503, "the server is not ready", "try again in a moment", 5)
-            await websocket.accept()
-            try:
-                beginning = await asyncio.wait_for(self._beginning(), START_SECONDS)
-            except TimeoutError:
-                raise Refused(
-                    408, f"no call began in {START_SECONDS:g} s", "send start first"
-                ) from None
-            if key_follows:
-                place.owner = served.keys.owner_by(beginning.api_key)
-            await self._going_on(place, beginning)
+        if not served.service.ready:
+            raise Refused(503, "the server is not ready", "try again in a moment", 5)
+        if self._key_may_follow and "authorization" not in websocket.headers:
+            with served.hall.knock():
+                beginning = await self._accepted()
+                owner = served.keys.owner_by(beginning.api_key)
+            with served.hall.place(owner) as place:
+                await self._going_on(place, beginning)
+            return
+        with served.hall.place(served.keys.owner(websocket)) as place:
+            await self._going_on(place, await self._accepted())
+
+    async def _accepted(self) -> Beginning:
+        await self._websocket.accept()
+        try:
+            return await asyncio.wait_for(self._beginning(), START_SECONDS)
+        except TimeoutError:
+            raise Refused(
+                408, f"no call began in {START_SECONDS:g} s", "send start first"
+            ) from None
 
     async def _beginning(self) -> Beginning:
         while True:
@@ -367,7 +372,7 @@ class _Call:
         with contextlib.suppress(_Left):
             await self._send(error_message(told, fatal=True))
         code = FAULT if self._status in (500, 504, 507) else POLICY
-        await self._close(AGAIN if self._status == 503 else code, type(told).__name__)
+        await self._close(AGAIN if self._status in (429, 503) else code, type(told).__name__)
 
     def _account(self, seconds: float) -> None:
         served, session = self._served, self._session

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 WATCHED_MESSAGES = 1000
 """Messages that wait for somebody who watches a call; who is behind by more is left behind."""
 
+MOST_KNOCKING = 64
+"""Connections whose key is still to come."""
+
 _AGAIN_SECONDS = 30
 
 
@@ -67,6 +70,7 @@ class Hall:
         self._most, self._metrics = most, metrics
         self._places: set[Place] = set()
         self._ending = False
+        self._knocking = 0
         self._embedders: dict[str | None, Embedder] = {}
         self.thread = ThreadPoolExecutor(1, "speechmeta-live", initializer=_one_thread)
         """For the numeric work of all calls: one thread, so that the model keeps the others."""
@@ -104,6 +108,22 @@ class Hall:
             self._places.discard(found)
             self._metrics.live(-1)
             found.over()
+
+    @contextmanager
+    def knock(self) -> Iterator[None]:
+        """While a key is awaited, which takes no place from calls that have one.
+
+        Raises:
+            Refused: too many do, or there is no place either.
+        """
+        self.refuse_if_full()
+        if self._knocking >= MOST_KNOCKING:
+            raise Refused(429, "too many connections have not begun", "try again", _AGAIN_SECONDS)
+        self._knocking += 1
+        try:
+            yield
+        finally:
+            self._knocking -= 1
 
     def find(self, name: str, owner: str) -> Place:
         """A call of this owner by one of its names.
