@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,6 +81,26 @@ class FileActor:
         )
 
 
+@contextlib.contextmanager
+def _without_notes_of_the_logger() -> Iterator[None]:
+    """Keeps off our stderr what Ray's logger says of itself while it starts, below Python: that a
+    variable has set its level. Everything else that is written meanwhile follows afterwards."""
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        own = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            kept.seek(0)
+            for line in kept.read().splitlines(keepends=True):
+                if b"logging.cc" not in line:
+                    os.write(2, line)
+
+
 class RayEngine:
     """Runs a job over files with a Ray cluster.
 
@@ -106,7 +127,8 @@ class RayEngine:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         self._started = not self._ray.is_initialized()
         if self._started:
-            self._ray.init(log_to_driver=False, logging_level="error")
+            with _without_notes_of_the_logger():
+                self._ray.init(log_to_driver=False, logging_level="error")
         resources = self._ray.cluster_resources()
         self._gpus = int(resources.get("GPU", 0))
         self._actors = options.actors or self._gpus or max(1, int(resources.get("CPU", 1)) // 2)

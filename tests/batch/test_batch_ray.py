@@ -15,6 +15,7 @@ import pytest
 from batch_fakes import FakeJob, FakeSource, fake_call
 
 from speechmeta.batch.local import EngineOptions
+from speechmeta.batch.ray import _without_notes_of_the_logger
 from speechmeta.batch.runner import FolderOptions, FolderResult, run_folder
 from speechmeta.errors import ModelError
 
@@ -77,6 +78,14 @@ def test_the_same_records_as_the_local_engine(cluster: Any, calls: Path, tmp_pat
     processes = {line.partition(":")[0] for line in log.read_text().splitlines()}
     assert len(processes) == 2
     assert str(os.getpid()) not in processes
+
+
+def test_what_rays_logger_says_of_itself_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_notes_of_the_logger():
+        os.write(2, b"[2026-11-29 I 1 1] logging.cc:303: Set ray log level from environment\n")
+        os.write(2, b"something else\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err.splitlines() == ["something else", "afterwards"]
 
 
 def test_one_worker_killed_in_the_middle(cluster: Any, calls: Path, tmp_path: Path) -> None:
