@@ -230,7 +230,7 @@ def launch(
         max_upload_mb: largest recording that may be uploaded.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is taken, or a proxy stands before this machine's own address.
     """
     gr = _gradio()
     from starlette.middleware import Middleware
@@ -260,6 +260,15 @@ def launch(
         raise UsageError(f"port {port} cannot be used: {error}", "name another with --port") from (
             error
         )
+    except ValueError as error:
+        # Gradio asks its own page whether it answers, for three seconds, and would share it.
+        if "localhost" not in str(error):
+            raise
+        page.close()
+        raise UsageError(
+            f"the page does not answer at {HOST}",
+            "set NO_PROXY=127.0.0.1 if there is a proxy; if this machine is only busy, try again",
+        ) from error
     if block:
         page.block_thread()
     return str(address)

@@ -16,7 +16,7 @@ from conftest import ROOT, RunCli
 from desta_tiny import Shape, make_checkpoint
 from report_samples import sample_report
 
-from speechmeta.app import TURN_COLUMNS, probability, turn_rows
+from speechmeta.app import TURN_COLUMNS, launch, probability, turn_rows
 from speechmeta.errors import UsageError
 from speechmeta.schema import FIELDS
 
@@ -206,6 +206,29 @@ def test_the_box_for_probabilities_is_empty_or_a_number() -> None:
     ]
     with pytest.raises(UsageError, match="not a number"):
         probability("high")
+
+
+class UnreachablePage:
+    """What Gradio does where a proxy stands before this machine's own address."""
+
+    closed = False
+
+    def queue(self) -> UnreachablePage:
+        return self
+
+    def launch(self, **_: Any) -> None:
+        raise ValueError("When localhost is not accessible, a shareable link must be created.")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_proxy_before_this_machine_is_named() -> None:
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    page = UnreachablePage()
+    with pytest.raises(UsageError, match="NO_PROXY"):
+        launch(page, block=False)
+    assert page.closed
 
 
 def test_without_gradio_the_command_names_the_extra(
