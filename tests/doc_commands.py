@@ -50,7 +50,7 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"\bpip (install|download)|^source |-m venv", "installs: the other jobs of CI do"),
     (r"-m pytest", "the suite itself"),
     (r"some/checkpoint|path/to/checkpoint", "stands for a checkpoint of yours"),
-    (r"hub|skit-ai/|openai/whisper|nvidia/parakeet|Qwen/|meta-llama/|models download|"
+    (r"hub|skit-ai/|DeSTA-ntu/|openai/whisper|nvidia/parakeet|Qwen/|meta-llama/|models download|"
      r"--faster-whisper", "fetches a checkpoint from the hub"),
     (r"speechmeta chat|--chat-model|--model M\b|--llm MODEL|fields\.json|model\.gguf|\$GGUF|"
      r"train (construct|qformer)|--writer", "needs a model of gigabytes"),
@@ -76,7 +76,7 @@ FRESH = r"--watch\b"
 
 BEFORE = {
     r"eval compare a/": "for name in a b c; do mkdir -p $name; cp out/report.json $name/; done",
-    r"--sink duckdb": "rm -rf results",
+    r"--sink duckdb|FolderOptions\(": "rm -rf results",
     r"--predictions": """echo '{"audio": "turn.wav", "pred_text": "thank you"}' > other.jsonl""",
 }
 """What a page takes for granted."""
