@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--model", help="a model of this package; the bundled one by default")
     parser.add_argument("--llm", help="an audio language model of transformers in its place")
-    parser.add_argument("--batch-size", type=int, default=500, help="clips that are made at once")
+    parser.add_argument("--batch-size", type=int, default=200, help="clips that are made at once")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without an ending")
     given = parser.parse_args()

@@ -18,7 +18,7 @@ from speechmeta.audio.loading import SAMPLE_RATE, Audio, load_audio, resample
 from speechmeta.errors import SpeechMetaError
 from speechmeta.schema import DEFAULT_LABEL_SETS, FIELDS, LABEL_FIELDS, SpeakerMeta
 
-from .hard_clips import HardClip
+from .hard_clips import SECONDS, HardClip
 from .types import Clip, Dataset, Prediction, Record
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ def as_dataset(clips: Sequence[HardClip]) -> Dataset:
             id=clip.name,
             audio=clip.source,
             dataset=clip.condition,
+            # The longest that it can be: all are equal, so that a run goes through them in order
+            # and what an interrupted one has done is a sample like the whole.
+            duration=SECONDS[1],
             groups={"fields": ",".join(asked_fields(clip.name))},
         )
         for clip in clips

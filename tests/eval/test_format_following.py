@@ -135,6 +135,8 @@ def test_a_run_is_counted_by_condition_and_goes_on_with_more(
         before = len(journal.records)
         records = run(as_dataset(clips), Asking(Sloppy(), clips), journal, RunOptions(batch_size=7))
         summaries.append((before, summarise(records)))
+    lines = [json.loads(line) for line in answers.read_text().splitlines()[1:]]
+    assert [line["id"] for line in lines[:17]] == sorted(line["id"] for line in lines[:17])
     # Failed clips are tried again.
     assert summaries[0][0] == 0
     assert summaries[1][0] == 17
