@@ -72,12 +72,15 @@ class Running:
 
 @contextmanager
 def running(
-    call: CallOptions | None = None, sink: str | None = None, **options: Any
+    call: CallOptions | None = None,
+    sink: str | None = None,
+    analyzer: Analyzer | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
-    """Serves on a free port, with one reader."""
+    """Serves on a free port, with one reader; a fake model unless there is an analyzer."""
     chosen = ServeOptions(**{"port": 0, "readers": 1, **options})
     engine = GatedEngine()
-    server = Server(Analyzer.from_engine(engine), chosen, call, sink=sink)
+    server = Server(analyzer or Analyzer.from_engine(engine), chosen, call, sink=sink)
     server.start()
     with listen(chosen) as listening:
         begun = threading.Event()

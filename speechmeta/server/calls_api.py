@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,6 +18,7 @@ from speechmeta.server.hearing import (
     accounted,
     on_its_way,
     report_of,
+    told,
     unless_left,
     without_our_paths,
 )
@@ -31,6 +31,8 @@ from speechmeta.writers.structured import compact, document
 
 PING_SECONDS = 15.0
 """A stream says something at least so often, so that nobody between takes it for dead."""
+
+PING = format_sse_event(comment="still at it")
 
 FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The recording."}
 PATH: dict[str, Any] = {
@@ -124,28 +126,23 @@ async def _events(
     incoming: Incoming,
     hearing: Hearing,
     begun: float,
-    news: Any,
+    first: Any,
     stack: AsyncExitStack,
 ) -> AsyncIterator[bytes]:
     async with stack:
-        while True:
-            if isinstance(news, CallReport):
-                report = accounted(request, served, incoming, news, begun)
-                yield _event("report", compact(await _told(served, incoming, report)))
-                return
-            for turn in news:
-                yield _event("turn", visible_json(turn.model_dump_json()))
-            waiting = asyncio.ensure_future(unless_left(request, hearing))
-            try:
-                while not (await asyncio.wait({waiting}, timeout=PING_SECONDS))[0]:
-                    yield format_sse_event(comment="still at it")
-                news = waiting.result()
-            except SpeechMetaError as error:
-                served.metrics.error(type(error).__name__)
-                yield _event("error", compact(body_of(without_our_paths(error, incoming))))
-                return
-            finally:
-                waiting.cancel()
+        try:
+            async for news in told(request, hearing, first, PING_SECONDS):
+                if news is None:
+                    yield PING
+                elif isinstance(news, CallReport):
+                    report = accounted(request, served, incoming, news, begun)
+                    yield _event("report", compact(await _told(served, incoming, report)))
+                else:
+                    for turn in news:
+                        yield _event("turn", visible_json(turn.model_dump_json()))
+        except SpeechMetaError as error:
+            served.metrics.error(type(error).__name__)
+            yield _event("error", compact(body_of(without_our_paths(error, incoming))))
 
 
 def _event(name: str, text: str) -> bytes:

@@ -105,6 +105,27 @@ async def unless_left(request: Request, hearing: Hearing) -> Sequence[Turn] | Ca
             task.cancel()
 
 
+async def told(
+    request: Request, hearing: Hearing, news: Sequence[Turn] | CallReport, seconds: float
+) -> AsyncIterator[Sequence[Turn] | CallReport | None]:
+    """What comes of a call, from `news` to its report; None where nothing came for so long.
+
+    Raises:
+        ClientDisconnect: the client has left. SpeechMetaError: see `Hearing.next`.
+    """
+    while True:
+        yield news
+        if isinstance(news, CallReport):
+            return
+        waiting = asyncio.ensure_future(unless_left(request, hearing))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=seconds))[0]:
+                yield None
+            news = waiting.result()
+        finally:
+            waiting.cancel()
+
+
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

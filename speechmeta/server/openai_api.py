@@ -9,28 +9,50 @@ from __future__ import annotations
 import math
 import time
 import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Request
+from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.responses import PlainTextResponse, Response
 
-from speechmeta.errors import UsageError
+from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.policy import asks
 from speechmeta.schema import CallReport, Turn
-from speechmeta.server.calls_api import FILE, LANGUAGE, OPTIONS, PROMPT, json_response
-from speechmeta.server.hearing import on_its_way, report_of
-from speechmeta.server.parameters import call_options, form_schema
-from speechmeta.server.problems import Refused
+from speechmeta.server.calls_api import (
+    FILE,
+    LANGUAGE,
+    OPTIONS,
+    PING,
+    PING_SECONDS,
+    PROMPT,
+    json_response,
+)
+from speechmeta.server.hearing import (
+    Hearing,
+    accounted,
+    on_its_way,
+    report_of,
+    told,
+    unless_left,
+    without_our_paths,
+)
+from speechmeta.server.parameters import call_options, form_schema, switch
+from speechmeta.server.problems import Refused, body_of
 from speechmeta.server.served import Served
-from speechmeta.server.uploads import received
+from speechmeta.server.uploads import Incoming, received
 from speechmeta.settings import OptionError
 from speechmeta.writers.files import printable
 from speechmeta.writers.structured import compact
 from speechmeta.writers.subtitles import SrtWriter, VttWriter
 
-ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 Granularity = Literal["word", "segment"]
+
+STREAMED = ("json", "text", "diarized_json")
+"""Formats that go with `stream`."""
 
 ALIAS = "whisper-1"
 """The name that most clients send; it stands for whatever model is loaded."""
@@ -47,6 +69,14 @@ _FORM: dict[str, dict[str, Any]] = {
         "type": "array", "items": {"type": "string", "enum": list(get_args(Granularity))}
     },
     "temperature": {"type": "number", "description": "0, or left out."},
+    "stream": {
+        "type": "boolean", "default": False,
+        "description": "Server-sent events turn by turn, with json, text and diarized_json.",
+    },
+    "chunking_strategy": {
+        "type": "string", "enum": ["auto"],
+        "description": "Speech is always cut at pauses.",
+    },
 }  # fmt: skip
 
 
@@ -72,19 +102,37 @@ def router(served: Served) -> APIRouter:
     async def transcriptions(request: Request) -> Response:
         served.refuse_if_full()
         begun = time.monotonic()
-        async with received(request, served.uploads, served.roots) as incoming:
+        async with AsyncExitStack() as stack:
+            incoming = await stack.enter_async_context(
+                received(request, served.uploads, served.roots)
+            )
             given = incoming.given
             check_model(served, given.pop("model", None))
             language, prompt = given.pop("language", None), given.pop("prompt", None)
             form = _choice(given.pop("response_format", "json"), ResponseFormat, "response_format")
             wanted = _granularities(given, form)
             _check_temperature(given.pop("temperature", None))
+            _check_chunking(given.pop("chunking_strategy", None))
+            stream = switch(given.pop("stream", False), "stream")
+            if stream and form not in STREAMED:
+                raise OptionError(
+                    f"stream does not go with {form}", f"choose from {', '.join(STREAMED)}",
+                    "stream",
+                )  # fmt: skip
             options = _transcript_options(call_options(served.call, given), form, wanted)
-            async with on_its_way(
-                request, served, incoming, options, language or None, prompt or None
-            ) as hearing:
+            hearing = await stack.enter_async_context(
+                on_its_way(request, served, incoming, options, language or None, prompt or None)
+            )
+            if not stream:
                 report = await report_of(request, served, incoming, hearing, begun)
-        return written(report, form, wanted)
+                return written(report, form, wanted)
+            # What is refused at once is refused with a status.
+            first = await unless_left(request, hearing)
+            events = _events(
+                request, served, incoming, hearing, begun, first, form, stack.pop_all()
+            )
+            return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
+        raise AssertionError("a request is answered above")
 
     @routes.get("/v1/models", summary="List the models that can be named")
     async def models() -> dict[str, Any]:
@@ -101,6 +149,56 @@ def router(served: Served) -> APIRouter:
         return _model(name, served.created, info)
 
     return routes
+
+
+async def _events(
+    request: Request,
+    served: Served,
+    incoming: Incoming,
+    hearing: Hearing,
+    begun: float,
+    first: Any,
+    form: str,
+    stack: AsyncExitStack,
+) -> AsyncIterator[bytes]:
+    """OpenAI's events: text as it comes, speakers' segments where they were asked for, and the
+    whole text at the end. The deltas together are that text."""
+    said: list[Turn] = []
+
+    def spoken(turns: Sequence[Turn]) -> Iterator[bytes]:
+        for turn in turns:
+            text = str(turn.meta.transcript or "")
+            if not text:
+                continue
+            number = len(said)
+            said.append(turn)
+            if form == "diarized_json":
+                yield _data(_speakers_segment(number, turn))
+            delta = f" {text}" if number else text
+            yield _data({"type": "transcript.text.delta", "delta": delta})
+
+    async with stack:
+        try:
+            async for news in told(request, hearing, first, PING_SECONDS):
+                if news is None:
+                    yield PING
+                elif isinstance(news, CallReport):
+                    report = accounted(request, served, incoming, news, begun)
+                    # With redaction, and where nothing was told before, all of it comes now.
+                    rest = [turn for turn in report.turns if turn.meta.transcript][len(said) :]
+                    for event in spoken(rest):
+                        yield event
+                    yield _data({"type": "transcript.text.done", "text": _text(report)})
+                else:
+                    for event in spoken(news):
+                        yield event
+        except SpeechMetaError as error:
+            served.metrics.error(type(error).__name__)
+            yield _data(body_of(without_our_paths(error, incoming)))
+
+
+def _data(event: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=compact(event))
 
 
 def _model(name: str, created: int, info: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +259,15 @@ def _check_temperature(value: Any) -> None:
         )
 
 
+def _check_chunking(value: Any) -> None:
+    if value not in (None, "auto"):
+        raise OptionError(
+            "speech is cut at pauses only",
+            "send chunking_strategy=auto, or leave it out; min_pause and the like set how",
+            "chunking_strategy",
+        )
+
+
 def _transcript_options(options: CallOptions, form: str, wanted: tuple[str, ...]) -> CallOptions:
     """What the answer needs: words alone cost no labels where nobody sees them."""
     overrides: dict[str, Any] = {}
@@ -177,7 +284,7 @@ def _transcript_options(options: CallOptions, form: str, wanted: tuple[str, ...]
 def written(report: CallReport, form: str, wanted: tuple[str, ...]) -> Response:
     """The report in one of OpenAI's formats."""
     spoken = [turn for turn in report.turns if turn.meta.transcript]
-    text = " ".join(str(turn.meta.transcript) for turn in spoken)
+    text = _text(report)
     if form == "text":
         return PlainTextResponse(text + "\n")
     several = len({turn.speaker for turn in spoken}) > 1
@@ -187,6 +294,11 @@ def written(report: CallReport, form: str, wanted: tuple[str, ...]) -> Response:
         return Response(VttWriter(speakers=several).text(report), media_type="text/vtt")
     if form == "json":
         return json_response(compact({"text": text}))
+    if form == "diarized_json":
+        segments = [_speakers_segment(number, turn) for number, turn in enumerate(spoken)]
+        seconds = round(report.audio.duration, 3)
+        whole = {"task": "transcribe", "duration": seconds, "text": text, "segments": segments}
+        return json_response(compact(whole))
     data: dict[str, Any] = {
         "task": "transcribe",
         "language": language_name(report),
@@ -206,6 +318,22 @@ def written(report: CallReport, form: str, wanted: tuple[str, ...]) -> Response:
                               "warnings"},
     )  # fmt: skip
     return json_response(compact(data))
+
+
+def _text(report: CallReport) -> str:
+    return " ".join(str(turn.meta.transcript) for turn in report.turns if turn.meta.transcript)
+
+
+def _speakers_segment(number: int, turn: Turn) -> dict[str, Any]:
+    """A turn as `diarized_json` and its events have it."""
+    return {
+        "type": "transcript.text.segment",
+        "id": f"seg_{number}",
+        "start": turn.start,
+        "end": turn.end,
+        "speaker": printable(turn.speaker),
+        "text": str(turn.meta.transcript),
+    }
 
 
 def _segment(number: int, turn: Turn) -> dict[str, Any]:

@@ -105,6 +105,36 @@ class TestOpenAI:
         assert answer.words == []
         assert answer.speechmeta["model"]["name"] == "fake"
 
+    def test_stream(self, client: openai.OpenAI, call: bytes, report: CallReport) -> None:
+        create: Any = client.audio.transcriptions.create
+        for more in ({}, {"extra_body": {"redact": True}}, {"response_format": "text"}):
+            with create(file=("c.wav", call), model="fake", stream=True, **more) as events:
+                found = list(events)
+            deltas = [event.delta for event in found if event.type == "transcript.text.delta"]
+            assert len(deltas) == len(report.turns)
+            assert found[-1].type == "transcript.text.done"
+            assert found[-1].text == "".join(deltas) == transcript(report)
+
+    def test_speakers(self, client: openai.OpenAI, call: bytes, report: CallReport) -> None:
+        create: Any = client.audio.transcriptions.create
+        asked: Any = {"file": ("c.wav", call), "model": "fake", "response_format": "diarized_json",
+                      "chunking_strategy": "auto"}  # fmt: skip
+        whole = create(**asked)
+        assert isinstance(whole, openai.types.audio.TranscriptionDiarized)
+        wanted = [
+            (turn.start, turn.end, turn.speaker, turn.meta.transcript) for turn in report.turns
+        ]
+        assert wanted
+        with create(**asked, stream=True) as events:
+            streamed = [event for event in events if event.type == "transcript.text.segment"]
+        for segments in (whole.segments, streamed):
+            assert [(item.start, item.end, item.speaker, item.text) for item in segments] == wanted
+
+    def test_a_stream_of_no_audio(self, client: openai.OpenAI) -> None:
+        create: Any = client.audio.transcriptions.create
+        with pytest.raises(openai.UnprocessableEntityError, match=r"a\.wav is empty"):
+            create(file=("a.wav", b""), model="fake", stream=True)
+
     def test_models(self, client: openai.OpenAI) -> None:
         found = client.models.list()
         assert [model.id for model in found] == ["fake", "whisper-1"]
@@ -120,6 +150,9 @@ class TestOpenAI:
             ({"language": "xx"}, openai.BadRequestError, "takes no language"),
             ({"prompt": "Acme"}, openai.BadRequestError, "takes no hotwords"),
             ({"temperature": 0.7}, openai.BadRequestError, "nothing is drawn at random"),
+            ({"stream": True, "response_format": "srt"}, openai.BadRequestError, "diarized_json"),
+            ({"chunking_strategy": {"type": "server_vad"}}, openai.BadRequestError, "chunking"),
+            ({"include": ["logprobs"]}, openai.BadRequestError, "there is no option 'include"),
             ({"response_format": "xml"}, openai.BadRequestError, "choose from json, text"),
             (
                 {"timestamp_granularities": ["word"]},
