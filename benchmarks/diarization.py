@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,45 +39,54 @@ FEWEST_SECONDS = 9.0
 SECONDS = 75.0
 COLLAR = 0.25
 LINES = [codec for codec in CODECS if codec in ("mulaw", "gsm", "amr")]
-COUNTS = (2, 2, 3, 4)
+COUNTS = (2, 3, 4)
 
 Call = tuple[MonoCall, list[Clip]]
 
 
-def make_calls(data: Path, half: str, count: int, seed: int) -> list[tuple[MonoCall, list[Clip]]]:
-    """Calls, and a clip of each speaker for its labels; sources take turns."""
-    manifest = data / "dev.jsonl"
+def clips_of(data: Path, half: str) -> list[Clip]:
+    """Speech of known speakers: of a half of dev, or of train what is free for commercial use."""
+    manifest = data / ("train.jsonl" if half == "train" else "dev.jsonl")
+    clips = [
+        clip for clip in read_manifest(manifest)
+        if clip.speech and clip.speaker and clip.duration >= 1.0
+    ]  # fmt: skip
+    if half == "train":
+        return [clip for clip in clips if clip.commercial]
     halves = read_halves(manifest)
+    return [clip for clip in clips if halves[clip.audio] == half]
+
+
+def make_calls(clips: Sequence[Clip], count: int, seed: int) -> Iterator[Call]:
+    """`count` calls of each number of speakers, and a clip of each speaker for its labels; sources
+    take turns."""
     by_source: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
-    for clip in read_manifest(manifest):
-        if clip.speech and clip.speaker and clip.duration >= 1.0 and halves[clip.audio] == half:
-            by_source[clip.dataset][clip.speaker].append(clip)
+    for clip in clips:
+        by_source[clip.dataset][str(clip.speaker)].append(clip)
     eligible = {
         source: [
             name
-            for name, clips in sorted(speakers.items())
-            if sum(clip.duration for clip in clips) >= FEWEST_SECONDS
+            for name, own in sorted(speakers.items())
+            if sum(clip.duration for clip in own) >= FEWEST_SECONDS
         ]
         for source, speakers in sorted(by_source.items())
     }
-    sources = [source for source, names in eligible.items() if len(names) >= 2]
-    random = np.random.default_rng(seed)
-    made: list[tuple[MonoCall, list[Clip]]] = []
-    for number in range(40 * count):
-        if len(made) == count:
-            break
-        source = sources[number % len(sources)]
-        speakers = COUNTS[number // len(sources) % len(COUNTS)]
-        names = eligible[source]
-        if len(names) < speakers:
-            continue
-        chosen = [names[int(index)] for index in random.permutation(len(names))[:speakers]]
-        own = [by_source[source][name] for name in chosen]
-        pieces = [pieces_of(_waves(clips, random), random, (1.0, 5.0)) for clips in own]
-        call = mix(pieces, random, SECONDS)
-        if len({who for *_, who in call.truth}) == speakers:
-            made.append((call, [clips[0] for clips in own]))
-    return made
+    for speakers in COUNTS:
+        random = np.random.default_rng([seed, speakers])
+        sources = [source for source, names in eligible.items() if len(names) >= speakers]
+        made = 0
+        for number in range(10 * count):
+            if made == count or not sources:
+                break
+            source = sources[number % len(sources)]
+            names = eligible[source]
+            chosen = [names[int(index)] for index in random.permutation(len(names))[:speakers]]
+            own = [by_source[source][name] for name in chosen]
+            pieces = [pieces_of(_waves(clips, random), random, (1.0, 5.0)) for clips in own]
+            call = mix(pieces, random, SECONDS)
+            if len({who for *_, who in call.truth}) == speakers:
+                made += 1
+                yield call, [clips[0] for clips in own]
 
 
 def _waves(clips: Sequence[Clip], random: np.random.Generator) -> list[np.ndarray]:
