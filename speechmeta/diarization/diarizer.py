@@ -2,7 +2,9 @@
 
 Clusters of windows of 1.5 s give first speakers. Windows of 0.75 s beside them then say who talks
 in each 80 ms, where a change of speaker has a price (`diarization.resegmentation`), and the
-speakers are computed anew from what is theirs alone; those that turn out too alike become one.
+speakers are computed anew from what is theirs alone. How many there are is told by
+`diarization.same_voice`, or, where it is not known how vectors are spread, by their distance:
+speakers that turn out too alike become one.
 Overlapping speech is not separated: each moment belongs to one speaker.
 """
 
@@ -27,10 +29,12 @@ from speechmeta.diarization.resegmentation import (
     Frames,
     best_path,
     change_costs,
+    ease_short_runs,
     evidence,
     frames_of,
     segments_of,
 )
+from speechmeta.diarization.same_voice import VoiceSpread, cluster_voices
 from speechmeta.errors import UsageError
 from speechmeta.segmentation.turns import Speech
 
@@ -46,6 +50,9 @@ SHORT_JOIN_SECONDS = 0.1
 SMALLEST_SPEAKER_SECONDS = 2.0
 """Who talks less than this is not a speaker of its own, unless a number was asked for."""
 
+SMALLEST_FOUND_SECONDS = 3.5
+"""The same where clusters are joined by the evidence of one voice: what is left over is smaller."""
+
 ALIKE_SHARE = 0.77
 """Speakers whose centroids are closer than this share of the embedder's distance are one: means are
 closer than the windows that they are made of."""
@@ -59,6 +66,11 @@ CHANGE_AT_PAUSE = 0.04
 CHANGE_FADES_SECONDS = 0.5
 """What a change of speaker has to gain, in seconds of talk times cosine similarity: within
 speech; at a pause, where it falls by e with each half second."""
+
+SHORT_RUN_SECONDS = 1.1
+SHORT_RUN_PAUSE = 1.0
+SHORT_RUN_EASE = 0.06
+"""What a change is worth before and after what is this short and has such pauses around it."""
 
 Labels = npt.NDArray[np.int64]
 Windows = npt.NDArray[np.int64]
@@ -87,6 +99,7 @@ def diarize(
     rate: int,
     hop: int,
     speakers: int | None = None,
+    spread: VoiceSpread | None = None,
 ) -> list[Speech]:
     """Divides speech among speakers, numbered from 0 in the order in which they first talk.
 
@@ -97,6 +110,7 @@ def diarize(
         distance: cosine distance from which two clusters are two speakers.
         rate: Hz of the samples.
         speakers: how many there are; None to find out.
+        spread: of the vectors; tells better than `distance` how many there are.
 
     Raises:
         UsageError: fewer than one speaker was asked for.
@@ -108,8 +122,14 @@ def diarize(
     long = windows_of(speech, rate, WINDOW_SECONDS, HOP_SECONDS, JOIN_SECONDS)
     vectors = embed(_pairs(long))
     smallest = SMALLEST_SPEAKER_SECONDS / HOP_SECONDS
-    if speakers is None:
+    if speakers is None and spread is not None:
+        least = SMALLEST_FOUND_SECONDS / HOP_SECONDS
+        labels = absorb_small(vectors, cluster_voices(vectors, spread), least)
+        speakers = int(labels.max()) + 1
+    elif speakers is None:
         labels = absorb_small(vectors, cluster(vectors, distance), smallest)
+    elif spread is not None:
+        labels = cluster_voices(vectors, spread, speakers)
     else:
         alike = ALIKE_SHARE * distance
         labels = cluster_into(vectors, distance, speakers, smallest, alike)
@@ -120,6 +140,7 @@ def diarize(
     costs = change_costs(
         frames, levels, hop, rate, CHANGE_INSIDE, CHANGE_AT_PAUSE, CHANGE_FADES_SECONDS
     )
+    costs = ease_short_runs(frames, costs, rate, SHORT_RUN_SECONDS, SHORT_RUN_PAUSE, SHORT_RUN_EASE)
     seconds = (frames.ends - frames.starts) / rate
     voices = _Voices(frames, seconds, costs, long, vectors, short, embed(_pairs(short)))
     centroids = centroids_of(vectors, labels)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix, unit
+from speechmeta.diarization.same_voice import VoiceSpread
 from speechmeta.errors import ModelError
 
 HOP = 160
@@ -79,13 +80,19 @@ class VoiceEmbedder:
         encoder: gives vectors. mean: (size,) of many voices, subtracted before the projection.
         matrix: (size, smaller), directions in which voices differ.
         distance: cosine distance from which two clusters are two speakers.
+        spread: of its vectors, which tells how many speakers there are; None for `distance` alone.
     """
 
     def __init__(
-        self, encoder: VoiceEncoder, mean: Matrix, matrix: Matrix, distance: float
+        self,
+        encoder: VoiceEncoder,
+        mean: Matrix,
+        matrix: Matrix,
+        distance: float,
+        spread: VoiceSpread | None = None,
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
-        self.mean, self.matrix, self.distance = mean, matrix, distance
+        self.mean, self.matrix, self.distance, self.spread = mean, matrix, distance, spread
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -99,15 +106,20 @@ class VoiceEmbedder:
         try:
             with safe_open(str(file), framework="pt") as opened:
                 tensors = {name: opened.get_tensor(name).float() for name in list(opened.keys())}
-                distance = float((opened.metadata() or {})["distance"])
+                notes = opened.metadata() or {}
+            distance = float(notes["distance"])
             mean, matrix = tensors.pop("mean"), tensors.pop("matrix")
+            spread = None
+            if "between" in tensors:
+                between = tensors.pop("between").double().numpy()
+                spread = VoiceSpread(between, float(notes["share"]), float(notes["bias"]))
             encoder = VoiceEncoder()
             encoder.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{file} holds no voice encoder: {error}", "install speechmeta again"
             ) from error
-        return cls(encoder, mean.double().numpy(), matrix.double().numpy(), distance)
+        return cls(encoder, mean.double().numpy(), matrix.double().numpy(), distance, spread)
 
     def save(self, file: Path, notes: Mapping[str, str]) -> None:
         """The encoder in half precision, which moves no cosine by a thousandth.
@@ -120,7 +132,11 @@ class VoiceEmbedder:
         tensors = {name: value.half() for name, value in self.encoder.state_dict().items()}
         tensors["mean"] = torch.from_numpy(self.mean).float()
         tensors["matrix"] = torch.from_numpy(np.ascontiguousarray(self.matrix)).float()
-        save_file(tensors, str(file), {**notes, "distance": f"{self.distance:.4f}"})
+        numbers = {"distance": f"{self.distance:.4f}"}
+        if self.spread is not None:
+            tensors["between"] = torch.from_numpy(self.spread.between).float()
+            numbers |= {"share": f"{self.spread.share:.4f}", "bias": f"{self.spread.bias:.4f}"}
+        save_file(tensors, str(file), {**notes, **numbers})
 
     def embed(self, clips: Sequence[FloatArray]) -> Matrix:
         """Unit vectors (clips, size) of mono clips (samples,) at 16 kHz."""

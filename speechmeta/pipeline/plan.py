@@ -314,6 +314,7 @@ def _shared_turns(
             rate=activity.rate,
             hop=activity.hop,
             speakers=asked,
+            spread=getattr(voices, "spread", None),
         )
     found = max((run.speaker for run in speech), default=0) + 1
     if asked is not None and speech and found < asked:

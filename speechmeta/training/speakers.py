@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from speechmeta.audio.loading import SAMPLE_RATE, load_audio
-from speechmeta.audio.telephone import over_the_line
-from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.diarizer import WINDOW_SECONDS
 from speechmeta.diarization.embeddings import (
     EncoderEmbedder,
@@ -30,59 +26,16 @@ from speechmeta.diarization.embeddings import (
 )
 from speechmeta.errors import DatasetError, SpeechMetaError
 from speechmeta.training.manifest import Clip, read_clips
+from speechmeta.training.voice_windows import speaker_windows
 
 WINDOWS_PER_SPEAKER = 10
 DIMENSIONS = 64
 SHRINKAGE = 0.05
 """Share of the mean variance that is added to every direction's."""
 
+_LEAST_BETWEEN = 1e-3
 HELD_OUT = 5
 """Every fifth speaker sets the distance threshold instead of the projection."""
-
-
-def speaker_windows(
-    clips: Sequence[Clip],
-    seed: int = 0,
-    limit: int = WINDOWS_PER_SPEAKER,
-    read: Callable[[Clip], FloatArray] | None = None,
-) -> Iterator[tuple[str, str, FloatArray]]:
-    """Yields (source, speaker, waveform of 1.5 s at 16 kHz), at most `limit` a speaker.
-
-    Every second window passes an 8 kHz, 300 to 3400 Hz telephone band.
-
-    Args:
-        read: gives a clip's waveform (samples,) at 16 kHz; None decodes its file.
-    """
-    read = read or _decode
-    random = np.random.default_rng(seed)
-    by_speaker: dict[tuple[str, str], list[Clip]] = defaultdict(list)
-    for clip in clips:
-        if clip.speech and clip.speaker is not None and clip.duration >= WINDOW_SECONDS:
-            by_speaker[clip.dataset, clip.speaker].append(clip)
-    length = round(WINDOW_SECONDS * SAMPLE_RATE)
-    for (source, speaker), own in sorted(by_speaker.items()):
-        chosen = [own[index] for index in random.permutation(len(own))[:limit]]
-        share = -(-limit // len(chosen))
-        count = 0
-        for clip in chosen:
-            wave = read(clip)
-            for _ in range(min(share, len(wave) // length)):
-                start = int(random.integers(0, len(wave) - length + 1))
-                window = wave[start : start + length]
-                # A pause says nothing of the voice.
-                if np.square(window).mean() < 0.1 * np.square(wave).mean() or count >= limit:
-                    continue
-                yield (
-                    source,
-                    speaker,
-                    over_the_line(window, SAMPLE_RATE, "none") if count % 2 else window,
-                )
-                count += 1
-
-
-def _decode(clip: Clip) -> FloatArray:
-    wave: FloatArray = load_audio(clip.audio).resampled(SAMPLE_RATE)[0]
-    return wave
 
 
 def fit_projection(
@@ -114,23 +67,7 @@ def fit_projection(
     for source in set(sources):
         mine = origin == source
         centred[mine] -= vectors[mine & ~test].mean(0) if (mine & ~test).any() else 0.0
-    train = centred[~test]
-    within = np.zeros((vectors.shape[1], vectors.shape[1]))
-    means, counts = [], []
-    for owner in np.unique(owners[~test]):
-        own = train[owners[~test] == owner]
-        means.append(own.mean(0))
-        counts.append(len(own))
-        within += (own - own.mean(0)).T @ (own - own.mean(0))
-    within /= len(train)
-    within += SHRINKAGE * np.trace(within) / len(within) * np.eye(len(within))
-    spread = np.array(means) * np.sqrt(np.array(counts, dtype=np.float64)[:, None])
-    between = spread.T @ spread / len(train)
-    values, directions = np.linalg.eigh(within)
-    whiten = directions / np.sqrt(values)
-    strength, turned = np.linalg.eigh(whiten.T @ between @ whiten)
-    best = np.argsort(-strength)[: min(dimensions, len(means) - 1, len(strength))]
-    matrix = whiten @ turned[:, best]
+    matrix, _ = discriminant(centred[~test], owners[~test], dimensions, SHRINKAGE)
     mean = vectors[~test].mean(0)
     projected = unit(centred[test] @ matrix)
     same, different = _pair_distances(projected, owners[test], origin[test])
@@ -138,6 +75,36 @@ def fit_projection(
     # Clusters are compared by their mean distance, which lies near the mean of its kind.
     distance = float((same.mean() + different.mean()) / 2)
     return SpeakerProjection(mean, matrix, distance, layer), rate
+
+
+def discriminant(
+    centred: Matrix, owners: np.ndarray, dimensions: int, shrinkage: float
+) -> tuple[Matrix, Matrix]:
+    """Directions in which voices differ more than the windows of one do.
+
+    Args:
+        centred: (windows, size), the mean of each line taken off. owners: (windows,) whose each is.
+        shrinkage: share of the mean variance within voices that is added to every direction's.
+
+    Returns:
+        (size, fewer): the map under which windows of one voice have unit variance; (fewer,): the
+        variance between voices in each of its directions, the largest first.
+    """
+    _, owners = np.unique(owners, return_inverse=True)
+    counts = np.bincount(owners)
+    means = np.zeros((len(counts), centred.shape[1]))
+    np.add.at(means, owners, centred)
+    means /= counts[:, None]
+    apart = centred - means[owners]
+    within = apart.T @ apart / max(1, len(centred) - len(counts))
+    within += shrinkage * np.trace(within) / len(within) * np.eye(len(within))
+    # The mean of a few windows is off by what is left of their own variance.
+    between = means.T @ means / len(means) - within * np.mean(1 / counts)
+    values, directions = np.linalg.eigh(within)
+    whiten = directions / np.sqrt(values)
+    strength, turned = np.linalg.eigh(whiten.T @ between @ whiten)
+    best = np.argsort(-strength)[: min(dimensions, len(means) - 1, len(strength))]
+    return whiten @ turned[:, best], np.maximum(strength[best], _LEAST_BETWEEN)
 
 
 def equal_error(same: Matrix, different: Matrix) -> tuple[float, float]:
@@ -174,14 +141,14 @@ def train_encoder(
     from speechmeta.models.speechllm import load_model
 
     model, processor = load_model(checkpoint, local_files_only=True)
-    windows = list(speaker_windows(clips, seed))
+    windows = list(speaker_windows(clips, WINDOW_SECONDS, WINDOWS_PER_SPEAKER // 2, seed))
     if not windows:
         raise DatasetError("no clip has a known speaker", "give manifests with speakers")
-    speakers = [f"{source} {speaker}" for source, speaker, _ in windows]
-    sources = [source for source, _, _ in windows]
+    speakers = [f"{window.source} {window.speaker}" for window in windows]
+    sources = [window.source for window in windows]
     embedder = EncoderEmbedder(model, processor, layer=1)
     layers = layers or range(1, embedder.layers + 1)
-    everything = embedder.pool_layers([window for _, _, window in windows], layers)
+    everything = embedder.pool_layers([window.wave for window in windows], layers)
     found = [
         fit_projection(pooled, speakers, sources, layer)
         for layer, pooled in zip(layers, everything, strict=True)

@@ -3,8 +3,8 @@
     speechmeta train recipes/speakers/recipe.yaml
 
 Windows of many speakers, each as it is and from the other end of a telephone, go through the
-published network; a linear discriminant finds the directions in which voices differ whatever the
-line. Decoded audio is kept in the work folder.
+published network; a linear discriminant finds the directions in which voices on one line differ.
+Decoded audio is kept in the work folder.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import io
 import logging
 import pickle
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,23 +24,17 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 
-from speechmeta.audio.loading import SAMPLE_RATE
-from speechmeta.audio.telephone import Codec, over_the_line
+from speechmeta.diarization.same_voice import VoiceSpread
 from speechmeta.diarization.voice_encoder import VoiceEmbedder, VoiceEncoder
-from speechmeta.errors import UsageError
+from speechmeta.errors import DatasetError, UsageError
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.recipe_files import family, read_recipe_file
-from speechmeta.training.speakers import fit_projection
-from speechmeta.training.whisper_meta.store import AudioStore, build_store
+from speechmeta.training.speakers import discriminant
+from speechmeta.training.voice_windows import speaker_windows
+from speechmeta.training.whisper_meta.store import build_store
 
 _LOG = logging.getLogger(__name__)
 _IN_WHEEL = "resemblyzer/pretrained.pt"
-LEVEL = 0.06
-"""RMS to which every window is brought before noise is added."""
-LINES: tuple[Codec, ...] = ("mulaw", "gsm", "none", "alaw", "mulaw")
-"""Codecs of the telephone, drawn alike."""
-
-Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,12 +45,15 @@ class ClipOptions:
         shortest: seconds of a clip.
         speakers: most of one source.
         left_out: sources that are not used.
+        held_out: one of so many speakers is not used, so that calls can be made of them;
+            0 for none.
     """
 
     seconds: float = 8.0
     shortest: float = 3.0
     speakers: int = 300
     left_out: Sequence[str] = ()
+    held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,11 @@ class VoicesRecipe:
         work: folder for decoded audio. output: the file that is written.
         distance: cosine distance from which two clusters are two speakers.
         origin, licence: noted in the file.
-        window_seconds: length of the windows, one as it is and one over a telephone a speaker.
+        share, bias: see `speechmeta.diarization.same_voice.VoiceSpread`.
+        window_seconds: lengths of the windows.
+        windows: of each length, as many as they are and over a telephone, a speaker.
         dimensions: that the projection keeps.
+        shrinkage: see `speechmeta.training.speakers.discriminant`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -82,9 +83,13 @@ class VoicesRecipe:
     distance: float
     origin: str
     licence: str
+    share: float
+    bias: float
     seed: int = 0
-    window_seconds: float = 1.5
+    window_seconds: Sequence[float] = (1.5, 0.75)
+    windows: int = 4
     dimensions: int = 128
+    shrinkage: float = 0.02
     clips: ClipOptions = field(default_factory=ClipOptions)
 
 
@@ -108,16 +113,15 @@ def run_voices(recipe: VoicesRecipe) -> Path:
     encoder = published_encoder(recipe.start)
     clips = choose(read_manifest(recipe.train), recipe.clips, recipe.seed)
     store = build_store(clips, recipe.work / "audio")
-    windows = list(speaker_windows(clips, store, recipe.window_seconds, recipe.seed))
+    clips = [clip for clip in clips if clip in store]
     bare = VoiceEmbedder(encoder, np.zeros(1), np.eye(encoder.linear.out_features), 1.0)
-    vectors = bare.encode([wave for _, _, wave in windows])
-    embedder, rate = fitted(
-        encoder, vectors, [name for _, name, _ in windows], [s for s, _, _ in windows], recipe
-    )
-    _LOG.info(
-        "%d windows of %d clips: equal error rate %.4f between windows of held-out speakers",
-        len(windows), len(clips), rate,
-    )  # fmt: skip
+    vectors, windows = [], []
+    for seconds in recipe.window_seconds:
+        found = list(speaker_windows(clips, seconds, recipe.windows, recipe.seed, store.wave))
+        vectors.append(bare.encode([window.wave for window in found]))
+        windows += [(window.line, f"{window.line} {window.speaker}") for window in found]
+    embedder = fitted(encoder, np.concatenate(vectors), windows, recipe)
+    _LOG.info("%d windows of %d clips", len(windows), len(clips))
     recipe.output.parent.mkdir(parents=True, exist_ok=True)
     embedder.save(recipe.output, {"origin": recipe.origin, "licence": recipe.licence})
     return recipe.output
@@ -126,14 +130,28 @@ def run_voices(recipe: VoicesRecipe) -> Path:
 def fitted(
     encoder: VoiceEncoder,
     vectors: np.ndarray,
-    speakers: Sequence[str],
-    sources: Sequence[str],
+    windows: Sequence[tuple[str, str]],
     recipe: VoicesRecipe,
-) -> tuple[VoiceEmbedder, float]:
-    """The encoder with a projection of its vectors (windows, size), and the equal error rate
-    between windows of the speakers that were held out of it."""
-    found, rate = fit_projection(vectors, speakers, sources, 0, recipe.dimensions)
-    return VoiceEmbedder(encoder, found.mean, found.matrix, recipe.distance), rate
+) -> VoiceEmbedder:
+    """The encoder with a projection of its vectors (windows, size).
+
+    Args:
+        windows: the line that each came over, and the voice on it: one that is heard directly and
+            over a telephone counts as two, since in a call it has but one line.
+
+    Raises:
+        DatasetError: there are too few speakers.
+    """
+    if len({voice for _, voice in windows}) < 3:
+        raise DatasetError("there are fewer than three voices", "give more recordings")
+    lines = np.array([line for line, _ in windows])
+    centred = vectors.copy()
+    for line in set(lines.tolist()):
+        centred[lines == line] -= vectors[lines == line].mean(0)
+    owners = np.array([voice for _, voice in windows])
+    matrix, between = discriminant(centred, owners, recipe.dimensions, recipe.shrinkage)
+    spread = VoiceSpread(between, recipe.share, recipe.bias)
+    return VoiceEmbedder(encoder, vectors.mean(0), matrix, recipe.distance, spread)
 
 
 def published_encoder(path: Path) -> VoiceEncoder:
@@ -163,6 +181,12 @@ def published_encoder(path: Path) -> VoiceEncoder:
     return encoder.eval()
 
 
+def is_held_out(clip: Clip, options: ClipOptions) -> bool:
+    """Whether the clip's speaker is kept for choosing how speakers are counted."""
+    name = f"{clip.dataset} {clip.speaker}".encode()
+    return options.held_out > 0 and zlib.crc32(name) % options.held_out == 0
+
+
 def choose(clips: Iterable[Clip], options: ClipOptions, seed: int) -> list[Clip]:
     """Clips of known speakers that are free for commercial use, in random order."""
     random = np.random.default_rng(seed)
@@ -181,57 +205,7 @@ def choose(clips: Iterable[Clip], options: ClipOptions, seed: int) -> list[Clip]
             for index in random.permutation(len(own)):
                 if total >= options.seconds:
                     break
-                chosen.append(own[index])
+                if not is_held_out(own[index], options):
+                    chosen.append(own[index])
                 total += own[index].duration
     return chosen
-
-
-def speaker_windows(
-    clips: Sequence[Clip], store: AudioStore, seconds: float, seed: int
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yields (source, speaker, waveform at 16 kHz), two of each speaker: as it is and over a
-    telephone. Half of the windows have white noise 12 to 35 dB below."""
-    random = np.random.default_rng(seed)
-    by_source: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
-    for clip in clips:
-        if clip in store:
-            place = store.places[str(clip.audio)]
-            by_source[clip.dataset][str(clip.speaker)].append(place)
-    samples = round(seconds * SAMPLE_RATE)
-    for source, speakers in sorted(by_source.items()):
-        for speaker, places in sorted(speakers.items()):
-            for telephone in (False, True):
-                wave = _window(places, samples, store, random)
-                if telephone:
-                    codec = LINES[int(random.integers(len(LINES)))]
-                    banded = random.random() < 0.7
-                    low, high = (random.uniform(150, 320), random.uniform(3300, 3800)) if banded \
-                        else (0.0, 0.0)  # fmt: skip
-                    wave = over_the_line(wave, SAMPLE_RATE, codec, (low, high) if banded else None)
-                if random.random() < 0.5:
-                    noise = random.standard_normal(samples).astype(np.float32)
-                    wave = wave + noise * LEVEL * 10 ** (-random.uniform(12, 35) / 20)
-                yield source, f"{source} {speaker}", wave.astype(np.float32)
-
-
-def _window(
-    places: Sequence[Place], samples: int, store: AudioStore, random: np.random.Generator
-) -> np.ndarray:
-    """A stretch with speech of one of the clips; where none is long enough it is repeated."""
-    best: np.ndarray = np.zeros(samples, np.float32)
-    most = -1.0
-    fitting = [place for place in places if place[1] >= samples] or list(places)
-    for _ in range(3):
-        start, count = fitting[int(random.integers(len(fitting)))]
-        if count >= samples:
-            start, count = start + int(random.integers(0, count - samples + 1)), samples
-        wave = np.resize(store.samples[start : start + count], samples).astype(np.float32) / 32767
-        power = np.square(wave[: samples // 160 * 160]).reshape(-1, 160).mean(1)
-        # Where much of it is far below the mean it is a pause, which says nothing of the voice.
-        active = float((power > 0.1 * power.mean()).mean()) if power.any() else 0.0
-        if active > most:
-            best, most = wave, active
-        if active > 0.5:
-            break
-    level = float(np.sqrt(np.square(best).mean())) + 1e-6
-    return np.asarray(best * (LEVEL / level), dtype=np.float32)

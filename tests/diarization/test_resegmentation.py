@@ -8,6 +8,7 @@ import pytest
 from speechmeta.diarization.resegmentation import (
     best_path,
     change_costs,
+    ease_short_runs,
     evidence,
     frames_of,
     segments_of,
@@ -67,3 +68,21 @@ def test_segments_end_with_the_speaker_and_with_the_run() -> None:
     assert (found[0].start, found[1].end, found[2].end) == (0, 2 * RATE, 4 * RATE)
     assert found[0].end == found[1].start
     assert found[0].end / RATE == pytest.approx(1.1, abs=0.04)
+
+
+def test_a_change_that_is_likely_is_taken_but_nobody_changes_to_himself() -> None:
+    likeness = np.tile([[0.5, 0.48]], (6, 1))
+    costs = np.full(6, 0.3)
+    costs[[2, 4]] = -0.1
+    assert list(best_path(likeness, costs)) == [0, 0, 1, 1, 0, 0]
+    assert list(best_path(likeness[:, :1], costs)) == [0] * 6
+
+
+def test_short_runs_that_stand_alone_are_eased() -> None:
+    seconds = [(0.0, 3.0), (3.2, 3.7), (3.9, 6.0), (6.2, 6.6), (9.0, 12.0)]
+    runs = [Speech(round(a * RATE), round(b * RATE)) for a, b in seconds]
+    frames = frames_of(runs, RATE)
+    eased = ease_short_runs(frames, np.ones(len(frames.runs)), RATE, 1.1, 1.0, 0.4)
+    # The second short one is followed by a long pause.
+    assert set(frames.runs[eased < 1]) == {1, 2}
+    assert (eased < 1).sum() == 2

@@ -13,16 +13,16 @@ from audio_files import write_wav
 from speechmeta.diarization.voice_encoder import VoiceEmbedder, VoiceEncoder
 from speechmeta.errors import UsageError
 from speechmeta.training.manifest import read_manifest
+from speechmeta.training.voice_windows import speaker_windows
 from speechmeta.training.voices import (
     ClipOptions,
     choose,
+    is_held_out,
     is_voices_recipe,
     published_encoder,
     read_voices_recipe,
     run_voices,
-    speaker_windows,
 )
-from speechmeta.training.whisper_meta.store import build_store
 
 SPEAKERS = 12
 
@@ -54,8 +54,8 @@ def save_recipe(folder: Path, **changes: object) -> Path:
         "family": "speakers", "start": str(folder / "pretrained.pt"),
         "train": str(folder / "train.jsonl"), "work": str(folder / "work"),
         "output": str(folder / "made" / "speakers.safetensors"), "distance": 0.5,
-        "origin": "a test", "licence": "Apache-2.0", "window_seconds": 0.5, "dimensions": 8,
-        "clips": {"shortest": 1.0},
+        "share": 0.4, "bias": -2.0, "origin": "a test", "licence": "Apache-2.0",
+        "window_seconds": [0.5], "windows": 2, "dimensions": 8, "clips": {"shortest": 1.0},
     }  # fmt: skip
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(values | changes))
@@ -73,20 +73,27 @@ def test_clips_of_known_speakers_that_may_be_used(manifest: Path) -> None:
     assert len(choose(clips, ClipOptions(shortest=1.0, seconds=1.0), 0)) == SPEAKERS - 1
 
 
-def test_every_speaker_is_heard_directly_and_over_a_telephone(
-    manifest: Path, tmp_path: Path
-) -> None:
+def test_speakers_are_heard_directly_and_over_a_telephone(manifest: Path) -> None:
     clips = choose(read_manifest(manifest), ClipOptions(shortest=1.0), 0)
-    store = build_store(clips, tmp_path / "store")
-    windows = list(speaker_windows(clips, store, 1.6, 0))
-    assert len(windows) == 2 * (SPEAKERS - 1)
-    names = [name for _, name, _ in windows]
-    assert names[::2] == names[1::2]
-    for _, _, wave in windows:
-        assert wave.shape == (25600,)
-        assert 0.01 < float(np.sqrt(np.square(wave).mean())) < 0.2
-    again = list(speaker_windows(clips, store, 1.6, 0))
-    np.testing.assert_array_equal(windows[5][2], again[5][2])
+    windows = list(speaker_windows(clips, 0.5, 2, 0))
+    assert len(windows) == 4 * (SPEAKERS - 1)
+    assert [window.telephone for window in windows[:4]] == [False, False, True, True]
+    assert len({window.line for window in windows}) == 2
+    for window in windows:
+        assert window.wave.shape == (8000,)
+        assert 0.01 < float(np.sqrt(np.square(window.wave).mean())) < 0.2
+    again = list(speaker_windows(clips, 0.5, 2, 0))
+    np.testing.assert_array_equal(windows[5].wave, again[5].wave)
+    assert list(speaker_windows(clips, 9.0, 2, 0)) == []
+
+
+def test_held_out_speakers_are_not_learnt_from(manifest: Path) -> None:
+    clips = list(read_manifest(manifest))
+    options = ClipOptions(shortest=1.0, held_out=3)
+    chosen = {clip.speaker for clip in choose(clips, options, 0)}
+    held = {clip.speaker for clip in clips if is_held_out(clip, options)}
+    assert held
+    assert chosen == {clip.speaker for clip in clips if clip.commercial} - held
 
 
 def test_a_recipe_makes_the_file(manifest: Path, tmp_path: Path) -> None:
@@ -95,13 +102,16 @@ def test_a_recipe_makes_the_file(manifest: Path, tmp_path: Path) -> None:
     made = VoiceEmbedder.load(run_voices(read_voices_recipe(path)))
     assert made.distance == 0.5
     assert made.matrix.shape[0] == 256
+    assert made.spread is not None
+    assert (made.spread.share, made.spread.bias) == (0.4, -2.0)
+    assert made.spread.between.shape == made.matrix.shape[1:]
     assert made.matrix.shape[1] <= 8
     assert made.embed([np.ones(8000, np.float32)]).shape == (1, made.matrix.shape[1])
 
 
 def test_recipes_that_do_not_work(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="windows"):
-        read_voices_recipe(save_recipe(tmp_path, windows=3))
+    with pytest.raises(UsageError, match="spread"):
+        read_voices_recipe(save_recipe(tmp_path, spread=3))
     with pytest.raises(UsageError, match="cannot read"):
         read_voices_recipe(tmp_path / "absent.yaml")
     with pytest.raises(UsageError, match="does not hold the weights"):
