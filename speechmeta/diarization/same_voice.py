@@ -64,7 +64,7 @@ def cluster_voices(vectors: Matrix, spread: VoiceSpread, speakers: int | None = 
     alone = spread.evidence(sums, counts)
 
     def gains(one: int) -> Matrix:
-        found = spread.evidence(sums + sums[one], counts + counts[one]) - alone - alone[one]
+        found: Matrix = spread.evidence(sums + sums[one], counts + counts[one]) - alone - alone[one]
         found[~alive] = found[one] = -np.inf
         return found
 
