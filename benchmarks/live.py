@@ -10,7 +10,7 @@ on both channels. The delay of a turn is the time from when the last of its spee
 moments; with it, calls of strangers (below).
 
 `equality` makes calls of two speakers of the `test` half of dev: on two channels and on one, as
-they are and over a telephone (mu-law), and compares the turns of the call as it goes on with those
+they are and over a telephone (mu-law; once with each side leaking into the other), and compares the turns of the call as it goes on with those
 of the file: the same where both ends are within 0.1 s, and with --words where the words are the
 same too (which takes the model, and hours on a slow machine). examples/call.wav comes first.
 
@@ -123,6 +123,12 @@ def telephone(call: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
+def leaking(call: np.ndarray) -> np.ndarray:
+    """Each side 20 dB quieter and 100 ms late in the other, at 8 kHz."""
+    late = np.pad(call, ((0, 0), (800, 0)))[:, : call.shape[1]]
+    return (call + 0.1 * late[::-1]).astype(np.float32)
+
+
 def mulaw(wave: np.ndarray) -> bytes:
     table = mulaw_table()
     order = np.argsort(table, kind="stable")
@@ -172,6 +178,7 @@ async def talk(address: str, call: np.ndarray, pause: float) -> list[float]:
     """Sends a call at 8 kHz in real time; the delay of each turn in seconds."""
     await asyncio.sleep(pause)
     frame = round(8000 * FRAME_SECONDS)
+    sound = mulaw(call)
     sent: list[tuple[float, float]] = []
     delays: list[float] = []
     async with connect(address, max_size=None) as socket:
@@ -184,7 +191,7 @@ async def talk(address: str, call: np.ndarray, pause: float) -> list[float]:
             for first in range(0, call.shape[1], frame):
                 due = begun + (first + frame) / 8000
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                await socket.send(mulaw(call[:, first : first + frame]))
+                await socket.send(sound[2 * first : 2 * (first + frame)])
                 sent.append(((first + frame) / 8000, time.monotonic()))
             await socket.send('{"type": "stop"}')
 
@@ -247,6 +254,7 @@ def equality(chosen: argparse.Namespace) -> dict[str, Any]:
         phone = telephone(wide)
         heard = samples_of(mulaw(phone), "pcm_mulaw", 2)
         calls += [("two channels, 16 kHz", wide, RATE), ("two channels, telephone", heard, 8000)]
+        calls += [("two that leak, telephone", leaking(heard), 8000)]
         calls += [
             ("one channel, 16 kHz", wide.sum(0, keepdims=True) / 2, RATE),
             ("one channel, telephone", heard.sum(0, keepdims=True) / 2, 8000),
