@@ -10,9 +10,10 @@ on both channels. The delay of a turn is the time from when the last of its spee
 moments; with it, calls of strangers (below).
 
 `equality` makes calls of two speakers of the `test` half of dev: on two channels and on one, as
-they are and over a telephone (mu-law; once with each side leaking into the other), and compares the turns of the call as it goes on with those
-of the file: the same where both ends are within 0.1 s, and with --words where the words are the
-same too (which takes the model, and hours on a slow machine). examples/call.wav comes first.
+they are and over a telephone (mu-law; once with each side leaking into the other), and compares
+the turns of the call as it goes on with those of the file: the same where both ends are within
+0.1 s, and with --words where the words are the same too (which takes the model, and hours on a
+slow machine). examples/call.wav comes first.
 
 `memory` feeds a server in this process an hour of a two-sided call as fast as it is taken, with a
 stand-in for the model, and reads the size of the process after each 5 minutes of the call.

@@ -59,7 +59,7 @@ STEP_WINDOWS = 16
 PARTIAL_SECONDS = 1.0
 """Talk after which the words of a turn in progress are looked at again."""
 
-SETTLED_SECONDS = 2.0
+SETTLED_SECONDS = 3.0
 """Talk of another after which a change of speaker on one channel stands."""
 
 LOOK_SECONDS = 1.0
