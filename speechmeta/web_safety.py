@@ -145,9 +145,10 @@ class OwnPagesOnly:
             await send({"type": "websocket.close", "code": 1008})
             return
         kind, text = self._answer
-        headers = [(b"content-type", kind.encode("ascii"))]
+        body = text.encode("utf-8")
+        headers = [(b"content-type", kind.encode("ascii")), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 403, "headers": headers})
-        await send({"type": "http.response.body", "body": text.encode("utf-8")})
+        await send({"type": "http.response.body", "body": body})
 
 
 def allowed(headers: dict[bytes, bytes], hosts: frozenset[str] | None = LOOPBACK) -> bool:

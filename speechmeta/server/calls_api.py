@@ -22,7 +22,7 @@ from speechmeta.server.hearing import (
     unless_left,
     without_our_paths,
 )
-from speechmeta.server.parameters import call_options, form_schema, switch
+from speechmeta.server.parameters import call_options, form_schema, switch, text_of
 from speechmeta.server.problems import body_of
 from speechmeta.server.served import Served
 from speechmeta.server.uploads import Incoming, received
@@ -95,7 +95,7 @@ def router(served: Served) -> APIRouter:
             )
             given = incoming.given
             stream = switch(given.pop("stream", False), "stream")
-            language, prompt = given.pop("language", None), given.pop("prompt", None)
+            language, prompt = text_of(given, "language"), text_of(given, "prompt")
             options = call_options(served.call, given)
             hearing = await stack.enter_async_context(
                 on_its_way(request, served, incoming, options, language, prompt)

@@ -17,7 +17,7 @@ from speechmeta.server.keys import Keys
 from speechmeta.server.log_lines import place_of
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.patience import Left
-from speechmeta.server.problems import Refused, as_told, body_of, status_of
+from speechmeta.server.problems import Busy, Refused, as_told, body_of, status_of
 from speechmeta.web_safety import AsgiApp, Message, Receive, Send
 
 log = logging.getLogger("speechmeta.server")
@@ -26,6 +26,9 @@ CLIENT_LEFT = 499
 """The status in log and metrics of a request whose client did not wait for the answer."""
 
 TOO_SLOW = 408
+
+BUSY_SECONDS = 5
+"""When to come again where others are sending as much as is taken."""
 
 _DRAIN_BYTES = 8 << 20
 _DRAIN_SECONDS = 5.0
@@ -37,11 +40,17 @@ class Envelope:
     Args:
         keys: who may ask.
         max_bytes: largest body that a request may have.
+        max_together: bytes that all requests that are being answered may have, as what they sent
+            lies on the disk meanwhile.
     """
 
-    def __init__(self, app: AsgiApp, keys: Keys, metrics: Metrics, max_bytes: int) -> None:
+    def __init__(
+        self, app: AsgiApp, keys: Keys, metrics: Metrics, max_bytes: int, max_together: int
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_together = max_together
+        self._together = 0
         self._keys = keys
         self._metrics = metrics
 
@@ -58,9 +67,13 @@ class Envelope:
         async def followed() -> Message:
             nonlocal whole, size
             message = await receive()
-            size += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            size += more
+            self._together += more
             if size > self._max_bytes:
                 raise of_http(HTTPException(413))
+            if self._together > self._max_together:
+                raise Busy(BUSY_SECONDS)
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
@@ -102,6 +115,7 @@ class Envelope:
             else:
                 await error_response(told)(scope, followed, numbered)
         finally:
+            self._together -= size
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.monotonic() - begun
             kind = kind or scope["state"].get("kind", "")

@@ -13,7 +13,7 @@ from speechmeta.server.calls_api import body, json_response
 from speechmeta.server.envelope import note
 from speechmeta.server.job_runner import JobRunner
 from speechmeta.server.jobs import Job
-from speechmeta.server.parameters import call_options
+from speechmeta.server.parameters import call_options, text_of
 from speechmeta.server.problems import Refused
 from speechmeta.server.served import Served
 from speechmeta.server.uploads import received
@@ -47,15 +47,13 @@ def router(served: Served) -> APIRouter:
                 received(request, jobs.recordings, served.roots)
             )
             given = incoming.given
-            language, prompt = given.pop("language", None), given.pop("prompt", None)
-            webhook = given.pop("webhook", None) or None
+            language, prompt = text_of(given, "language"), text_of(given, "prompt")
+            webhook = text_of(given, "webhook")
             if webhook is not None:
-                webhook = jobs.webhooks.checked(str(webhook))
+                webhook = jobs.webhooks.checked(webhook)
             options = call_options(served.call, given)
             owner = request.state.owner
-            job = await jobs.accept(
-                incoming, owner, options, language or None, prompt or None, webhook
-            )
+            job = await jobs.accept(incoming, owner, options, language, prompt, webhook)
         note(request, job=job.id)
         address = f"/v1/jobs/{job.id}"
         answer = _shown(job, None)

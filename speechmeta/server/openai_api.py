@@ -39,7 +39,7 @@ from speechmeta.server.hearing import (
     unless_left,
     without_our_paths,
 )
-from speechmeta.server.parameters import call_options, form_schema, switch
+from speechmeta.server.parameters import call_options, form_schema, switch, text_of
 from speechmeta.server.problems import Refused, body_of
 from speechmeta.server.served import Served
 from speechmeta.server.uploads import Incoming, received
@@ -108,7 +108,7 @@ def router(served: Served) -> APIRouter:
             )
             given = incoming.given
             check_model(served, given.pop("model", None))
-            language, prompt = given.pop("language", None), given.pop("prompt", None)
+            language, prompt = text_of(given, "language"), text_of(given, "prompt")
             form = _choice(given.pop("response_format", "json"), ResponseFormat, "response_format")
             wanted = _granularities(given, form)
             _check_temperature(given.pop("temperature", None))
@@ -121,7 +121,7 @@ def router(served: Served) -> APIRouter:
                 )  # fmt: skip
             options = _transcript_options(call_options(served.call, given), form, wanted)
             hearing = await stack.enter_async_context(
-                on_its_way(request, served, incoming, options, language or None, prompt or None)
+                on_its_way(request, served, incoming, options, language, prompt)
             )
             if not stream:
                 report = await report_of(request, served, incoming, hearing, begun)
@@ -234,10 +234,15 @@ def _choice(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
+def _listed(value: Any) -> list[Any]:
+    """The values of a field that may be a list, a single value, or left out."""
+    return value if isinstance(value, list) else [] if value in (None, "") else [value]
+
+
 def _granularities(given: dict[str, Any], form: str) -> tuple[str, ...]:
     name = "timestamp_granularities"
     # Clients write lists with brackets; a single value may come without.
-    found = [*given.pop(f"{name}[]", []), *filter(None, [given.pop(name, None)])]
+    found = [*_listed(given.pop(f"{name}[]", None)), *_listed(given.pop(name, None))]
     if found and form != "verbose_json":
         raise OptionError(
             f"{name} go with verbose_json only, not with {form}",
@@ -249,7 +254,7 @@ def _granularities(given: dict[str, Any], form: str) -> tuple[str, ...]:
 def _check_temperature(value: Any) -> None:
     try:
         cold = value is None or float(value) == 0.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         cold = False
     if not cold:
         raise OptionError(

@@ -7,12 +7,12 @@ key in a config file (`turns.min_pause_seconds`), or in a JSON object, as text o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from speechmeta.errors import UsageError
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.server.json_objects import json_object
 from speechmeta.server.problems import Refused
 from speechmeta.settings import Entry, OptionError, changed, entries, flattened
 
@@ -98,6 +98,18 @@ def switch(value: Any, name: str) -> bool:
     raise OptionError(f"{name} is {value!r}", "it has to be true or false", name)
 
 
+def text_of(given: dict[str, Any], name: str) -> str | None:
+    """Takes a field out that is text; None where it is left out or empty.
+
+    Raises:
+        UsageError: it is something else, as in a JSON body it can be.
+    """
+    value = given.pop(name, None)
+    if value is not None and not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r:.80}", "it has to be text", name)
+    return value or None
+
+
 def _text(entry: Entry, value: Any) -> Any:
     """A field of a form that is left empty stands for what is unset."""
     return None if value == "" and entry.field.default is None else value
@@ -110,24 +122,18 @@ def _rules(text: str) -> dict[str, Any]:
         Refused: they are something else.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        return json_object(text, "rules", '{"rule": [{"name": ...}]}')
+    except UsageError as error:
         raise Refused(
             403,
-            "rules is not a JSON object, and this server reads no file for a client",
+            f"{error.message}, and this server reads no file for a client",
             'give the rules themselves, such as {"rule": [{"name": ...}]}',
-        )
-    return found
+        ) from None
 
 
 def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"options is no JSON: {error}", "give an object") from None
+        return json_object(value, "options", '{"redact": true}')
     if not isinstance(value, dict):
         raise UsageError("options is no JSON object", 'give one such as {"redact": true}')
     return value

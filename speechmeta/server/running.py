@@ -24,6 +24,9 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_MESSAGE_BYTES = 256 * 1024
 """Of a live call: 8 s of one channel at 16 kHz."""
 
+OPEN_FILES = 4 * MAX_CONNECTIONS
+"""Each connection is one, and what clients send is others."""
+
 
 def listen(options: ServeOptions) -> socket.socket:
     """The socket of a server.
@@ -97,8 +100,21 @@ def prepared(server: Server, on_start: Callable[[], None] | None = None) -> uvic
     )
 
 
+def _allow_open_files() -> None:
+    """Most systems let a process have 1024, which connections alone could use up."""
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(server: Server, listening: socket.socket, on_start: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests end for a while."""
+    _allow_open_files()
     # uvicorn sends itself the signal once more when it is done, which would end the process
     # before anything is tidied up.
     before = {number: signal.signal(number, _heard) for number in _SIGNALS}

@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from speechmeta.errors import UsageError
+from speechmeta.server.json_objects import json_object
 from speechmeta.server.problems import Refused
 from speechmeta.writers.files import output_error, printable
 
@@ -82,15 +83,7 @@ async def _json(request: Request) -> dict[str, Any]:
         body += chunk
         if len(body) > MAX_JSON_BYTES:
             raise Refused(413, "the JSON body is larger than 1 MB", "name the recording by a path")
-    try:
-        import json
-
-        data = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the body is no JSON: {error}", "send an object") from None
-    if not isinstance(data, dict):
-        raise UsageError("the body is no JSON object", 'send one such as {"path": "call.wav"}')
-    return data
+    return json_object(body, "the body", '{"path": "call.wav"}')
 
 
 async def _form(request: Request, place: Path, roots: Sequence[Path]) -> Incoming:

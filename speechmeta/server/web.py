@@ -162,7 +162,14 @@ def _application(served: Served, routers: Sequence[MakeRouter]) -> FastAPI:
         hosts=_names(served),
         answer=("application/json", json.dumps(body_of(refusal))),
     )
-    app.add_middleware(Envelope, keys=served.keys, metrics=served.metrics, max_bytes=max_bytes)
+    app.add_middleware(
+        Envelope,
+        keys=served.keys,
+        metrics=served.metrics,
+        max_bytes=max_bytes,
+        # As much as may be worked on or wait, each of the largest.
+        max_together=max_bytes * served.options.max_queue,
+    )
     app.add_middleware(Patience, seconds=served.options.client_seconds)
     return app
 

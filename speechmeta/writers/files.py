@@ -37,7 +37,11 @@ def printable(path: str | bytes | os.PathLike[str]) -> str:
 
     File names are bytes; JSON, Parquet and terminals take none that are not UTF-8.
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Half a character that stands for no byte, as JSON can have it.
+        return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextlib.contextmanager

@@ -210,7 +210,7 @@ def test_a_page_of_links(tmp_path: Path) -> None:
             files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
             written = b"".join(path.read_bytes() for path in files)
             assert b"secret" not in written
-            with pytest.raises(UsageError, match="is not a folder"):
+            with pytest.raises(AudioError, match="does not exist"):
                 analysed(f"{address}/calls/notes.txt", tmp_path / "none")
         finally:
             server.shutdown()

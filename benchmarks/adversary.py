@@ -1,0 +1,451 @@
+"""Hostile clients against a server, and what honest ones get meanwhile.
+
+    python benchmarks/adversary.py --seconds 60 --attackers 64
+
+Attackers send requests that are wrong in every way that `requests` knows, headers and bodies a
+byte at a time, halves of requests, floods; they leave while their recording is read. An honest
+client sends the example call all the while. Counted are the answers of both, faults in the log,
+and the server's memory and open files before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import wave
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BOUNDARY = "b0undary"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+JSON = "application/json"
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+def request(
+    body: bytes, kind: str = JSON, path: str = "/v1/analyze", method: str = "POST", head: str = ""
+) -> bytes:
+    """A request that is well-formed as HTTP."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+    lines += [f"Content-Type: {kind}"] if kind else []
+    lines += [f"Content-Length: {len(body)}"]
+    lines += [head] if head else []
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
+
+
+def part(name: str, value: bytes, more: str = "") -> bytes:
+    """One field of a form."""
+    return (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode(
+            "utf-8", "surrogateescape"
+        )
+        + value
+        + b"\r\n"
+    )
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def tone(seconds: float = 0.2, rate: int = 8000) -> bytes:
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(random.Random(1).randbytes(2 * round(seconds * rate))))
+    return made.getvalue()
+
+
+def upload(data: bytes, name: str = "a.wav", more: bytes = b"") -> bytes:
+    """A form with a recording."""
+    return more + part("file", data, f'; filename="{name}"') + END
+
+
+def wrong_json() -> Iterator[tuple[str, bytes]]:
+    """Bodies that are no JSON, or JSON of wrong types."""
+    texts: dict[str, Any] = {
+        "nothing": b"", "half": b'{"path": ', "list": b"[]", "null": b"null", "number": b"1",
+        "deep": b"[" * 100_000, "deep object": b'{"options":' * 20_000 + b"1",
+        "bytes": bytes(range(256)), "utf-16": '{"path": "a"}'.encode("utf-16"),
+        "long number": b'{"path": ' + b"1" * 10_000 + b"}",
+        "large": b'{"path": "' + b"a" * (1 << 20) + b'"}',
+    }  # fmt: skip
+    for name, body in texts.items():
+        yield f"json: {name}", body
+    tone_path = {"path": "tone.wav"}
+    values: list[Any] = [
+        5, -1, 1e308, 10**400, float("nan"), float("inf"), True, [], {}, [[]], [{}], {"a": 1},
+        "\ud800", "\0", "x" * 70_000, "../" * 50, "\u202e", ["\ud800"], {"\ud800": 1}, [None],
+    ]  # fmt: skip
+    keys = (
+        "path language prompt stream options fields roles min_pause turns limits max_hours rules "
+        "raw vad policy speakers speaker_model webhook call_schema model hotwords redact word_times"
+    )
+    for key in [*keys.split(), "\ud800", "__class__", "", "a.b.c"]:
+        for value in values:
+            data = {**tone_path, key: value}
+            if key != "path" and (value is True or _may_be(key, value)):
+                continue
+            yield f"json: {key!a}={value!a}"[:60], json.dumps(data).encode()
+
+
+def _may_be(key: str, value: Any) -> bool:
+    """Whether it is strange, but what the option takes."""
+    if key in ("options", "turns", "limits") and value == {}:
+        return True
+    return (key == "roles" and isinstance(value, str) and value != "\ud800") or (
+        key in ("min_pause", "max_hours", "speakers") and value in (5, 1e308)
+    )
+
+
+def wrong_forms() -> Iterator[tuple[str, bytes, str]]:
+    """Bodies that are no forms, or not what a form has to be; with their content types."""
+    good = upload(tone())
+    bodies: dict[str, bytes] = {
+        "empty": b"", "only the end": END, "no end": part("file", tone(), '; filename="a"'),
+        "other boundary": good.replace(BOUNDARY.encode(), b"other"),
+        "bytes": bytes(range(256)) * 40,
+        "line feeds": good.replace(b"\r\n", b"\n"),
+        "no name": f"--{BOUNDARY}\r\nContent-Disposition: form-data\r\n\r\nx\r\n".encode() + END,
+        "no disposition": f"--{BOUNDARY}\r\nX: y\r\n\r\nx\r\n".encode() + END,
+        "no colon": f"--{BOUNDARY}\r\nContent Disposition\r\n\r\nx\r\n".encode() + END,
+        "folded": f"--{BOUNDARY}\r\nContent-Disposition:\r\n form-data\r\n\r\nx\r\n".encode() + END,
+        "long header": f"--{BOUNDARY}\r\nX: {'y' * 100_000}\r\n\r\nx\r\n".encode() + END,
+        "headers": f"--{BOUNDARY}\r\n".encode() + b"X: y\r\n" * 5000 + b"\r\nx\r\n" + END,
+        "many fields": b"".join(part(f"f{i}", b"x") for i in range(500)) + END,
+        "long field": part("language", b"x" * 200_000) + END,
+        "long name": part("n" * 60_000, b"x") + END,
+        "two files": part("file", tone(), '; filename="a"') + good,
+        "another file": part("other", tone(), '; filename="a"') + END,
+        "path and file": part("path", b"tone.wav") + good,
+        "twice": part("vad", b"false") * 2 + good,
+        "surrogates": part("language", b"\xed\xa0\x80") + good,
+        "bytes in a name": part("\udcff\udcfe", b"x") + good,
+        "bytes in a value": part("prompt", b"\xff\xfe\x00") + part("path", b"absent.wav") + END,
+        "lists": part("path[]", b"a") + part("options[]", b"{}") + END,
+        "encoding": part("path", b"x", "\r\nContent-Transfer-Encoding: nonsense") + END,
+    }  # fmt: skip
+    for name, body in bodies.items():
+        yield f"form: {name}", body, FORM
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=",
+                 f"multipart/form-data; boundary={'x' * 5000}", f"{FORM}; charset=nonsense",
+                 "multipart/mixed; boundary=b0undary", "application/octet-stream", "", "x" * 500,
+                 "multipart/form-data; boundary=\"", "application/json; charset=x"):  # fmt: skip
+        yield f"type: {kind[:40]}", part("path", b"absent.wav") + END, kind
+    for body in (b"%zz=%", b"path=%00", b"path=a&path=b", b"&;=&;=" * 100, b"=" * 70_000,
+                 b"path=" + b"x" * 70_000, b"\xff\xfe", b"path=%ff%fe", b"a=1&" * 500):  # fmt: skip
+        yield f"urlencoded: {body[:20]!a}", body, URLENCODED
+    luck = random.Random(7)
+    for number in range(150):
+        bytes_ = bytearray(part("vad", b"maybe") + upload(b"no recording", "a"))
+        for _ in range(luck.choice((1, 2, 8))):
+            at = luck.randrange(len(bytes_))
+            if luck.random() < 0.5:
+                bytes_[at] = luck.randrange(256)
+            else:
+                del bytes_[at : at + luck.randrange(1, 20)]
+        yield f"form: changed {number}", bytes(bytes_), FORM
+
+
+def wrong_recordings() -> Iterator[tuple[str, bytes, str]]:
+    """Files that are no recordings, or claim too much; with their names."""
+    wav = tone()
+    sizes = wav[:4] + b"\xff\xff\xff\xff" + wav[8:40] + b"\xff\xff\xff\xff"
+    yield "claims 4 GB of nothing", sizes, "a.wav"
+    yield "no rate", wav[:24] + bytes(8) + wav[32:], "a.wav"
+    yield "half a head", wav[:30], "a.wav"
+    yield (
+        "playlist",
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n",
+        "a.m3u8",
+    )
+    yield "concat", b"ffconcat version 1.0\nfile /etc/passwd\n", "a.ffconcat"
+    yield "text", b"no recording at all\n" * 100, "a.mp3"
+    yield "atoms", b"\x7f\xff\xff\xffftypM4A \0\0\0\0" + b"\x7f\xff\xff\xffmoov" * 50, "a.m4a"
+    yield "empty", b"", "a.wav"
+    yield "many channels", wav[:22] + b"\xff\xff" + wav[24:], "a.wav"
+    for name in ("../../etc/passwd", "..\\..\\x", "/etc/shadow", "a\0.wav", ".", "..", "", " ",
+                 "x" * 3000, "\u202egnp.wav", "con.wav", "-rf", "\udcff\udcfe"):  # fmt: skip
+        yield f"name {name[:20]!a}", b"no recording", name
+    yield "bomb", flac_of_silence(1), "a.flac"
+
+
+def flac_of_silence(hours: float) -> bytes:
+    """A FLAC file of digital silence: constant blocks of 65,535 samples, each in 16 bytes.
+
+    https://www.rfc-editor.org/rfc/rfc9639; 16 bit, one channel, 48 kHz; an hour is 42 kB.
+    """
+    rate, block = 48_000, 65_535
+    count = round(hours * 3600 * rate / block)
+    fields = block << 16 | block
+    info = fields.to_bytes(4, "big") + bytes(6)
+    info += (rate << 44 | 0 << 41 | 15 << 36 | count * block).to_bytes(8, "big") + bytes(16)
+    made = bytearray(b"fLaC\x80" + len(info).to_bytes(3, "big") + info)
+    for number in range(count):
+        # Fixed blocks; the size follows in 16 bits; rate of the head; one channel of 16 bits.
+        head = b"\xff\xf8\x70\x08" + chr(number).encode() + (block - 1).to_bytes(2, "big")
+        head += bytes([_crc(head, 8, 0x07)])
+        frame = head + b"\x00\x00\x00"  # a constant subframe of zeros
+        made += frame + _crc(frame, 16, 0x8005).to_bytes(2, "big")
+    return bytes(made)
+
+
+def _crc(data: bytes, bits: int, polynomial: int) -> int:
+    value, top, mask = 0, 1 << (bits - 1), (1 << bits) - 1
+    for byte in data:
+        value ^= byte << (bits - 8)
+        for _ in range(8):
+            value = (value << 1 ^ polynomial if value & top else value << 1) & mask
+    return value
+
+
+def wrong_http() -> Iterator[tuple[str, bytes]]:
+    """What is hardly HTTP, or asks for strange things."""
+    head = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    kind = b"Content-Type: application/json\r\n"
+    bodies: dict[str, bytes] = {
+        "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50),
+        "nonsense": bytes(range(1, 200)) + b"\r\n\r\n",
+        "version": b"GET / HTTP/9.9\r\n\r\n", "0.9": b"GET /\r\n\r\n",
+        "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+        "two hosts": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n",
+        "evil host": b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        "evil origin": head + kind + b"Origin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}",
+        "long header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200_000,
+        "many headers": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 20_000,
+        "long address": b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "nul": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+        "negative length": head + b"Content-Length: -5\r\n\r\n",
+        "two lengths": head + b"Content-Length: 2\r\nContent-Length: 7\r\n\r\n{}xxxxx",
+        "huge length": head + kind + b"Content-Length: 99999999999999999999\r\n\r\n{}",
+        "smuggled": head + kind + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        "encoding": head + kind + b"Transfer-Encoding: gzip\r\n\r\n{}",
+        "chunk": head + kind + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        "negative chunk": head + kind + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n0\r\n\r\n",
+        "chunk's end": head + kind + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"x" * 100_000,
+        "too much": head + kind + b"Transfer-Encoding: chunked\r\n\r\n"
+                    + b"100000\r\n" + b" " * (1 << 20) + b"\r\n100000\r\n" + b" " * (1 << 20)
+                    + b"\r\n0\r\n\r\n",
+        "websocket": b"GET /v1/analyze HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+                     b"Connection: Upgrade\r\nSec-WebSocket-Key: eA==\r\n"
+                     b"Sec-WebSocket-Version: 13\r\n\r\n",
+        "h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    }  # fmt: skip
+    for name, data in bodies.items():
+        yield f"http: {name}", data
+    for method in ("TRACE", "PUT", "CONNECT", "FOO", "get"):
+        yield f"method: {method}", request(b"", "", "/v1/analyze", method)
+    for path in ("/v1/jobs/..%2f..%2fetc%2fpasswd", "/v1/jobs/%00", "/v1/jobs/%ff%fe",
+                 "/v1/jobs/" + "x" * 8000, "/../../etc/passwd", "//evil.example/", "/%",
+                 "/v1/models/%ed%a0%80", "/v1/models/../../etc", "/static/../app.py"):  # fmt: skip
+        yield f"path: {path[:30]}", request(b"", "", path, "GET")
+    for path in ("../secret.wav", "/etc/passwd", "....//x", "%2e%2e/x", "a\0b", "~/x", "file:///x",
+                 "http://127.0.0.1/x", "s3://bucket/x", "-", "C:\\x", "x" * 5000):  # fmt: skip
+        yield f"root: {path[:20]!a}", request(json.dumps({"path": path}).encode())
+    for path in ("/docs?x=" + "y" * 5000, "/openapi.json?" + "a&" * 3000):
+        yield f"query: {path[:12]}", request(b"", "", "/v1/nothing" + path, "GET")
+
+
+def requests() -> Iterator[tuple[str, bytes]]:
+    """Every wrong request, by a name; none of them may get anything but a refusal."""
+    for name, body in wrong_json():
+        yield name, request(body)
+        if "options" in name or "stream" in name or "path" in name or "webhook" in name:
+            yield f"job {name}", request(body, path="/v1/jobs")
+    transcriptions = "/v1/audio/transcriptions"
+    for key in ("model", "response_format", "timestamp_granularities", "temperature", "language",
+                "timestamp_granularities[]"):  # fmt: skip
+        for value in (5, [], [[]], {}, "\ud800", [{}], "x" * 1000, 10**400):
+            data = {"path": "tone.wav", "model": "whisper-1", key: value}
+            if key.startswith("timestamp") and value == []:
+                continue
+            yield f"openai {key}={value!a}"[:60], request(json.dumps(data).encode(), JSON,
+                                                          transcriptions)  # fmt: skip
+    for name, body, kind in wrong_forms():
+        yield name, request(body, kind)
+    for name, data, called in wrong_recordings():
+        yield f"recording: {name}", request(upload(data, called), FORM)
+    yield from wrong_http()
+
+
+def answered(port: int, data: bytes, seconds: float = 60.0, half_close: bool = False) -> bytes:
+    """What the server says to bytes; nothing where it hangs up."""
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+        found = bytearray()
+        # It may hang up on a request that is not yet whole.
+        with contextlib.suppress(ConnectionError, BrokenPipeError):
+            connection.sendall(data)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                found += piece
+                head, found_end, body = bytes(found).partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                if found_end and length and len(body) >= int(length[1]):
+                    break
+        return bytes(found)
+
+
+def status_of(answer: bytes) -> int:
+    """The status of an answer; 0 for none."""
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+def leave(port: int, data: bytes, seconds: float) -> None:
+    """Sends a request and does not wait for the answer."""
+    with (
+        socket.create_connection(("127.0.0.1", port), 30) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
+        connection.sendall(data)
+        time.sleep(seconds)
+
+
+def dawdle(port: int, data: bytes, until: float) -> None:
+    """Sends a byte of a request every second, until that is enough or the server hangs up."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.settimeout(1.0)
+        with contextlib.suppress(ConnectionError):
+            for byte in data:
+                connection.sendall(bytes([byte]))
+                with contextlib.suppress(TimeoutError):
+                    if not connection.recv(4096):
+                        return
+                if time.monotonic() > until:
+                    return
+
+
+class Attackers:
+    """Threads that do all this to a server; `got` counts the statuses of their answers."""
+
+    def __init__(self, port: int, count: int, until: float, call: bytes) -> None:
+        self._port, self._until, self._call = port, until, call
+        self._requests = list(requests())
+        self.got: Counter[int] = Counter()
+        self.wrong: Counter[str] = Counter()
+        self._threads = [
+            threading.Thread(target=self._attack, args=(number,), daemon=True)
+            for number in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(120)
+
+    def _attack(self, number: int) -> None:
+        luck = random.Random(number)
+        good = request(upload(self._call), FORM)
+        while time.monotonic() < self._until:
+            # A full backlog, or a server that hangs up at once, is for the attacker to bear.
+            with contextlib.suppress(OSError):
+                way = luck.random()
+                if way < 0.15:
+                    dawdle(self._port, good[: luck.choice((100, 400, 4000))], self._until)
+                elif way < 0.3:
+                    leave(self._port, good, luck.random())
+                elif way < 0.4:
+                    answered(self._port, good[: luck.randrange(len(good))], half_close=True)
+                elif way < 0.5:
+                    self.got[status_of(answered(self._port, good, 600))] += 1
+                else:
+                    name, data = luck.choice(self._requests)
+                    status = status_of(answered(self._port, data, 600))
+                    self.got[status] += 1
+                    if status == 200 or (status >= 500 and status != 503):
+                        self.wrong[f"{status} {name}"] += 1
+
+
+def honest(port: int, call: bytes, until: float) -> tuple[Counter[int], list[float]]:
+    """Sends the call again and again, as a client does that waits where it is told to."""
+    statuses: Counter[int] = Counter()
+    waits: list[float] = []
+    good = request(upload(call), FORM)
+    while time.monotonic() < until:
+        begun = time.monotonic()
+        answer = answered(port, good, 600)
+        status = status_of(answer)
+        statuses[status] += 1
+        if status == 200:
+            waits.append(time.monotonic() - begun)
+        again = re.search(rb"(?i)retry-after: (\d+)", answer)
+        time.sleep(min(5.0, float(again[1])) if again else 0.5)
+    return statuses, waits
+
+
+def state_of(pid: int) -> tuple[int, int]:
+    """Resident memory in MB and open files of a process."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    memory = re.search(r"VmRSS:\s+(\d+)", text)
+    return int(memory[1]) // 1024 if memory else 0, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--attackers", type=int, default=64)
+    parser.add_argument("--readers", type=int, default=2)
+    chosen = parser.parse_args()
+    call = (Path(__file__).parents[1] / "examples" / "call.wav").read_bytes()
+    with tempfile.TemporaryDirectory() as place:
+        log = Path(place, "log")
+        root = Path(place, "root")
+        root.mkdir()
+        (root / "tone.wav").write_bytes(tone())
+        run = [sys.executable, "-m", "speechmeta.cli", "serve", "--port", "0", "--log-format",
+               "json", "--readers", str(chosen.readers), "--root", str(root), "--state",
+               str(Path(place, "state")), "--max-upload-mb", "2"]  # fmt: skip
+        with log.open("wb") as errors, subprocess.Popen(run, stderr=errors) as server:
+            try:
+                while "listening on " not in (text := log.read_text()):
+                    if server.poll() is not None:
+                        raise SystemExit(text)
+                    time.sleep(0.2)
+                port = int(text.partition("listening on ")[2].split()[0].rpartition(":")[2])
+                alone = honest(port, call, time.monotonic() + chosen.seconds / 4)[1]
+                before = state_of(server.pid)
+                until = time.monotonic() + chosen.seconds
+                attackers = Attackers(port, chosen.attackers, until, call)
+                attackers.start()
+                statuses, waits = honest(port, call, until)
+                attackers.join()
+                during = state_of(server.pid)
+                after = honest(port, call, time.monotonic() + chosen.seconds / 4)[1]
+                ended = state_of(server.pid)
+            finally:
+                server.terminate()
+        lines = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    faults = Counter(
+        f"{line.get('kind')} {line.get('where')}" for line in lines if line["event"] == "fault"
+    )
+    for name, found in (("alone", alone), ("attacked", waits), ("afterwards", after)):
+        ordered = sorted(found) or [float("nan")]
+        print(f"honest client {name}: {len(found)} answers, median "
+              f"{ordered[len(ordered) // 2]:.2f} s, longest {ordered[-1]:.2f} s")  # fmt: skip
+    print(f"honest client attacked: statuses {dict(statuses)}")
+    print(f"attackers: statuses {dict(sorted(attackers.got.items()))}")
+    print(f"attackers: answers that should not be {dict(attackers.wrong)}")
+    print(f"memory MB, open files: before {before}, attacked {during}, afterwards {ended}")
+    print(f"log: {len(lines)} lines, faults {dict(faults)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""JSON that clients send: an object of whole characters, or a refusal in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from speechmeta.errors import UsageError
+
+
+def json_object(data: str | bytes | bytearray, name: str, example: str) -> dict[str, Any]:
+    """The object that a text holds.
+
+    Args:
+        name: what the text is, in messages.
+        example: an object such as is wanted.
+
+    Raises:
+        UsageError: it is no JSON, or no object; or it has halves of characters (`\\ud800`), which
+            no file, database or answer takes.
+    """
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise UsageError(f"{name} is no JSON: it is nested too deeply", f"send {example}") from None
+    except ValueError as error:
+        raise UsageError(f"{name} is no JSON: {error}", f"send {example}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{name} is no JSON object", f"send one such as {example}")
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{name} is no text: it has half a character", "send both halves, or neither"
+        ) from None
+    return found
+
+
+__all__ = ["json_object"]
