@@ -297,7 +297,7 @@ def answered(port: int, data: bytes, seconds: float = 60.0, half_close: bool = F
                 head, found_end, body = bytes(found).partition(b"\r\n\r\n")
                 length = re.search(rb"(?i)content-length: (\d+)", head)
                 if found_end and length and len(body) >= int(length[1]):
-                    break
+                    return head + found_end + body[: int(length[1])]
         return bytes(found)
 
 

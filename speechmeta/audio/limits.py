@@ -16,6 +16,9 @@ from speechmeta.settings import Options, option
 
 _PANEL = "Limits"
 
+_LARGEST = 2**31 - 1
+"""Of a limit that counts: headers can claim no more."""
+
 FREE_SAMPLES = 100_000_000
 """So much may be decoded of any file before it counts how small the file is: 3.5 hours of one
 channel at 8 kHz, 400 MB as floats. Silence compresses well, and gaps take no room at all."""
@@ -32,17 +35,20 @@ class Limits(Options):
     """
 
     min_rate: int = option(
-        1000, "Lowest sample rate in Hz of a recording that is analysed.", panel=_PANEL, ge=1
-    )
+        1000, "Lowest sample rate in Hz of a recording that is analysed.", panel=_PANEL, ge=1,
+        le=_LARGEST,
+    )  # fmt: skip
     max_rate: int = option(
-        768_000, "Highest sample rate in Hz of a recording that is analysed.", panel=_PANEL, ge=1
-    )
+        768_000, "Highest sample rate in Hz of a recording that is analysed.", panel=_PANEL, ge=1,
+        le=_LARGEST,
+    )  # fmt: skip
     max_hours: float = option(
         24.0, "Longest recording in hours that is analysed.", panel=_PANEL, gt=0.0
     )
     max_channels: int = option(
-        256, "Most channels of a recording, counted over all of its tracks.", panel=_PANEL, ge=1
-    )
+        256, "Most channels of a recording, counted over all of its tracks.", panel=_PANEL, ge=1,
+        le=_LARGEST,
+    )  # fmt: skip
     max_expansion: float = option(
         2000.0,
         "Most bytes of 16-bit sound that one byte of a file may expand to; checked from 100 "
@@ -51,8 +57,9 @@ class Limits(Options):
         gt=0.0,
     )
     max_header_mb: int = option(
-        64, "Largest block of memory in MB that a file's header may ask for.", panel=_PANEL, ge=1
-    )
+        64, "Largest block of memory in MB that a file's header may ask for.", panel=_PANEL, ge=1,
+        le=_LARGEST,
+    )  # fmt: skip
     max_work: float = option(
         20.0,
         "Most seconds of CPU time that decoding a second of sound may take; checked from 30 s of "

@@ -118,6 +118,7 @@ class CallOptions(Options):
         unset="as many as there are roles, or what is found",
         panel=TURNS,
         ge=1,
+        le=1000,
     )
     speaker_model: str | None = option(
         None,

@@ -72,6 +72,7 @@ class TurnOptions(Options):
         flag="max-turn",
         panel=_PANEL,
         ge=0.0,
+        le=86_400.0,
     )
     padding_seconds: float = option(
         0.2,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from serving import Running, running, tone_bytes
+from fakes import FakeEngine
+from serving import Running, running, tone_bytes, wav_bytes
+from voices import make_call
+
+from speechmeta.errors import SpeechMetaError
+from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.pipeline.options import CallOptions
+from speechmeta.server.envelope import Envelope
+from speechmeta.server.parameters import ENTRIES, call_options
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +56,7 @@ def test_nothing_that_is_wrong_is_taken(
     amiss = []
     try:
         for name, data in adversary.requests():
-            answer = adversary.answered(live.port(), data)
+            answer = adversary.answered(live.port(), data, 200)
             status = adversary.status_of(answer)
             plain = name.startswith(("http:", "path:", "method:", "query:"))
             if not (400 <= status < 500 or (plain and status == 0)):
@@ -71,3 +81,63 @@ def honest(live: Running, adversary: Any) -> int:
     answer = adversary.answered(live.port(), adversary.request(form, adversary.FORM))
     status: int = adversary.status_of(answer)
     return status
+
+
+@pytest.mark.parametrize("value", [0, 1, 5, 1e-300, 1e308, 10**400, -1, True, "a", None])
+def test_no_value_of_an_option_is_a_fault(value: Any) -> None:
+    """What an option takes can be analysed with; the rest is refused."""
+    made = make_call(rate=8000)
+    call = wav_bytes(made.waveform[:, : 4 * made.rate], made.rate)
+    analyzer = Analyzer.from_engine(FakeEngine())
+    for entry in ENTRIES.values():
+        # A speaker model of any name would be looked for.
+        if entry.key != "speaker_model":
+            with contextlib.suppress(SpeechMetaError):
+                analyzer.analyze_call(call, call_options(CallOptions(), {entry.key: value}))
+
+
+def test_uploads_together_are_bounded(live: Running, adversary: Any) -> None:
+    """What many clients have begun to send lies on the disk: there is an end to it."""
+    envelope = 2**20
+    rest = b" " * (envelope - 1000)
+    head = adversary.request(b"", adversary.FORM).replace(
+        b"Content-Length: 0", b"Content-Length: %d" % envelope
+    )
+    body = adversary.part("file", b"", '; filename="a.wav"')[:-2]
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            half = stack.enter_context(live.connect())
+            half.sendall(head + body + rest)
+        wanted = live.server.served.options.max_queue * (envelope - 1000)
+        end = time.monotonic() + 60
+        while _on_their_way(live) < wanted:
+            assert time.monotonic() < end, "it did not come about"
+            time.sleep(0.02)
+        answer = adversary.answered(live.port(), head + body + rest[:50_000])
+        assert adversary.status_of(answer) == 429
+        assert b"retry-after: " in answer.lower()
+    while _on_their_way(live):
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+    assert honest(live, adversary) == 200
+
+
+def test_half_closed(live: Running, adversary: Any) -> None:
+    whole = adversary.request(adversary.upload(tone_bytes(0.2)), adversary.FORM)
+    for data in (whole, whole[:300], whole[:50], b""):
+        answer = adversary.answered(live.port(), data, half_close=True)
+        assert adversary.status_of(answer) in (0, 200, 400)
+    service = live.server.served.service
+    end = time.monotonic() + 60
+    while service._slots:
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+    assert honest(live, adversary) == 200
+
+
+def _on_their_way(live: Running) -> int:
+    """Bytes of requests that are not yet answered."""
+    layer: Any = live.server.app.middleware_stack
+    while not isinstance(layer, Envelope):
+        layer = layer._app if hasattr(layer, "_app") else layer.app
+    return layer._together
