@@ -21,7 +21,7 @@ from speechmeta.server import calls_api, health_api, jobs_api, live_api, openai_
 from speechmeta.server.envelope import Envelope, error_response, note, of_http
 from speechmeta.server.job_runner import JobRunner
 from speechmeta.server.keeping import Keeper
-from speechmeta.server.keys import load_keys
+from speechmeta.server.keys import Keys, load_keys
 from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.options import ServeOptions
@@ -142,7 +142,6 @@ def _application(served: Served, routers: Sequence[MakeRouter]) -> FastAPI:
                 stack.push_async_callback(_ended, attending)
             yield
 
-    max_bytes = served.options.max_upload_mb * 2**20
     app = FastAPI(
         title="speechmeta",
         version=__version__,
@@ -155,30 +154,35 @@ def _application(served: Served, routers: Sequence[MakeRouter]) -> FastAPI:
     app.add_exception_handler(SpeechMetaError, _answer)
     app.add_exception_handler(HTTPException, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
+    stand_around(app, served.options, served.keys, served.metrics)
+    return app
+
+
+def stand_around(app: FastAPI, options: ServeOptions, keys: Keys, metrics: Metrics) -> None:
+    """Puts around an application what sees to it that clients behave, and are answered."""
+    max_bytes = options.max_upload_mb * 2**20
     # The last is the outermost.
     refusal = Refused(403, "this server answers to its own names only", "--allow-host adds one")
     app.add_middleware(
         OwnPagesOnly,
-        hosts=_names(served),
+        hosts=_names(options, keys),
         answer=("application/json", json.dumps(body_of(refusal))),
     )
     app.add_middleware(
         Envelope,
-        keys=served.keys,
-        metrics=served.metrics,
+        keys=keys,
+        metrics=metrics,
         max_bytes=max_bytes,
         # As much as may be worked on or wait, each of the largest.
-        max_together=max_bytes * served.options.max_queue,
+        max_together=max_bytes * options.max_queue,
     )
-    app.add_middleware(Patience, seconds=served.options.client_seconds)
-    return app
+    app.add_middleware(Patience, seconds=options.client_seconds)
 
 
-def _names(served: Served) -> frozenset[str] | None:
+def _names(options: ServeOptions, keys: Keys) -> frozenset[str] | None:
     """The hosts that requests may be for; None for any."""
-    options = served.options
     named = frozenset(name.lower() for name in options.allow_host or ())
-    if named or (options.on_loopback and not served.keys):
+    if named or (options.on_loopback and not keys):
         return LOOPBACK | named
     return None
 

@@ -6,13 +6,13 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch_fakes import FakeJob, FakeSource, fake_call
+from ray_cluster import cluster as ray_cluster
 
 from speechmeta.batch.local import EngineOptions
 from speechmeta.batch.ray import _without_notes_of_the_logger
@@ -29,24 +29,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    # Here, as Ray takes seconds to import, also for those who want the fast tests.
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'speechmeta[ray]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            num_gpus=0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=100_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-        )
+    with ray_cluster() as ray:
         yield ray
-        ray.shutdown()
 
 
 @pytest.fixture
