@@ -205,8 +205,9 @@ def _said(turn: Turn) -> Text:
         text = Text(visible(turn.meta.transcript))
     else:
         text = Text("(no words)", style="dim")
-    if turn.flags:
-        text.append(f" [{', '.join(visible_line(flag) for flag in turn.flags)}]", style="yellow")
+    marks = [*turn.flags, "overlapped"] if turn.overlapped else turn.flags
+    if marks:
+        text.append(f" [{', '.join(visible_line(mark) for mark in marks)}]", style="yellow")
     return text
 
 

@@ -41,7 +41,8 @@ def train(
 
     A SpeechLLM checkpoint learns by LoRA; `family: whisper_meta` in the config tunes Whisper's
     ears and words as recipes/whisper_meta does for the bundled checkpoint,
-    `whisper_meta_heads` fits label heads on them, and `speakers` makes what tells voices apart.
+    `whisper_meta_heads` fits label heads on them, `speakers` makes what tells voices apart,
+    and `overlap` what hears two at once.
     """
     import logging
 
@@ -84,6 +85,13 @@ def train(
         voices = read_voices_recipe(config)
         voices = replace(voices, output=output or voices.output)
         err_console().print(f"voice encoder: {run_voices(voices)}")
+        return
+    from speechmeta.training.mixtures import is_overlap_recipe, read_overlap_recipe, run_overlap
+
+    if is_overlap_recipe(config):
+        overlap = read_overlap_recipe(config)
+        overlap = replace(overlap, output=output or overlap.output)
+        err_console().print(f"overlap detector: {run_overlap(overlap)}")
         return
     run = read_config(config)
     if output is not None:

@@ -281,6 +281,8 @@ class Turn(BaseModel):
     """Of the transcript, where the model found it out; one that was given is the model's."""
     loudness_db: float | None = None
     """RMS level in dB relative to full scale."""
+    overlapped: bool | None = None
+    """True where another speaker talks at the same time in a part of it; else absent."""
     words: list[Word] | None = None
     flags: list[str] = Field(default_factory=list)
 
@@ -310,7 +312,9 @@ class Turn(BaseModel):
         data = handler(self)
         meta = data.pop("meta", {})
         head = {name: data.pop(name) for name in ("start", "end", "channel", "speaker")}
-        names = ("transcript_confidence", "language", "loudness_db", "words", "flags")
+        names = (
+            "transcript_confidence", "language", "loudness_db", "overlapped", "words", "flags",
+        )  # fmt: skip
         optional = {name: data.pop(name) for name in names}
         given = {name: value for name, value in optional.items() if value not in (None, [])}
         return {**head, **meta, **data, **given}

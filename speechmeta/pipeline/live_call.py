@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from speechmeta.audio.loading import resample
+from speechmeta.audio.loading import SAMPLE_RATE, resample
 from speechmeta.audio.peaks import PeakMeter
 from speechmeta.audio.types import FloatArray
 from speechmeta.decoding.record import DecodedRecord
@@ -24,7 +24,6 @@ from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.conversation import measure, summarize
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import (
-    MODEL_RATE,
     CallPlan,
     EmbedderSource,
     PlannedTurn,
@@ -497,7 +496,7 @@ class LiveCall:
         """A part of a signal at the model's rate."""
         origin = self._activity.base * self._activity.window
         samples = self._activity.audio[row, max(0, start - origin) : end - origin].copy()
-        return resample(samples, self.rate, MODEL_RATE)
+        return resample(samples, self.rate, SAMPLE_RATE)
 
     def _forget(self) -> None:
         """Drops sound before anything that is open, with the context that a clip may take."""

@@ -18,30 +18,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from speechmeta.audio.clock import Missing
-from speechmeta.audio.loading import AudioSource, resample
-from speechmeta.audio.recording import Cut, Recording, cut_out
+from speechmeta.audio.loading import AudioSource
+from speechmeta.audio.recording import Cut, Recording
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import ModelError, UsageError
+from speechmeta.pipeline.clips import cut_clips
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.policy import Decision, decide
 from speechmeta.pipeline.second_look import JudgeSource, look_again
 from speechmeta.pipeline.sides import Sides, find_sides
+from speechmeta.pipeline.two_voices import Told, second_voices, with_second_voices
 from speechmeta.schema import AudioInfo, Peaks
 from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.chunking import divide
 from speechmeta.segmentation.turns import (
-    Span,
     Speech,
     TurnOptions,
     find_turns,
 )
-from speechmeta.segmentation.voice_activity import VoiceActivity, find_voice_activity, signal_rows
+from speechmeta.segmentation.voice_activity import VoiceActivity, find_voice_activity
 
 if TYPE_CHECKING:
     from speechmeta.diarization.embeddings import Embedder, Matrix
-
-MODEL_RATE = 16_000
-"""Hz at which models take audio."""
 
 WHOLE_FILE_PIECE_SECONDS = 30.0
 """Without turns the file is decoded in pieces of this length and joined again."""
@@ -61,6 +59,7 @@ class PlannedTurn:
     Attributes:
         row: its signal.
         pieces: clips (start, end) that the model gets, one but for whole files.
+        alone: the part that no other turn of the signal has; None for all of it.
         loudness_db: RMS in dB full scale; None for digital silence.
     """
 
@@ -70,6 +69,12 @@ class PlannedTurn:
     end: int
     pieces: tuple[tuple[int, int], ...]
     loudness_db: float | None
+    alone: tuple[int, int] | None = None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The part that counts as covered."""
+        return (self.start, self.end) if self.alone is None else self.alone
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class PreparedCall:
             Cut(plan.turns[turn].row, *bounds)
             for (turn, _), bounds in zip(plan.clips, plan_pieces(plan), strict=True)
         ]
-        yield from _cut_clips(self._recording, plan.signals, cuts)
+        yield from cut_clips(self._recording, plan.signals, cuts)
 
 
 def prepare_call(
@@ -255,8 +260,10 @@ def _turns_of(
     names: Sequence[str],
     speech: Sequence[Speech],
     options: TurnOptions,
+    seconds: Sequence[Speech] = (),
 ) -> tuple[list[PlannedTurn], int]:
-    """Turns of a signal and the samples skipped; `names` by the number of the speaker."""
+    """Turns of a signal and the samples skipped; `names` by the number of the speaker, `seconds`
+    who talks beside the speaker of `speech`."""
     found = find_turns(
         speech,
         activity.levels[row],
@@ -265,11 +272,13 @@ def _turns_of(
         hop=activity.hop,
         samples=activity.samples,
     )
-    turns = [_planned(activity, row, names[span.speaker], span) for span in found.spans]
+    told = with_second_voices(found.spans, seconds, activity.rate)
+    turns = [_planned(activity, row, names[turn.span.speaker], turn) for turn in told]
     return turns, found.skipped_samples
 
 
-def _planned(activity: VoiceActivity, row: int, speaker: str, span: Span) -> PlannedTurn:
+def _planned(activity: VoiceActivity, row: int, speaker: str, told: Told) -> PlannedTurn:
+    span = told.span
     return PlannedTurn(
         row=row,
         speaker=speaker,
@@ -277,6 +286,7 @@ def _planned(activity: VoiceActivity, row: int, speaker: str, span: Span) -> Pla
         end=span.end,
         pieces=((span.clip_start, span.clip_end),),
         loudness_db=activity.loudness(row, span.start, span.end),
+        alone=(told.first, told.last),
     )
 
 
@@ -317,13 +327,18 @@ def _shared_turns(
             spread=getattr(voices, "spread", None),
         )
     found = max((run.speaker for run in speech), default=0) + 1
+    beside: list[Speech] = []
+    if found > 1 and options.turns.overlap:
+        from speechmeta.diarization.overlap import packaged_detector
+
+        beside = second_voices(recording, activity, row, speech, packaged_detector())
     if asked is not None and speech and found < asked:
         warnings.append(
             f"{asked} speakers were asked for, but only {found} {'was' if found == 1 else 'were'} "
             f"told apart in {seconds:.1f} s of speech"
         )
     names = [shared_name(options, number) for number in range(found)]
-    return *_turns_of(activity, row, names, speech, options.turns), warnings
+    return *_turns_of(activity, row, names, speech, options.turns, beside), warnings
 
 
 def _voices(embedder: EmbedderSource, speaker_model: str | None) -> tuple[Embedder, Sequence[str]]:
@@ -363,7 +378,7 @@ def _embed(
     cuts = [Cut(row, *windows[index]) for index in order]
     parts: list[Matrix] = []
     group: list[FloatArray] = []
-    for clip in _cut_clips(recording, activity.plan.signals, cuts):
+    for clip in cut_clips(recording, activity.plan.signals, cuts):
         group.append(clip)
         if len(group) == _EMBED_TOGETHER:
             parts.append(embedder.embed(group))
@@ -375,14 +390,3 @@ def _embed(
     back[order] = np.arange(len(order))
     result: Matrix = vectors[back]
     return result
-
-
-def _cut_clips(
-    recording: Recording, signals: tuple[Signal, ...], cuts: Sequence[Cut]
-) -> Iterator[FloatArray]:
-    """Clips at 16 kHz; `cuts` have to be in order of their end, and come in it."""
-    if not cuts:
-        return
-    blocks = (signal_rows(block, signals) for block in recording.blocks())
-    for samples in cut_out(blocks, cuts):
-        yield resample(samples, recording.rate, MODEL_RATE)

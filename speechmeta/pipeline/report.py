@@ -29,6 +29,9 @@ from speechmeta.schema import (
 Outcome = DecodedRecord | SpeechMetaError
 """What decoding gave for one clip."""
 
+OVERLAPPED_SECONDS = 0.1
+"""Two turns with less time in common merely touch."""
+
 NOT_ALIGNED = "words_not_aligned"
 """Flag of a turn with a transcript the times of whose words were not found."""
 
@@ -66,6 +69,7 @@ def assemble_call(
     for (number, piece), item in zip(plan.clips, outcomes, strict=True):
         by_turn.setdefault(number, {})[piece] = item
     turns: list[Turn] = []
+    overlapped = overlapped_turns(plan.turns, plan.rate)
     warnings = list(plan.warnings)
     errors: list[SpeechMetaError] = []
     speech = [0.0] * len(plan.signals)
@@ -86,7 +90,7 @@ def assemble_call(
         good = [item for item in pieces if isinstance(item, DecodedRecord)]
         if (why := next((r.no_transcript for r in good if r.no_transcript), None)) is not None:
             unwritten.setdefault((why.message, why.hint), []).append(len(turns))
-        turn = turn_of(plan, planned, good, label_sets, threshold)
+        turn = turn_of(plan, planned, good, label_sets, threshold, overlapped[index])
         turns.append(turn)
         if turn.meta.speech_activity is not False:
             speech[planned.row] += absent[planned.row].present(planned)
@@ -154,6 +158,7 @@ def turn_of(
     records: Sequence[DecodedRecord],
     label_sets: LabelSets,
     threshold: float | Mapping[str, float],
+    overlapped: bool = False,
 ) -> Turn:
     """One turn of a report.
 
@@ -190,9 +195,28 @@ def turn_of(
         transcript_confidence=None if sure is None else round(sure, 4),
         language=record.language if meta.transcript else None,
         loudness_db=planned.loudness_db,
+        overlapped=overlapped or None,
         words=words,
         flags=flags,
     )
+
+
+def overlapped_turns(turns: Sequence[PlannedTurn], rate: int) -> list[bool]:
+    """Of each turn whether another speaker's turn has at least 0.1 s of its time.
+
+    Args:
+        turns: in order of time. rate: Hz of their times.
+    """
+    found = [False] * len(turns)
+    going_on: list[int] = []
+    for index, turn in enumerate(turns):
+        going_on = [other for other in going_on if turns[other].end > turn.start]
+        for other in going_on:
+            both = min(turns[other].end, turn.end) - turn.start
+            if turns[other].speaker != turn.speaker and both >= OVERLAPPED_SECONDS * rate:
+                found[index] = found[other] = True
+        going_on.append(index)
+    return found
 
 
 class EndedTurns:
@@ -211,6 +235,7 @@ class EndedTurns:
         self._plan, self._label_sets = plan, label_sets
         asked = plan.options.min_confidence
         self._threshold = abstain_below if asked is None else asked
+        self._overlapped = overlapped_turns(plan.turns, plan.rate)
         self._clips = iter(plan.clips)
         self._decoded: dict[tuple[int, int], Outcome] = {}
         self.count = 0
@@ -233,7 +258,8 @@ class EndedTurns:
             found = [self._decoded.pop(key) for key in keys]
             good = [item for item in found if isinstance(item, DecodedRecord)]
             if len(good) == len(found):
-                turn = turn_of(self._plan, planned, good, self._label_sets, self._threshold)
+                over = self._overlapped[self.count]
+                turn = turn_of(self._plan, planned, good, self._label_sets, self._threshold, over)
                 ended.append(words_within(turn))
             self.count += 1
         return ended
@@ -253,10 +279,11 @@ class _Absence:
         self._ends = np.array([end for _, end in parts])
 
     def present(self, turn: PlannedTurn) -> float:
-        """Samples of the turn that are there."""
+        """Samples of the turn that are there and in no other turn of its signal."""
+        start, end = turn.counted
         if not self._starts.size:
-            return turn.end - turn.start
-        return turn.end - turn.start - (self._until(turn.end) - self._until(turn.start))
+            return end - start
+        return end - start - (self._until(end) - self._until(start))
 
     def _until(self, sample: int) -> float:
         index = int(np.searchsorted(self._starts, sample))

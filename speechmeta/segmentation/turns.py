@@ -91,6 +91,13 @@ class TurnOptions(Options):
         panel=_PANEL,
     )
 
+    overlap: bool = option(
+        True,
+        "On a channel of several speakers, look for moments in which two talk at once.",
+        flag="overlap",
+        panel=_PANEL,
+    )
+
     @model_validator(mode="after")
     def _room_for_speech(self) -> Self:
         if self.speech_limit_seconds < max(1.0, 2 * self.min_turn_seconds):

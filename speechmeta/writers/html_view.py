@@ -172,10 +172,16 @@ def turn_view(
         "colour": emotion["colour"] if emotion else NO_EMOTION,
         "loudness": turn.get("loudness_db"),
         "confidence": turn.get("transcript_confidence"),
-        "flags": [flag.replace("_", " ") for flag in turn.get("flags", [])],
+        "flags": _marks(turn),
         "tip": "\n".join(line for line in lines if line),
         "values": [turn[name] for name in LABEL_FIELDS if turn.get(name)],
     }
+
+
+def _marks(turn: dict[str, Any]) -> list[str]:
+    """Its flags in words, and whether another talks at the same time."""
+    flags = [flag.replace("_", " ") for flag in turn.get("flags", [])]
+    return [*flags, "overlapped"] if turn.get("overlapped") else flags
 
 
 def _words(turn: dict[str, Any], said: str) -> list[dict[str, Any]]:
@@ -195,11 +201,11 @@ def _filters(data: dict[str, Any]) -> dict[str, Any]:
         name: sorted({turn[name] for turn in data["turns"] if turn.get(name)})
         for name in LABEL_FIELDS
     }
-    flags = sorted({flag for turn in data["turns"] for flag in turn.get("flags", [])})
+    flags = sorted({mark for turn in data["turns"] for mark in _marks(turn)})
     return {
         "speakers": list(dict.fromkeys(turn["speaker"] for turn in data["turns"])),
         "labels": [(name, values) for name, values in found.items() if values],
-        "flags": [flag.replace("_", " ") for flag in flags],
+        "flags": flags,
     }
 
 

@@ -33,6 +33,7 @@ COLUMNS: dict[str, type] = {
     "language": str,
     "words": list,
     "alerts": str,
+    "overlapped": bool,
 }
 """Column names and types, the same for every report: a field not asked for is an empty column.
 

@@ -1,0 +1,22 @@
+"""Stretches of a recording's signals as models take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from speechmeta.audio.loading import SAMPLE_RATE, resample
+from speechmeta.audio.recording import Cut, Recording, cut_out
+from speechmeta.audio.types import FloatArray
+from speechmeta.segmentation.channels import Signal
+from speechmeta.segmentation.voice_activity import signal_rows
+
+
+def cut_clips(
+    recording: Recording, signals: tuple[Signal, ...], cuts: Sequence[Cut]
+) -> Iterator[FloatArray]:
+    """Clips (samples,) at 16 kHz; `cuts` have to be in order of their end, and come in it."""
+    if not cuts:
+        return
+    blocks = (signal_rows(block, signals) for block in recording.blocks())
+    for samples in cut_out(blocks, cuts):
+        yield resample(samples, recording.rate, SAMPLE_RATE)
