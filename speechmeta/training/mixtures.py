@@ -26,7 +26,8 @@ from speechmeta.diarization.overlap import FRAME, OverlapDetector, OverlapNetwor
 from speechmeta.errors import UsageError
 from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.recipe_files import family, read_recipe_file
-from speechmeta.training.voices import LEVEL, LINES, ClipOptions, choose
+from speechmeta.training.voice_windows import LEVEL, LINES
+from speechmeta.training.voices import ClipOptions, choose
 from speechmeta.training.whisper_meta.store import AudioStore, build_store
 
 _LOG = logging.getLogger(__name__)
@@ -166,7 +167,6 @@ def mixture(
     heard = _surrounded(heard, sounds, random)
     if random.random() < 0.5:
         codec = LINES[int(random.integers(len(LINES)))]
-        codec = "gsm" if random.random() < 0.25 else codec
         heard = over_the_line(0.3 * heard / (np.abs(heard).max() + 1e-6), SAMPLE_RATE, codec)
     if random.random() < 0.1:
         peak = float(np.abs(heard).max())

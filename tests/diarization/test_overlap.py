@@ -27,10 +27,6 @@ RATE = 16000
 def detector() -> OverlapDetector:
     torch.manual_seed(0)
     network = OverlapNetwork()
-    with torch.no_grad():
-        for norm in network.norms:
-            norm.running_mean.normal_()
-            norm.running_var.uniform_(0.5, 2)
     return OverlapDetector(network, 0.4)
 
 
@@ -42,7 +38,8 @@ def test_a_frame_is_40_ms_and_level_does_not_count() -> None:
     wave = noise(3.01)
     told = detector().probabilities(wave)
     assert told.shape == (75,)
-    np.testing.assert_allclose(detector().probabilities(0.01 * wave), told, atol=1e-3)
+    quiet = (0.01 * wave).astype(np.float32)
+    assert float(np.abs(detector().probabilities(quiet) - told).max()) < 1e-3
     assert detector().probabilities(wave[:100]).shape == (0,)
     assert np.isfinite(detector().probabilities(np.zeros(RATE, np.float32))).all()
 
