@@ -22,7 +22,7 @@ from speechmeta.audio.loading import AudioSource
 from speechmeta.audio.recording import Cut, Recording
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import ModelError, UsageError
-from speechmeta.pipeline.clips import cut_clips
+from speechmeta.pipeline.cutting import cut_clips
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.policy import Decision, decide
 from speechmeta.pipeline.second_look import JudgeSource, look_again

@@ -13,7 +13,7 @@ from speechmeta.diarization.second_speaker import (
     overlapped,
     second_speakers,
 )
-from speechmeta.pipeline.clips import cut_clips
+from speechmeta.pipeline.cutting import cut_clips
 from speechmeta.segmentation.chunking import divide
 from speechmeta.segmentation.turns import Span, Speech
 from speechmeta.segmentation.voice_activity import VoiceActivity
