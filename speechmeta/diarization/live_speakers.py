@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -188,8 +189,17 @@ class LiveSpeakers:
     ) -> list[Speech]:
         if self._embedder is None:
             raise RuntimeError("nothing tells voices apart")
-        distance, rate, hop = self._embedder.distance, self._rate, self._hop
-        parts = diarize(runs, embed, levels, distance=distance, rate=rate, hop=hop)
+        tell = partial(
+            diarize,
+            runs,
+            embed,
+            levels,
+            distance=self._embedder.distance,
+            rate=self._rate,
+            hop=self._hop,
+            spread=getattr(self._embedder, "spread", None),
+        )
+        parts = tell()
         found = max(part.speaker for part in parts) + 1
         asked = self._asked
         if asked is None or found == asked or (found < asked and seconds < CROWDED_SECONDS):
@@ -197,7 +207,7 @@ class LiveSpeakers:
         if found < asked and self._count < asked:
             # Somebody may not have said a word yet.
             return parts
-        return diarize(runs, embed, levels, distance=distance, rate=rate, hop=hop, speakers=asked)
+        return tell(speakers=asked)
 
     def _name(self, together: Sequence[Talk], places: Sequence[int], parts: list[Speech]) -> None:
         """Gives the parts to their stretches, each speaker under the number it had."""
