@@ -43,7 +43,8 @@ PAGES = [
 
 PROGRAMS = (
     "speechmeta", "python", "python3.11", "pip", "curl", "ffmpeg", "cat", "cp", "mkdir", "ray",
-    "duckdb", "docker", "openssl", "torchrun", "mkdocs", "source", ".venv/bin/pip", "sph2pipe",
+    "serve", "duckdb", "docker", "openssl", "torchrun", "mkdocs", "source", ".venv/bin/pip",
+    "sph2pipe",
 )  # fmt: skip
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
@@ -61,7 +62,8 @@ NOT_RUN: tuple[tuple[str, str], ...] = (
     (r"eval (librispeech|commonvoice|iemocap|mswc)", "needs the data set"),
     (r"train (config\.yaml|CONFIG|recipes/|examples/)|original\.py|torchrun",
      "trains: at toy size in tests/training and tests/docs"),
-    (r"--engine ray|^ray |RAY_ADDRESS", "needs a cluster: tests/batch/test_batch_ray.py"),
+    (r"--engine ray|^ray |^serve run|RAY_ADDRESS",
+     "needs a cluster: test_batch_ray, test_server_ray"),
     (r"^duckdb|^docker|^mkdocs|^sph2pipe|^openssl rand .* docker", "another program's work"),
     (r"--device cuda|keys\.txt", "needs a GPU, or the server that does"),
 )  # fmt: skip

@@ -357,7 +357,7 @@ def test_kill_9_and_start_again(bundled_dir: Path, tmp_path: Path) -> None:
             asking.start()
             until(lambda: 'speechmeta_queue{stage="reading"} 1.0' in http.get("/metrics").text
                   or answers)  # fmt: skip
-            child.send_signal(signal.SIGTERM)
+            os.killpg(child.pid, signal.SIGTERM)
             asking.join()
             assert answers == [200]
         assert child.wait(60) == 0
