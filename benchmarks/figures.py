@@ -145,11 +145,13 @@ def faults(root: Path = ROOT) -> list[str]:
             rest = rest.replace(text, "")
         for line in _LINK.sub("]", rest).splitlines():
             wrong += [f"{page}: {n} is in no result: {line}" for n in _NUMBER.findall(line)]
+    for item in listed["settings"]:
+        found.setdefault(item["page"], []).append(str(item["text"]))
     return wrong + unquoted(root, found) + card_faults(root)
 
 
 def unquoted(root: Path, found: Mapping[str, list[str]]) -> list[str]:
-    """Paragraphs with a number and a link to a result, no sentence of which is looked up."""
+    """Paragraphs with a number and a link to a result, no sentence of which is known."""
     wrong = []
     for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         page = path.relative_to(root).as_posix()
