@@ -78,6 +78,7 @@ FRESH = r"--watch\b"
 
 BEFORE = {
     r"eval compare a/": "for name in a b c; do mkdir -p $name; cp out/report.json $name/; done",
+    r"speechmeta mcp": "mkdir -p results && touch results/results.jsonl",
     r"--sink duckdb|FolderOptions\(": "rm -rf results",
     r"--predictions": """echo '{"audio": "turn.wav", "pred_text": "thank you"}' > other.jsonl""",
 }
