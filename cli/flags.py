@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 CALL = "speechmeta.pipeline.options:CallOptions"
 MODEL = "speechmeta.pipeline.options:ModelOptions"
 EVAL = "speechmeta.eval.options:EvalOptions"
+SERVE = "speechmeta.server.options:ServeOptions"
 STORE = "speechmeta.store.options:StoreOptions"
+
+SHARED = (CALL, MODEL, SERVE, STORE)
+"""What a config file may hold, whichever command reads it."""
 
 CONFIG_HELP = (
     "TOML file with options. Flags come before SPEECHMETA_* variables, and these before the file; "
@@ -77,8 +81,7 @@ def with_flags(function: Callable[..., Any], groups: Mapping[str, str]) -> Calla
 
     kinds: dict[str, type[Options]] = {}
     for parameter, place in groups.items():
-        module, _, name = place.partition(":")
-        kinds[parameter] = getattr(importlib.import_module(module), name)
+        kinds[parameter] = _loaded(place)
     names = {kind.__name__: kind for kind in kinds.values()}
     hints = get_type_hints(function, localns=names, include_extras=True)
     listed = [_parameter("context", typer.Context, inspect.Parameter.empty)]
@@ -100,13 +103,22 @@ def with_flags(function: Callable[..., Any], groups: Mapping[str, str]) -> Calla
             source = context.get_parameter_source(entry.parameter)
             if source is not None and source.name == "COMMANDLINE":
                 flags[entry.path] = _joined(value) if isinstance(value, list) else value
-        filled = gather(list(kinds.values()), flags, config, os.environ)
+        # One file may serve several commands.
+        others = [] if config is None else list(map(_loaded, SHARED))
+        filled = gather(list(kinds.values()), flags, config, os.environ, others)
         return function(**given, **dict(zip(kinds, filled, strict=True)))
 
     called.__name__, called.__doc__ = function.__name__, function.__doc__
     called.__annotations__ = {item.name: item.annotation for item in listed}
     called.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
     return called
+
+
+def _loaded(place: str) -> type[Options]:
+    """A class by `module:name`."""
+    module, _, name = place.partition(":")
+    found: type[Options] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _joined(values: list[str]) -> str:

@@ -9,14 +9,12 @@ import typer
 from speechmeta.errors import require_extra
 
 from .console import print_note
-from .flags import CALL, MODEL, STORE, add_command
+from .flags import CALL, MODEL, SERVE, STORE, add_command
 
 if TYPE_CHECKING:
     from speechmeta.pipeline.options import CallOptions, ModelOptions
     from speechmeta.server.options import ServeOptions
     from speechmeta.store.options import StoreOptions
-
-SERVE = "speechmeta.server.options:ServeOptions"
 
 
 def register(app: typer.Typer) -> None:

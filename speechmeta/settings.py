@@ -240,6 +240,7 @@ def gather(
     flags: Mapping[tuple[str, ...], Any] | None = None,
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    others: Sequence[type[Options]] = (),
 ) -> list[Any]:
     """Fills options from flags, environment and config file, in this order of precedence.
 
@@ -248,6 +249,7 @@ def gather(
         flags: values by `Entry.path`; text is parsed.
         config: a TOML file.
         environment: variables by name; empty ones count as unset.
+        others: classes of other commands, whose keys the file may hold too.
 
     Returns:
         an instance of each class.
@@ -259,8 +261,10 @@ def gather(
     known = {entry.path: entry for kind in kinds for entry in entries(kind)}
     given: dict[tuple[str, ...], tuple[Any, str]] = {}
     if config is not None:
-        for path, value in _config_values(config, known):
-            given[path] = (value, f"{'.'.join(path)} in {config}")
+        allowed = {entry.path: entry for kind in others for entry in entries(kind)} | known
+        for path, value in _config_values(config, allowed):
+            if path in known:
+                given[path] = (value, f"{'.'.join(path)} in {config}")
     environment = environment or {}
     _check_variables(environment, known.values())
     for path, entry in known.items():

@@ -278,6 +278,19 @@ class TestCommand:
             assert (result.code, result.stderr.count("\n")) == (2, 1), result.stderr
             assert text in result.stderr
 
+    def test_a_config_file_may_be_shared_with_other_commands(
+        self, tmp_path: Path, url: str, run_cli: RunCli
+    ) -> None:
+        config = tmp_path / "all.toml"
+        config.write_text(f'model = "m"\nport = 1\nsink = "{url}"\n[turns]\nmin_turn_seconds = 1\n')
+        with Sink(url):
+            pass
+        result = run_cli("erase", "--older-than", "1d", "--config", config)
+        assert (result.code, result.stdout) == (0, "erased 0 results; 0 are kept\n")
+        config.write_text('sinc = "x"\n')
+        result = run_cli("erase", "--older-than", "1d", "--config", config)
+        assert (result.code, "did you mean 'sink'" in result.stderr) == (2, True)
+
     def test_erase_says_what_went(self, tmp_path: Path, url: str, run_cli: RunCli) -> None:
         calls, out = make_calls(tmp_path), tmp_path / "out"
         run(calls, out, sink=url)
