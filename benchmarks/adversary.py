@@ -441,7 +441,9 @@ def main() -> None:
                 ended = state_of(server.pid)
             finally:
                 server.terminate()
-        lines = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+        written = log.read_text().splitlines()[1:]
+    lines = [json.loads(line) for line in written if line.startswith("{")]
+    strange = [line for line in written if not line.startswith("{")]
     faults = Counter(
         f"{line.get('kind')} {line.get('where')}" for line in lines if line["event"] == "fault"
     )
@@ -453,7 +455,7 @@ def main() -> None:
     print(f"attackers: statuses {dict(sorted(attackers.got.items()))}")
     print(f"attackers: answers that should not be {dict(attackers.wrong)}")
     print(f"memory MB, open files: before {before}, attacked {during}, afterwards {ended}")
-    print(f"log: {len(lines)} lines, faults {dict(faults)}")
+    print(f"log: {len(lines)} lines, faults {dict(faults)}, not JSON {strange[:5]}")
 
 
 if __name__ == "__main__":

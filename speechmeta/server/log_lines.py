@@ -49,10 +49,12 @@ class _Line(logging.Formatter):
 
 
 def set_up(kind: Literal["text", "json"]) -> None:
-    """Sends the server's and uvicorn's log to stderr, line by line."""
+    """Sends the server's log, and that of what it stands on, to stderr, line by line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(kind == "json"))
-    for name, level in ((LOGGER, logging.INFO), ("uvicorn", logging.ERROR)):
+    # Of others only errors: python-multipart warns of every form that is none.
+    others = ("uvicorn", "asyncio", "python_multipart")
+    for name, level in ((LOGGER, logging.INFO), *((name, logging.ERROR) for name in others)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
