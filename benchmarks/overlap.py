@@ -1,6 +1,6 @@
 """Two voices at once on one channel: how well single moments and stretches are told.
 
-    python benchmarks/overlap.py --data ../shared/speech [--calls 24] [--half test]
+    python benchmarks/overlap.py --data ../shared/speech [--calls 8] [--half test]
 
 Calls of `mono_calls.py` with speakers of dev, as they are and over a telephone (8 kHz; mu-law, GSM
 and AMR in turn), with the number of speakers given. Told is where turns of two speakers overlap, as
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diarization import backchannels_right, make_calls, segments, telephone
+from diarization import backchannels_right, clips_of, make_calls, segments, telephone
 from mono_calls import RATE, MonoCall
 
 from speechmeta.audio.loading import load_audio, resample
@@ -181,7 +181,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/speech"))
     parser.add_argument("--half", choices=("test", "tune"), default="test")
-    parser.add_argument("--calls", type=int, default=24)
+    parser.add_argument("--calls", type=int, default=8, help="of each number of speakers")
     parser.add_argument("--voices", type=int, default=12)
     given = parser.parse_args()
     if not (given.data / "dev.jsonl").is_file():
@@ -192,7 +192,7 @@ def main() -> int:
     heard: dict[str, dict[bool, list[tuple[MonoCall, Answer]]]] = {
         kind: {False: [], True: []} for kind in ("wideband", "telephone")
     }
-    calls = make_calls(given.data, given.half, given.calls, 0)
+    calls = list(make_calls(clips_of(given.data, given.half), given.calls, 0))
     for number, (call, clips) in enumerate(calls):
         for kind, source in (
             ("wideband", (call.waveform, RATE)),
