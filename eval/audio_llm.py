@@ -50,15 +50,15 @@ class AudioLLM:
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        options: dict[str, Any] = {
-            "trust_remote_code": False,
-            "local_files_only": local_files_only,
-        }
         with checkpoint_errors(f"cannot load {name}", "name an audio language model"):
             if Path(name).is_dir():
                 check_folder(Path(name))
-            self.processor: Any = AutoProcessor.from_pretrained(name, **options)
-            loaded: Any = AutoModelForMultimodalLM.from_pretrained(name, dtype=dtype, **options)
+            self.processor: Any = AutoProcessor.from_pretrained(
+                name, trust_remote_code=False, local_files_only=local_files_only
+            )
+            loaded: Any = AutoModelForMultimodalLM.from_pretrained(
+                name, dtype=dtype, trust_remote_code=False, local_files_only=local_files_only
+            )
         self.name, self.max_new_tokens = name, max_new_tokens
         self.model: Any = loaded.to(device).eval()
         self.kind = str(self.model.config.model_type)

@@ -12,7 +12,7 @@ of a file; what a file tells only as a whole is told from what was heard (docs/l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -524,8 +524,12 @@ class LiveCall:
         if now - stretch.end >= padding:
             # Should the pause last, this is the turn: it is decoded meanwhile.
             self._activity.hurried = True
-            for planned in self._turns(side, stretch)[0]:
-                self._asked(planned, self._decisions[planned.speaker].fields)
+            asked = [
+                self._asked(planned, self._decisions[planned.speaker].fields).number
+                for planned in self._turns(side, stretch)[0]
+            ]
+            # What still waits from earlier pauses holds fewer words of the same turn.
+            self._drop(side, lambda clip: clip.outcome is None and clip.number not in asked)
             return
         if not self._shows_partials() or side.asked is not None or self._asks:
             return
@@ -583,14 +587,19 @@ class LiveCall:
         if clip.outcome is not None:
             self._decoded(said, clip.outcome)
         # Other clips of what is decided now are of no use.
-        for key, other in list(self._by_bounds.items()):
-            if other.planned.row == planned.row and other.planned.start < planned.end:
-                del self._by_bounds[key]
-                if other.said is None and self._clips.pop(other.number, None) is not None:
-                    self._dropped.append(other.number)
-                    self._asks = [ask for ask in self._asks if ask.number != other.number]
-                    side = self._sides[planned.row]
-                    side.asked = None if side.asked == other.number else side.asked
+        side = self._sides[planned.row]
+        self._drop(side, lambda clip: clip.planned.start < planned.end)
+
+    def _drop(self, side: _Side, useless: Callable[[_Clip], bool]) -> None:
+        """Forgets clips of a side that no turn took; a pause that did not last leaves some."""
+        for key, clip in list(self._by_bounds.items()):
+            if clip.planned.row != side.row or not useless(clip):
+                continue
+            del self._by_bounds[key]
+            if clip.said is None and self._clips.pop(clip.number, None) is not None:
+                self._dropped.append(clip.number)
+                self._asks = [ask for ask in self._asks if ask.number != clip.number]
+                side.asked = None if side.asked == clip.number else side.asked
 
     def _decoded(self, said: _Said, outcome: Outcome) -> None:
         said.outcome = outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import FrameType
@@ -15,6 +16,10 @@ from speechmeta.server.log_lines import set_up
 from speechmeta.server.options import ServeOptions
 from speechmeta.server.patience import PromptHeaders
 from speechmeta.server.web import Server
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter from others. The model's gives it away with every
+operation, and at Python's 5 ms waits longer for it than most operations take (docs/live.md)."""
 
 MAX_CONNECTIONS = 1000
 """More than these get 503 at once."""
@@ -115,6 +120,7 @@ def _allow_open_files() -> None:
 def serve(server: Server, listening: socket.socket, on_start: Callable[[], None]) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests end for a while."""
     _allow_open_files()
+    sys.setswitchinterval(SWITCH_SECONDS)
     # uvicorn sends itself the signal once more when it is done, which would end the process
     # before anything is tidied up.
     before = {number: signal.signal(number, _heard) for number in _SIGNALS}

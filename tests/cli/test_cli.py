@@ -54,7 +54,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.slow
-def test_help_imports_nothing_heavy_and_is_quick() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from speechmeta.cli import main; status = main(['--help']); "
         "heavy = {'torch', 'transformers', 'torchaudio', 'sklearn', 'av', 'numpy'}; "
@@ -63,15 +63,6 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "0 []"
     assert "analyze" in done.stdout
-    resource = pytest.importorskip("resource")
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert python("-m", "speechmeta.cli", "--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Of the processor: a busy machine makes the clock on the wall say nothing.
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.5
 
 
 def test_package_import_is_light() -> None:

@@ -18,6 +18,9 @@ OWN = {"ChatModel"}
 """Classes whose `from_pretrained` is ours and takes the safe way itself."""
 DATA_ONLY = {"GenerationConfig"}
 """Classes of transformers that read numbers and have nothing to trust."""
+TOOLKITS = Path("speechmeta/diarization/toolkits.py")
+"""pyannote.audio and NeMo read checkpoints in their own way, which has no such switch: only where
+`--speaker-model` names one, which docs/safety.md says."""
 
 
 def calls_that_may_run_code(tree: ast.AST) -> Iterator[int]:
@@ -47,6 +50,7 @@ def test_every_loading_call_in_the_code_refuses_code() -> None:
         f"{path.relative_to(ROOT)}:{line}"
         for part in ("speechmeta", "cli", "eval", "benchmarks")
         for path in sorted((ROOT / part).rglob("*.py"))
+        if path != ROOT / TOOLKITS
         for line in calls_that_may_run_code(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not found
