@@ -18,6 +18,7 @@ from speechmeta.schema import CallReport
 
 if TYPE_CHECKING:
     from speechmeta.diarization.embeddings import Embedder, Matrix
+    from speechmeta.diarization.same_voice import VoiceSpread
     from speechmeta.pipeline.analyzer import Analyzer
 
 
@@ -59,12 +60,9 @@ class CallJob:
             able: bool = ask(JudgeRequest())
             return (lambda clips: ask(JudgeRequest(tuple(clips)))) if able else None
 
-        try:
-            call = prepare_call(
-                path, self.options, lambda: _DistantEmbedder(ask, speaker_model), judge=judge
-            )
-        except _NoEmbedder:
-            call = prepare_call(path, self.options, None, judge=judge)
+        call = prepare_call(
+            path, self.options, lambda: _DistantEmbedder(ask, speaker_model), judge=judge
+        )
         for clip, fields in zip(call.clips(), call.plan.clip_fields, strict=True):
             spill(clip, fields)
         return call.plan
@@ -78,8 +76,8 @@ class CallJob:
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Asks for the embeddings of clips; without clips, for the distance of two voices, which
-    is None where nothing tells them apart.
+    """Asks for the embeddings of clips; without clips, for the `distance` and `spread` of the
+    embedder.
 
     Attributes:
         speaker_model: what embeds them; see `CallOptions`.
@@ -97,20 +95,15 @@ class JudgeRequest:
     clips: tuple[Waveform, ...] | None = None
 
 
-class _NoEmbedder(Exception):
-    """The model has no encoder that tells speakers apart."""
-
-
 class _DistantEmbedder:
     """An `Embedder` whose model is in another process."""
 
     def __init__(self, ask: Ask, speaker_model: str | None) -> None:
         self._ask = ask
         self._speaker_model = speaker_model
-        distance: float | None = ask(EmbedRequest(None, speaker_model))
-        if distance is None:
-            raise _NoEmbedder
-        self.distance = distance
+        self.distance: float
+        self.spread: VoiceSpread | None
+        self.distance, self.spread = ask(EmbedRequest(None, speaker_model))
 
     def embed(self, clips: Sequence[Waveform]) -> Matrix:
         arrays = tuple(np.asarray(clip) for clip in clips)
@@ -155,7 +148,7 @@ class CallModel:
             make = self._analyzer.embedder_source(request.speaker_model)
             embedder = self._embedders[request.speaker_model] = make()
         if request.clips is None:
-            return embedder.distance
+            return embedder.distance, embedder.spread
         return embedder.embed(request.clips)
 
 

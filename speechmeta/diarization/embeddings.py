@@ -23,6 +23,8 @@ from speechmeta.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from speechmeta.diarization.same_voice import VoiceSpread
+
 Matrix = npt.NDArray[np.float64]
 
 
@@ -50,9 +52,12 @@ class Embedder(Protocol):
 
     Attributes:
         distance: the cosine distance from which two clusters are two speakers.
+        spread: of the vectors, which tells better how many speakers there are; None where only
+            the distance is known.
     """
 
     distance: float
+    spread: VoiceSpread | None
 
     def embed(self, clips: Sequence[FloatArray]) -> Matrix:
         """Unit vectors (clips, size) of mono clips (samples,) at 16 kHz."""
@@ -136,6 +141,8 @@ class EncoderEmbedder:
     Raises:
         ModelError: the encoder gives no such hidden state, or the projection was made for another.
     """
+
+    spread: VoiceSpread | None = None
 
     def __init__(
         self,
@@ -257,6 +264,7 @@ class VerificationEmbedder:
     """
 
     distance = VERIFICATION_DISTANCE
+    spread: VoiceSpread | None = None
 
     def __init__(
         self,

@@ -197,7 +197,7 @@ class LiveSpeakers:
             distance=self._embedder.distance,
             rate=self._rate,
             hop=self._hop,
-            spread=getattr(self._embedder, "spread", None),
+            spread=self._embedder.spread,
         )
         parts = tell()
         found = max(part.speaker for part in parts) + 1

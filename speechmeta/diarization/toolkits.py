@@ -10,7 +10,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix, unit
 from speechmeta.errors import ModelError, SpeechMetaError
+
+if TYPE_CHECKING:
+    from speechmeta.diarization.same_voice import VoiceSpread
 
 PYANNOTE_DISTANCE = 0.7
 """Where pyannote's own pipelines cut their clusters (0.7045 in speaker-diarization-3.1); a pipeline
@@ -43,6 +46,8 @@ class ForeignEmbedder:
         encode: the network. distance: cosine distance from which two clusters are two speakers.
         name: for messages.
     """
+
+    spread: VoiceSpread | None = None
 
     def __init__(self, encode: Encode, distance: float, name: str) -> None:
         self._encode, self.distance, self._name = encode, distance, name

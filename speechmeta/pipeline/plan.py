@@ -324,7 +324,7 @@ def _shared_turns(
             rate=activity.rate,
             hop=activity.hop,
             speakers=asked,
-            spread=getattr(voices, "spread", None),
+            spread=voices.spread,
         )
     found = max((run.speaker for run in speech), default=0) + 1
     beside: list[Speech] = []

@@ -15,7 +15,7 @@ from fakes import FakeEngine
 from tiny import tiny_speechllm
 from voices import make_call
 
-from speechmeta.batch.calls import AnalyzerSource, CallJob, LoadedAnalyzer
+from speechmeta.batch.calls import AnalyzerSource, CallJob, LoadedAnalyzer, _DistantEmbedder
 from speechmeta.batch.local import EngineOptions
 from speechmeta.batch.runner import FolderOptions, run_folder
 from speechmeta.batch.summary import summary_of
@@ -84,6 +84,17 @@ def test_the_documents_are_those_of_analyze(calls: Path, tmp_path: Path) -> None
     page = (tmp_path / "calls" / "day 1" / "stereo.wav.html").read_text()
     assert page.count('class="turn"') == 4
     assert len(re.findall('<path class="wave"', page)) == 2
+
+
+def test_voices_are_told_apart_by_the_same_numbers_in_another_process() -> None:
+    analyzer = Analyzer.from_engine(FakeEngine())
+    near = analyzer.embedder_source()()
+    far = _DistantEmbedder(LoadedAnalyzer(analyzer, CallOptions()).load().answer, None)
+    assert near.spread is not None
+    assert far.spread is not None
+    assert far.distance == near.distance
+    np.testing.assert_array_equal(far.spread.between, near.spread.between)
+    assert (far.spread.share, far.spread.bias) == (near.spread.share, near.spread.bias)
 
 
 def test_labels_are_left_out_as_analyze_leaves_them_out(calls: Path, tmp_path: Path) -> None:

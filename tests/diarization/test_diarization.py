@@ -44,6 +44,7 @@ class PitchEmbedder:
     """Tells voices apart by the share of energy above 1 kHz; enough for two flite voices."""
 
     distance = 1.0
+    spread = None
 
     def embed(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         rows = []

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from speechmeta.diarization import live_speakers
 from speechmeta.diarization.live_speakers import LiveSpeakers, Talk
+from speechmeta.diarization.same_voice import VoiceSpread
 from speechmeta.segmentation.turns import Speech
 
 RATE = 8000
@@ -21,6 +22,7 @@ class Heights:
     """Voices that are told apart by a constant: each whole number is one of its own."""
 
     distance = 0.5
+    spread: VoiceSpread | None = None
 
     def __init__(self) -> None:
         self.clips = 0
