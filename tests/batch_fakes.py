@@ -104,8 +104,13 @@ class FakeModel:
 
     facts = FACTS
 
-    def __init__(self, log: Path | None, die: bool, delay: float) -> None:
+    def __init__(self, log: Path | None, die: bool, delay: float, together: int = 1) -> None:
         self._log = log
+        self._together = together
+        self._loaded = log and log.with_name(f"{log.name}.loaded")
+        if self._loaded is not None:
+            with open(self._loaded, "a", encoding="ascii") as file:
+                file.write(f"{os.getpid()}\n")
         self._die = die
         self._delay = delay
 
@@ -120,6 +125,11 @@ class FakeModel:
         self, waveforms: Sequence[Waveform], asked: Sequence[Any]
     ) -> list[str | SpeechMetaError]:
         time.sleep(self._delay)
+        if self._loaded is not None:
+            limit = time.monotonic() + 120
+            while len(set(self._loaded.read_text().split())) < self._together:
+                assert time.monotonic() < limit, "the others did not come"
+                time.sleep(0.01)
         if self._log is not None:
             with open(self._log, "a", encoding="ascii") as file:
                 lengths = " ".join(str(len(waveform)) for waveform in waveforms)
@@ -145,14 +155,16 @@ class FakeSource:
         log: a file that gets one line a batch: process, and the lengths of its turns.
         broken: the model cannot be loaded.
         die: a value of 666 kills the process instead of raising.
+        together: nothing is decoded before so many processes have loaded it; with a log.
     """
 
     log: Path | None = None
     broken: bool = False
     die: bool = False
     delay: float = 0.0
+    together: int = 1
 
     def load(self) -> FakeModel:
         if self.broken:
             raise ModelError("no such model", "give another")
-        return FakeModel(self.log, self.die, self.delay)
+        return FakeModel(self.log, self.die, self.delay, self.together)

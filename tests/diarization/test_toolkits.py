@@ -25,6 +25,7 @@ from speechmeta.diarization.toolkits import (
 )
 from speechmeta.errors import ModelError
 from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.settings import OptionError
 
 pytestmark = pytest.mark.slow
 
@@ -249,6 +250,8 @@ def test_absurd_numbers_of_speakers_are_answered() -> None:
         report = analyzer.analyze_call((call.waveform.sum(0), call.rate), speakers=count)
         assert report.turns
         assert any(f"{count} speakers were asked for" in note for note in report.warnings)
+    with pytest.raises(OptionError, match="speakers is 1000000000"):
+        analyzer.analyze_call((call.waveform.sum(0), call.rate), speakers=10**9)
     roles = [f"role {number}" for number in range(40)]
     report = analyzer.analyze_call((call.waveform, call.rate), roles=roles)
     assert [turn.speaker for turn in report.turns] == ["role 0", "role 1"]
