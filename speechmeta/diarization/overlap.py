@@ -19,8 +19,8 @@ from torch import nn
 
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
+from speechmeta.diarization.packaged import opened_network
 from speechmeta.diarization.second_speaker import FRAME_SECONDS
-from speechmeta.errors import ModelError
 
 FRAME = round(FRAME_SECONDS * SAMPLE_RATE)
 HOP = FRAME // 2
@@ -101,21 +101,13 @@ class OverlapDetector:
         Raises:
             ModelError: there is no such file, or something else is in it.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name).float() for name in list(opened.keys())}
-                threshold = float((opened.metadata() or {})["threshold"])
+        with opened_network(file, "overlap detector") as (tensors, notes):
+            threshold = float(notes["threshold"])
             network = OverlapNetwork()
             network.load_state_dict(tensors, strict=False)
             missing = {name for name in network.state_dict() if "num_batches" not in name}
             if missing != set(tensors):
                 raise ValueError("other tensors than expected")
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{file} holds no overlap detector: {error}", "install speechmeta again"
-            ) from error
         return cls(network, threshold)
 
     def save(self, file: Path, notes: Mapping[str, str]) -> None:

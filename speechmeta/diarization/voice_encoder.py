@@ -20,8 +20,8 @@ from torch.nn import functional
 from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.diarization.embeddings import Matrix, unit
+from speechmeta.diarization.packaged import opened_network
 from speechmeta.diarization.same_voice import VoiceSpread
-from speechmeta.errors import ModelError
 
 HOP = 160
 """Samples from frame to frame: 10 ms."""
@@ -101,12 +101,7 @@ class VoiceEmbedder:
         Raises:
             ModelError: there is no such file, or something else is in it.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name).float() for name in list(opened.keys())}
-                notes = opened.metadata() or {}
+        with opened_network(file, "voice encoder") as (tensors, notes):
             distance = float(notes["distance"])
             mean, matrix = tensors.pop("mean"), tensors.pop("matrix")
             spread = None
@@ -115,10 +110,6 @@ class VoiceEmbedder:
                 spread = VoiceSpread(between, float(notes["share"]), float(notes["bias"]))
             encoder = VoiceEncoder()
             encoder.load_state_dict(tensors)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{file} holds no voice encoder: {error}", "install speechmeta again"
-            ) from error
         return cls(encoder, mean.double().numpy(), matrix.double().numpy(), distance, spread)
 
     def save(self, file: Path, notes: Mapping[str, str]) -> None:
