@@ -167,12 +167,9 @@ def find_audio(
 def _candidate(
     base: bytes, relative: bytes, wanted: Globs, seen: Discovery, strict: bool, raw: RawRules
 ) -> FoundFile | None:
+    if not is_considered(relative, wanted, seen):
+        return None
     name = os.path.basename(relative)
-    if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
-        return None
-    if wanted and not wanted.match(relative):
-        seen.excluded += 1
-        return None
     path = os.path.join(base, relative)
     named_audio = is_named_audio(relative, raw)
     try:
@@ -199,6 +196,17 @@ def _candidate(
 def _identity(path: bytes) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def is_considered(relative: bytes, wanted: Globs, seen: Discovery) -> bool:
+    """Whether a file is looked at: it is none that a writer left, and is asked for; what is not is
+    counted."""
+    if os.path.basename(relative).startswith(os.fsencode(TEMPORARY_PREFIX)):
+        return False
+    if wanted and not wanted.match(relative):
+        seen.excluded += 1
+        return False
+    return True
 
 
 def is_named_audio(relative: bytes, raw: RawRules) -> bool:

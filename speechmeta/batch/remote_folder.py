@@ -17,11 +17,12 @@ from speechmeta.batch.discovery import (
     Discovery,
     FoundFile,
     Globs,
+    is_considered,
     is_named_audio,
     is_recording,
 )
 from speechmeta.errors import UsageError
-from speechmeta.writers.files import TEMPORARY_PREFIX, printable
+from speechmeta.writers.files import printable
 
 
 def folder_address(root: str) -> str:
@@ -162,11 +163,7 @@ def _is_wanted(
     listing: _Listing, item: _Item, wanted: Globs, seen: Discovery, strict: bool, raw: RawRules
 ) -> bool:
     relative = os.fsencode(item.relative)
-    name = os.path.basename(relative)
-    if name.startswith(os.fsencode(TEMPORARY_PREFIX)):
-        return False
-    if wanted and not wanted.match(relative):
-        seen.excluded += 1
+    if not is_considered(relative, wanted, seen):
         return False
     if strict or is_named_audio(relative, raw):
         return True
@@ -175,7 +172,7 @@ def _is_wanted(
             return True
     except Exception as error:
         seen.note(str(explained(printable(item.relative), error)))
-    seen.ignore(name)
+    seen.ignore(os.path.basename(relative))
     return False
 
 
