@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from s3_server import imitated_s3
 from serving import tone_bytes
 
 from speechmeta.audio import remote
@@ -109,22 +110,10 @@ def test_paths_are_no_addresses() -> None:
 
 
 def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
-    server = pytest.importorskip("moto.server", reason="moto imitates S3")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    imitation = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    imitation.start()
-    try:
-        host, port = imitation.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
+    with imitated_s3(monkeypatch) as system:
         system.mkdir("calls")
         system.pipe("calls/a.wav", tone_bytes())
         fsspec.filesystem("s3").clear_instance_cache()
         assert load_audio("s3://calls/a.wav").duration == 1.0
         with pytest.raises(AudioError, match="does not exist"):
             load_audio("s3://calls/absent.wav")
-    finally:
-        imitation.stop()

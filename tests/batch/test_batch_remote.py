@@ -6,7 +6,6 @@ import functools
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 from fakes import FakeEngine
+from s3_server import imitated_s3
 from serving import tone_bytes
 
 from speechmeta.audio.rawformats import RawRules
@@ -135,26 +135,6 @@ def analysed(root: str, out: Path, **options: Any) -> tuple[FolderResult, list[d
     source = LoadedAnalyzer(Analyzer.from_engine(FakeEngine()), chosen)
     result = run_folder(root, out, CallJob(chosen), source, FolderOptions(**options))
     return result, [json.loads(line) for line in result.results.read_text().splitlines()]
-
-
-@contextmanager
-def imitated_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'speechmeta[remote]'")
-    moto = pytest.importorskip("moto.server", reason="moto, which imitates S3, is not installed")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        fsspec.filesystem("s3").clear_instance_cache()
-        yield system
-    finally:
-        server.stop()
-        fsspec.filesystem("s3").clear_instance_cache()
 
 
 @pytest.mark.slow
