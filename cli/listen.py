@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +122,7 @@ def listen(
     return 0
 
 
-class _Sound:
+class _Sound(ABC):
     """Where the sound of a call comes from.
 
     Attributes:
@@ -137,9 +138,9 @@ class _Sound:
         self.ended = ended
         """Set when no more is to be sent."""
 
+    @abstractmethod
     def frames(self) -> Iterator[bytes]:
         """Frames as they come."""
-        raise NotImplementedError
 
 
 class _Microphone(_Sound):
