@@ -7,6 +7,7 @@ import pty
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,19 @@ def test_a_terminal_keeps_the_results_and_nothing_else(
             watch.call(HALF)
             watch.print(lambda console: console.print("first"))
             watch.print(lambda console: console.print("second"))
-        terminal.flush()
-        drawn = os.read(ours, 1 << 16).decode()
-    os.close(ours)
+    drawn = read_all(ours)
     assert "10:00 of 20:00" in drawn
     assert screen(drawn) == ["first", "second"]
+
+
+def read_all(terminal: int) -> str:
+    """What was written to a terminal whose other side is closed; one read gives 4 KiB at most."""
+    read = bytearray()
+    with suppress(OSError):
+        while some := os.read(terminal, 1 << 16):
+            read += some
+    os.close(terminal)
+    return read.decode()
 
 
 def screen(drawn: str) -> list[str]:
