@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
 from speechmeta.errors import SpeechMetaError
-from speechmeta.schema import CallReport
-from speechmeta.server.hearing import (
-    Hearing,
-    accounted,
-    on_its_way,
-    report_of,
-    told,
-    unless_left,
-    without_our_paths,
-)
+from speechmeta.schema import CallReport, Turn
+from speechmeta.server.hearing import on_its_way, report_of
 from speechmeta.server.parameters import call_options, form_schema, switch, text_of
 from speechmeta.server.problems import body_of
 from speechmeta.server.served import Served
+from speechmeta.server.streaming import streamed
 from speechmeta.server.uploads import Incoming, received
 from speechmeta.visible import visible_json
 from speechmeta.writers.structured import compact, document
-
-PING_SECONDS = 15.0
-"""A stream says something at least so often, so that nobody between takes it for dead."""
-
-PING = format_sse_event(comment="still at it")
 
 FILE: dict[str, Any] = {"type": "string", "format": "binary", "description": "The recording."}
 PATH: dict[str, Any] = {
@@ -100,13 +88,11 @@ def router(served: Served) -> APIRouter:
             hearing = await stack.enter_async_context(
                 on_its_way(request, served, incoming, options, language, prompt)
             )
-            if not stream:
-                report = await report_of(request, served, incoming, hearing, begun)
-                return json_response(compact(await _told(served, incoming, report)))
-            # What is refused at once is refused with a status.
-            first = await unless_left(request, hearing)
-            events = _events(request, served, incoming, hearing, begun, first, stack.pop_all())
-            return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
+            if stream:
+                words = _Events(served, incoming)
+                return await streamed(request, served, incoming, hearing, begun, words, stack)
+            report = await report_of(request, served, incoming, hearing, begun)
+            return json_response(compact(await _told(served, incoming, report)))
         raise AssertionError("a request is answered above")
 
     return routes
@@ -120,29 +106,21 @@ async def _told(served: Served, incoming: Incoming, report: CallReport) -> dict[
     return await served.keeper.kept(incoming.path, data)
 
 
-async def _events(
-    request: Request,
-    served: Served,
-    incoming: Incoming,
-    hearing: Hearing,
-    begun: float,
-    first: Any,
-    stack: AsyncExitStack,
-) -> AsyncIterator[bytes]:
-    async with stack:
-        try:
-            async for news in told(request, hearing, first, PING_SECONDS):
-                if news is None:
-                    yield PING
-                elif isinstance(news, CallReport):
-                    report = accounted(request, served, incoming, news, begun)
-                    yield _event("report", compact(await _told(served, incoming, report)))
-                else:
-                    for turn in news:
-                        yield _event("turn", visible_json(turn.model_dump_json()))
-        except SpeechMetaError as error:
-            served.metrics.error(type(error).__name__)
-            yield _event("error", compact(body_of(without_our_paths(error, incoming))))
+class _Events:
+    """Events of one call: `turn` each, then `report` or `error`."""
+
+    def __init__(self, served: Served, incoming: Incoming) -> None:
+        self._served, self._incoming = served, incoming
+
+    def turns(self, turns: Sequence[Turn]) -> Iterator[bytes]:
+        for turn in turns:
+            yield _event("turn", visible_json(turn.model_dump_json()))
+
+    async def report(self, report: CallReport) -> Iterable[bytes]:
+        return [_event("report", compact(await _told(self._served, self._incoming, report)))]
+
+    def error(self, error: SpeechMetaError) -> bytes:
+        return _event("error", compact(body_of(error)))
 
 
 def _event(name: str, text: str) -> bytes:

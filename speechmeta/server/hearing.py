@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -107,7 +107,7 @@ async def unless_left(request: Request, hearing: Hearing) -> Sequence[Turn] | Ca
 
 async def told(
     request: Request, hearing: Hearing, news: Sequence[Turn] | CallReport, seconds: float
-) -> AsyncIterator[Sequence[Turn] | CallReport | None]:
+) -> AsyncGenerator[Sequence[Turn] | CallReport | None]:
     """What comes of a call, from `news` to its report; None where nothing came for so long.
 
     Raises:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Request
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from starlette.responses import PlainTextResponse, Response
 
 from speechmeta.errors import SpeechMetaError, UsageError
@@ -25,24 +25,15 @@ from speechmeta.server.calls_api import (
     FILE,
     LANGUAGE,
     OPTIONS,
-    PING,
-    PING_SECONDS,
     PROMPT,
     json_response,
 )
-from speechmeta.server.hearing import (
-    Hearing,
-    accounted,
-    on_its_way,
-    report_of,
-    told,
-    unless_left,
-    without_our_paths,
-)
+from speechmeta.server.hearing import on_its_way, report_of
 from speechmeta.server.parameters import call_options, form_schema, switch, text_of
 from speechmeta.server.problems import Refused, body_of
 from speechmeta.server.served import Served
-from speechmeta.server.uploads import Incoming, received
+from speechmeta.server.streaming import streamed
+from speechmeta.server.uploads import received
 from speechmeta.settings import OptionError
 from speechmeta.writers.files import printable
 from speechmeta.writers.structured import compact
@@ -123,15 +114,11 @@ def router(served: Served) -> APIRouter:
             hearing = await stack.enter_async_context(
                 on_its_way(request, served, incoming, options, language, prompt)
             )
-            if not stream:
-                report = await report_of(request, served, incoming, hearing, begun)
-                return written(report, form, wanted)
-            # What is refused at once is refused with a status.
-            first = await unless_left(request, hearing)
-            events = _events(
-                request, served, incoming, hearing, begun, first, form, stack.pop_all()
-            )
-            return EventSourceResponse(events, headers={"Cache-Control": "no-store"})
+            if stream:
+                words = _Events(form)
+                return await streamed(request, served, incoming, hearing, begun, words, stack)
+            report = await report_of(request, served, incoming, hearing, begun)
+            return written(report, form, wanted)
         raise AssertionError("a request is answered above")
 
     @routes.get("/v1/models", summary="List the models that can be named")
@@ -151,50 +138,34 @@ def router(served: Served) -> APIRouter:
     return routes
 
 
-async def _events(
-    request: Request,
-    served: Served,
-    incoming: Incoming,
-    hearing: Hearing,
-    begun: float,
-    first: Any,
-    form: str,
-    stack: AsyncExitStack,
-) -> AsyncIterator[bytes]:
-    """OpenAI's events: text as it comes, speakers' segments where they were asked for, and the
-    whole text at the end. The deltas together are that text."""
-    said: list[Turn] = []
+class _Events:
+    """OpenAI's events of one call: text as it comes, speakers' segments where they were asked for,
+    and the whole text at the end. The deltas together are that text."""
 
-    def spoken(turns: Sequence[Turn]) -> Iterator[bytes]:
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._told = 0
+
+    def turns(self, turns: Sequence[Turn]) -> Iterator[bytes]:
         for turn in turns:
             text = str(turn.meta.transcript or "")
             if not text:
                 continue
-            number = len(said)
-            said.append(turn)
-            if form == "diarized_json":
+            number = self._told
+            self._told += 1
+            if self._form == "diarized_json":
                 yield _data(_speakers_segment(number, turn))
             delta = f" {text}" if number else text
             yield _data({"type": "transcript.text.delta", "delta": delta})
 
-    async with stack:
-        try:
-            async for news in told(request, hearing, first, PING_SECONDS):
-                if news is None:
-                    yield PING
-                elif isinstance(news, CallReport):
-                    report = accounted(request, served, incoming, news, begun)
-                    # With redaction, and where nothing was told before, all of it comes now.
-                    rest = [turn for turn in report.turns if turn.meta.transcript][len(said) :]
-                    for event in spoken(rest):
-                        yield event
-                    yield _data({"type": "transcript.text.done", "text": _text(report)})
-                else:
-                    for event in spoken(news):
-                        yield event
-        except SpeechMetaError as error:
-            served.metrics.error(type(error).__name__)
-            yield _data(body_of(without_our_paths(error, incoming)))
+    async def report(self, report: CallReport) -> Iterable[bytes]:
+        # With redaction, and where nothing was told before, all of it comes now.
+        rest = [turn for turn in report.turns if turn.meta.transcript][self._told :]
+        done = {"type": "transcript.text.done", "text": _text(report)}
+        return [*self.turns(rest), _data(done)]
+
+    def error(self, error: SpeechMetaError) -> bytes:
+        return _data(body_of(error))
 
 
 def _data(event: dict[str, Any]) -> bytes:
