@@ -27,6 +27,7 @@ from .console import (
     print_note,
 )
 from .flags import CALL, MODEL, add_command
+from .interrupts import Interrupts
 from .progress import watching
 from .startup import without_garbage_collection
 
@@ -139,11 +140,12 @@ def analyze(
         call = call.updated({"redact": True})
     elif beep:
         raise UsageError("--beep needs --redact-audio", "add --redact-audio OUT.wav")
-    work = _Work(call, model, outputs, overwrite, redact_audio, beep)
+    interrupts = Interrupts()
+    work = _Work(call, model, outputs, overwrite, redact_audio, beep, interrupts)
     shows_table = not as_json and streamed is None and output_dir is None
     codes: list[int] = []
     interrupted: tuple[str, str] | None = None
-    with watching(quiet) as watch:
+    with interrupts, watching(quiet) as watch:
         try:
             # Nobody waits for a model to learn that a name is misspelt.
             if any(map(_may_be_there, files)):
@@ -190,6 +192,7 @@ class _Work:
     Attributes:
         fields: those that a report holds; known once the model is loaded.
         now: how far the recording is that is being analysed.
+        written: its files that are complete.
     """
 
     def __init__(
@@ -200,11 +203,14 @@ class _Work:
         overwrite: bool,
         redact_audio: Path | None,
         beep: bool,
+        interrupts: Interrupts,
     ) -> None:
         self._call, self._model, self._outputs = call, model, outputs
         self._overwrite, self._redact_audio, self._beep = overwrite, redact_audio, beep
+        self.interrupts = interrupts
         self.fields: Sequence[str] = ()
         self.now: CallProgress | None = None
+        self.written: list[Path] = []
         self._analyzer: Analyzer | None = None
 
     def load(self) -> Analyzer:
@@ -219,11 +225,12 @@ class _Work:
             self._analyzer = Analyzer(**dict(self._model))
         # What the model does not give is said before the first file.
         self.fields = self._analyzer.asked_fields(self._call)
+        self.interrupts.check()
         return self._analyzer
 
     def report(self, path: str, watch: Watch, table: bool) -> CallReport:
         """Analyses a recording, shows its turns as they end, and writes its files."""
-        self.now = None
+        self.now, self.written = None, []
         if (analyzer := self._analyzer) is None:
             from speechmeta.audio.source import open_media
 
@@ -231,6 +238,7 @@ class _Work:
             analyzer = self.load()
 
         def told(progress: CallProgress) -> None:
+            self.interrupts.check()
             self.now = progress
             watch.call(progress)
 
@@ -252,6 +260,7 @@ class _Work:
             watch.print(partial(shown.summary, report))
         for writer, target in self._outputs.get(path, []):
             writer.write(report, target, overwrite=self._overwrite)
+            self.written.append(target)
         if self._redact_audio is not None:
             from speechmeta.pipeline.redaction.audio import Cover, write_redacted
             from speechmeta.writers.files import atomic_file
@@ -282,8 +291,11 @@ def _analyze_each(
         try:
             outcome = work.report(path, watch, table)
         except SpeechMetaError as error:
+            work.interrupts.check()
             outcome = error
         except Exception as error:
+            # What Ctrl-C broke in a library may come out as a fault of its own.
+            work.interrupts.check()
             if os.environ.get(TRACEBACK_VARIABLE):
                 traceback.print_exc()
             outcome = SpeechMetaError(*describe_fault(error, path))
@@ -301,14 +313,22 @@ def _told_interruption(files: Sequence[str], finished: int, work: _Work) -> tupl
         return (
             f"interrupted at {clock(now.seconds)} of {clock(now.duration)}, "
             f"{now.turns_done} of {now.turns} turns",
-            "no file was written; the same command starts again",
+            _how_to_begin_anew(work.written),
         )
     left = [shlex.quote(path) for path in files[finished:]]
     named = " ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
     return (
         f"interrupted; {finished} of {len(files)} recordings were finished",
-        f"go on with {named}",
+        # Of the one that was not, some files may be there.
+        f"go on with {named}{' and --overwrite' if work.written else ''}",
     )
+
+
+def _how_to_begin_anew(written: Sequence[Path]) -> str:
+    if not written:
+        return "no file was written; the same command starts again"
+    names = ", ".join(str(path) for path in written)
+    return f"written: {names}; the same command with --overwrite starts again"
 
 
 def _failed(path: str, failure: PartFailure) -> str:

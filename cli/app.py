@@ -12,9 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from speechmeta.errors import SpeechMetaError
 from speechmeta.version import __version__
@@ -42,8 +43,22 @@ COMMANDS = (
 )  # fmt: skip
 """Modules with `register(app)`, in the order of the help."""
 
+
+class _Interrupted(Exception):
+    """Ctrl-C, which typer would turn into a silent end."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
 app = typer.Typer(
     name="speechmeta",
+    cls=_Commands,
     help=(
         "Turn call recordings into validated JSON: who speaks when, what is said, and how the "
         "voices sound."
@@ -95,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         run_as_program()
-    command = typer.main.get_command(app)
     try:
+        command = typer.main.get_command(app)
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")
@@ -116,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message:  # none where a group without a command has just printed its help
             print_error(message, f"see {path} --help")
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, _Interrupted, typer.Abort):
         print_error("interrupted")
         return 130
     except BrokenPipeError:

@@ -7,8 +7,8 @@ import pty
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from conftest import RunCli
 from fakes import FakeEngine
 from voices import make_call
 
+from speechmeta.audio.recording import Recording
 from speechmeta.cli import progress as home
 from speechmeta.cli.progress import watching
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.progress import CallProgress
+from speechmeta.writers.subtitles import SrtWriter
 
 HALF = CallProgress("turns", 600.0, 1200.0, 100, 200)
 
@@ -121,20 +123,22 @@ def screen(drawn: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C raises; what a shell starts in the background ignores it from its birth."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are other there")
 def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     run_cli: RunCli,
     call: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    heard: None,
 ) -> None:
-    # What a shell starts in the background ignores Ctrl-C from its birth.
-    request.addfinalizer(
-        partial(
-            signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)
-        )
-    )
     other = write_wav(tmp_path / "an other.wav", make_call(turns=2).waveform, 8000)
     original, count = FakeEngine.decode, 0
 
@@ -159,6 +163,76 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(
     assert alone.stderr.endswith(
         ", 0 of 2 turns; no file was written; the same command starts again\n"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_ctrl_c_that_a_library_drops_is_not_lost(
+    run_cli: RunCli, call: Path, monkeypatch: pytest.MonkeyPatch, heard: None
+) -> None:
+    original, count = Recording.blocks, 0
+
+    def dropped(self: Recording) -> Any:
+        nonlocal count
+        count += 1
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return original(self)
+
+    monkeypatch.setattr(Recording, "blocks", dropped)
+    result = run_cli("analyze", call, "--json")
+    assert count == 1
+    assert result.code == 130
+    assert result.stdout == ""
+    assert result.stderr == (
+        "speechmeta: interrupted before the first turn; the same command starts again\n"
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_ctrl_c_that_a_library_makes_a_fault_of_is_no_fault(
+    run_cli: RunCli, call: Path, monkeypatch: pytest.MonkeyPatch, heard: None
+) -> None:
+    def broken(self: Recording) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise SystemError("returned a result with an exception set") from None
+
+    monkeypatch.setattr(Recording, "blocks", broken)
+    result = run_cli("analyze", call, call)
+    assert result.code == 130
+    assert result.stderr.startswith("speechmeta: interrupted; 0 of 2 recordings were finished")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_ctrl_c_while_files_are_written_says_which_are_there(
+    run_cli: RunCli, call: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: None
+) -> None:
+    def pressed(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(SrtWriter, "write", pressed)
+    out = tmp_path / "out"
+    result = run_cli("analyze", call, "-o", out, "-f", "json,srt,txt")
+    assert result.code == 130
+    written = [path for path in out.iterdir() if not path.name.startswith(".")]
+    assert [path.suffix for path in written] == [".json"]
+    assert result.stderr.endswith(
+        f" turns; written: {written[0]}; the same command with --overwrite starts again\n"
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are other there")
+def test_ctrl_c_in_any_command_is_said(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechmeta.cli.models.list_models", pressed)
+    result = run_cli("models")
+    assert (result.code, result.stderr) == (130, "speechmeta: interrupted\n")
 
 
 def test_what_the_line_says() -> None:
