@@ -33,6 +33,14 @@ _RESULT = re.compile(r"\]\([^)]*(?:eval|benchmarks)/results/[^)]+\)")
 _LINK = re.compile(r"\]\([^)]*\)|`[^`]*`")
 
 
+_ENTRIES: dict[str, tuple[set[str], set[str]]] = {
+    "quotes": ({"page", "text", "values"}, {"from", "rows"}),
+    "complete": ({"page", "section"}, {"no_measurements"}),
+    "settings": ({"page", "text"}, set()),
+}
+"""What entries of each part of `QUOTES` have to say, and what they may."""
+
+
 class NotFoundInResults(Exception):
     """A quoted value is not where it is said to be."""
 
@@ -93,6 +101,19 @@ def _applied(step: str, raw: Any) -> Any:
     raise ValueError(f"{QUOTES}: {step!r} is nothing that can be done with a value")
 
 
+def misplaced(listed: Mapping[str, Any]) -> Iterator[str]:
+    """Entries that are not what their part of `QUOTES` holds."""
+    for part, (needed, allowed) in _ENTRIES.items():
+        for item in listed.get(part) or []:
+            missing, strange = needed - item.keys(), item.keys() - needed - allowed
+            if not missing and not strange:
+                continue
+            says = [f"has no {name}" for name in sorted(missing)]
+            says += [f"cannot have {name}" for name in sorted(strange)]
+            about = item.get("text") or item.get("section") or item.get("page")
+            yield f"{QUOTES}: under {part}, this {' and '.join(says)}: {about}"
+
+
 def quotes(root: Path, listed: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(page, the sentence as it has to be, "" or why its values are missing)."""
     for item in listed["quotes"]:
@@ -125,7 +146,8 @@ def faults(root: Path = ROOT) -> list[str]:
     _text.cache_clear()
     _json.cache_clear()
     listed = yaml.safe_load(_text(root / QUOTES))
-    wrong: list[str] = []
+    if wrong := list(misplaced(listed)):
+        return wrong
     found: dict[str, list[str]] = {}
     for page, text, missing in quotes(root, listed):
         if missing:

@@ -76,7 +76,7 @@ class _State(_Silent):
     """What is known of the recording that is analysed."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
         self._name = ""
         self._now: CallProgress | None = None
 
@@ -85,7 +85,7 @@ class _State(_Silent):
         self._began, self._now = time.monotonic(), None
 
     def call(self, progress: CallProgress) -> None:
-        self._now = progress
+        self._now, self._told = progress, time.monotonic()
 
     def text(self) -> str:
         """`call.wav: turns 3:20 of 20:00, 14.0x real time, 1:12 left`."""
@@ -98,11 +98,12 @@ class _State(_Silent):
         if now.duration is None:
             parts[0] += f" {clock(now.seconds)}"
         else:
-            done = now.share * now.duration
             parts[0] += f" {clock(now.seconds)} of {clock(now.duration)}"
-            if done > 0 and passed > 0:
-                parts.append(f"{done / passed:.1f}x real time")
-                parts.append(f"{clock(passed * (1 - now.share) / now.share)} left")
+            # As it was when it was told: the rate does not sink while the next turns are decoded.
+            took = self._told - self._began
+            if now.share > 0 and took > 0:
+                parts.append(f"{now.share * now.duration / took:.1f}x real time")
+                parts.append(f"{clock(took / now.share - passed)} left")
         return ", ".join(parts)
 
 

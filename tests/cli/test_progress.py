@@ -246,6 +246,12 @@ def test_what_the_line_says() -> None:
     state.call(CallProgress("turns", 600.0, 1200.0, 100, 200))
     share = 0.15 + 0.85 / 2
     left = home.clock(60 * (1 - share) / share)
-    assert (
-        state.text() == f"call.wav: turns 10:00 of 20:00, {share * 20:.1f}x real time, {left} left"
-    )
+    said = f"call.wav: turns 10:00 of 20:00, {share * 20:.1f}x real time, {{}} left"
+    assert state.text() == said.format(left)
+    # While the next turns are decoded, time goes by and the rate stays.
+    state._began -= 20
+    state._told -= 20
+    assert state.text() == said.format(home.clock(60 * (1 - share) / share - 20))
+    state._began -= 3600
+    state._told -= 3600
+    assert state.text() == said.format("0:00")

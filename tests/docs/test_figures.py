@@ -77,6 +77,27 @@ def test_a_value_that_is_gone_is_named(figures: ModuleType, copy: Path) -> None:
     assert "eval/results/bundled-test.json has no non_speech.with_words" in found[0]
 
 
+def test_an_entry_in_the_wrong_part_of_the_list_is_named(
+    figures: ModuleType,
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = copy / "docs" / "figures.yaml"
+    quote = '  - page: README.md\n    text: "| {} CPU seconds |"\n    values: [cpu_seconds]\n'
+    _change(listed, "complete:\n", f"complete:\n{quote}")
+    _change(listed, "settings:\n", f"settings:\n{quote}")
+    _change(listed, "quotes:\n", 'quotes:\n  - page: README.md\n    text: "8 GB"\n')
+    monkeypatch.setattr(figures.faults, "__defaults__", (copy,))
+    assert figures.main() == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "docs/figures.yaml: under quotes, this has no values: 8 GB",
+        "docs/figures.yaml: under complete, this has no section and cannot have text and cannot "
+        "have values: | {} CPU seconds |",
+        "docs/figures.yaml: under settings, this cannot have values: | {} CPU seconds |",
+    ]
+
+
 def test_values_are_rounded_as_people_do(figures: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"x.y": {"z": [5.25, 0.12345]}, "n": 1736}')
     (tmp_path / "a.txt").write_text("first 7\nrow  12.5 s\n")

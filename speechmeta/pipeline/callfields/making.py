@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from speechmeta.models.endpoint import Endpoint, is_address
 from speechmeta.models.text.base import TextModel
-from speechmeta.pipeline.callfields.filling import Filler
-from speechmeta.pipeline.callfields.schemas import find_schemas
 from speechmeta.pipeline.options import ModelOptions
+
+if TYPE_CHECKING:
+    from speechmeta.pipeline.callfields.filling import Filler
 
 _MODELS: WeakValueDictionary[tuple[object, ...], TextModel] = WeakValueDictionary()
 _LOADING = threading.Lock()
@@ -28,6 +30,10 @@ def filler_of(options: ModelOptions) -> Filler | None:
     """
     if options.llm is None or options.call_schema is None:
         return None
+    # They bring outlines, which nothing else of a call needs.
+    from speechmeta.pipeline.callfields.filling import Filler
+    from speechmeta.pipeline.callfields.schemas import find_schemas
+
     schemas = find_schemas(options.call_schema)
     return Filler(_text_model(options, options.llm), schemas, options.llm_answer)
 
