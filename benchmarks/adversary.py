@@ -1,11 +1,14 @@
 """Hostile clients against a server, and what honest ones get meanwhile.
 
-    python benchmarks/adversary.py --seconds 60 --attackers 64
+    python benchmarks/adversary.py --out benchmarks/results/adversary-cpu.txt
 
-Attackers send requests that are wrong in every way that `requests` knows, headers and bodies a
-byte at a time, halves of requests, floods; they leave while their recording is read. An honest
-client sends the first 4 s of the example call all the while. Counted are the answers of both,
-faults in the log, and the server's memory and open files before and after.
+Attackers, all of one address (127.0.0.2, as Linux has it), send requests that are wrong in every
+way that `requests` knows, headers and bodies a byte at a time, halves of requests, recordings that
+are large when decoded, floods; they leave while their recording is read. Honest clients of another
+address send the first 4 s of the example call all the while, and come again when they are told to
+(429). Measured are their answers with and without the attackers, faults in the log, the server's
+memory and open files, and first, one after the other, what each kind of attack costs the server.
+Takes three times `--seconds` and about two minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import random
 import re
 import socket
@@ -33,6 +37,9 @@ BOUNDARY = "b0undary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 JSON = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
+
+OURS, OTHERS = "127.0.0.1", "127.0.0.2"
+"""Addresses of honest clients, and of attackers."""
 
 
 def request(
@@ -291,9 +298,20 @@ def requests() -> Iterator[tuple[str, bytes]]:
     yield from wrong_http()
 
 
-def answered(port: int, data: bytes, seconds: float = 60.0, half_close: bool = False) -> bytes:
+def connected(port: int, address: str = OURS, seconds: float = 60.0) -> socket.socket:
+    """A connection from one of this machine's addresses."""
+    return socket.create_connection(("127.0.0.1", port), seconds, (address, 0))
+
+
+def answered(
+    port: int,
+    data: bytes,
+    seconds: float = 60.0,
+    half_close: bool = False,
+    address: str = OURS,
+) -> bytes:
     """What the server says to bytes; nothing where it hangs up."""
-    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+    with connected(port, address, seconds) as connection:
         found = bytearray()
         # It may hang up on a request that is not yet whole.
         with contextlib.suppress(ConnectionError, BrokenPipeError):
@@ -318,7 +336,7 @@ def status_of(answer: bytes) -> int:
 def leave(port: int, data: bytes, seconds: float) -> None:
     """Sends a request and does not wait for the answer."""
     with (
-        socket.create_connection(("127.0.0.1", port), 30) as connection,
+        connected(port, OTHERS) as connection,
         contextlib.suppress(ConnectionError),
     ):
         connection.sendall(data)
@@ -327,7 +345,7 @@ def leave(port: int, data: bytes, seconds: float) -> None:
 
 def dawdle(port: int, data: bytes, until: float) -> None:
     """Sends a byte of a request every second, until that is enough or the server hangs up."""
-    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+    with connected(port, OTHERS) as connection:
         connection.settimeout(1.0)
         with contextlib.suppress(ConnectionError):
             for byte in data:
@@ -342,77 +360,164 @@ def dawdle(port: int, data: bytes, until: float) -> None:
 class Attackers:
     """Threads that do all this to a server; `got` counts the statuses of their answers."""
 
-    def __init__(self, port: int, count: int, until: float, call: bytes) -> None:
-        self._port, self._until, self._call = port, until, call
+    KINDS = ("dawdles", "leaves", "half a request", "floods", "bomb", "wrong request")
+    SHARES = (15, 15, 10, 10, 5, 45)
+
+    def __init__(self, port: int, call: bytes) -> None:
+        self._port = port
+        self._good = request(upload(call), FORM)
+        self._bomb = request(upload(flac_of_silence(1), "a.flac"), FORM)
         self._requests = list(requests())
         self.got: Counter[int] = Counter()
         self.wrong: Counter[str] = Counter()
-        self._threads = [
-            threading.Thread(target=self._attack, args=(number,), daemon=True)
-            for number in range(count)
-        ]
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(120)
-
-    def _attack(self, number: int) -> None:
-        luck = random.Random(number)
-        good = request(upload(self._call), FORM)
-        while time.monotonic() < self._until:
-            # A full backlog, or a server that hangs up at once, is for the attacker to bear.
-            with contextlib.suppress(OSError):
-                way = luck.random()
-                if way < 0.15:
-                    dawdle(self._port, good[: luck.choice((100, 400, 4000))], self._until)
-                elif way < 0.3:
-                    leave(self._port, good, luck.random())
-                elif way < 0.4:
-                    answered(self._port, good[: luck.randrange(len(good))], half_close=True)
-                elif way < 0.5:
-                    self.got[status_of(answered(self._port, good, 600))] += 1
-                else:
+    def attack(self, kind: str, luck: random.Random, until: float) -> None:
+        """Once."""
+        good = self._good
+        # A full backlog, or a server that hangs up at once, is for the attacker to bear.
+        with contextlib.suppress(OSError):
+            if kind == "dawdles":
+                dawdle(self._port, good[: luck.choice((100, 400, 4000))], until)
+            elif kind == "leaves":
+                leave(self._port, good, luck.random())
+            elif kind == "half a request":
+                self._answer(good[: luck.randrange(len(good))], half_close=True)
+            elif kind == "floods":
+                self.got[status_of(self._answer(good))] += 1
+            else:
+                name, data = kind, self._bomb
+                if kind != "bomb":
                     name, data = luck.choice(self._requests)
-                    status = status_of(answered(self._port, data, 600))
-                    self.got[status] += 1
-                    if status == 200 or (status >= 500 and status != 503):
-                        self.wrong[f"{status} {name}"] += 1
+                status = status_of(self._answer(data))
+                self.got[status] += 1
+                if status == 200 or (status >= 500 and status != 503):
+                    self.wrong[f"{status} {name}"] += 1
+
+    def all_at_once(self, count: int, until: float) -> list[threading.Thread]:
+        """So many of them, begun; each attacks in all ways until the end."""
+
+        def run(number: int) -> None:
+            luck = random.Random(number)
+            while time.monotonic() < until:
+                (kind,) = luck.choices(self.KINDS, self.SHARES)
+                self.attack(kind, luck, until)
+
+        threads = [
+            threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _answer(self, data: bytes, half_close: bool = False) -> bytes:
+        return answered(self._port, data, 600, half_close, OTHERS)
 
 
-def honest(port: int, call: bytes, until: float) -> tuple[Counter[int], list[float]]:
-    """Sends the call again and again, as a client does that waits where it is told to."""
-    statuses: Counter[int] = Counter()
-    waits: list[float] = []
-    good = request(upload(call), FORM)
-    while time.monotonic() < until:
+class Honest:
+    """Clients that send a call again and again, and come back when they are told to."""
+
+    def __init__(self, port: int, call: bytes, count: int) -> None:
+        self._port, self._count = port, count
+        self._data = request(upload(call), FORM)
+
+    def served(self, seconds: float) -> dict[str, Any]:
+        """What they get for so long, one answer each at least."""
         begun = time.monotonic()
-        answer = answered(port, good, 600)
+        statuses: Counter[int] = Counter()
+        waits: list[float] = []
+
+        def run() -> None:
+            goes_on = True
+            while goes_on:
+                first = time.monotonic()
+                while (answer := self._sent(statuses)) is not None:
+                    again = re.search(rb"(?i)retry-after: (\d+)", answer)
+                    time.sleep(float(again[1]) if again else 1.0)
+                waits.append(time.monotonic() - first)
+                goes_on = time.monotonic() + 0.5 < begun + seconds
+                if goes_on:
+                    time.sleep(0.5)
+
+        threads = [threading.Thread(target=run) for _ in range(self._count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        passed = time.monotonic() - begun
+        ordered = sorted(waits)
+        return {
+            "answers_per_minute": round(60 * len(waits) / passed, 2),
+            "answers": len(waits),
+            "median": round(ordered[len(ordered) // 2], 2),
+            "p95": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 2),
+            "longest": round(ordered[-1], 2),
+            "told_429": statuses[429],
+            "failed": sum(statuses.values()) - statuses[200] - statuses[429],
+        }
+
+    def _sent(self, statuses: Counter[int]) -> bytes | None:
+        """Sends the call once; None where that was its end."""
+        answer = answered(self._port, self._data, 600)
         status = status_of(answer)
         statuses[status] += 1
-        if status == 200:
-            waits.append(time.monotonic() - begun)
-        again = re.search(rb"(?i)retry-after: (\d+)", answer)
-        time.sleep(min(5.0, float(again[1])) if again else 0.5)
-    return statuses, waits
+        return answer if status == 429 else None
 
 
-def state_of(pid: int) -> tuple[int, int]:
-    """Resident memory in MB and open files of a process."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    memory = re.search(r"VmRSS:\s+(\d+)", text)
-    return int(memory[1]) // 1024 if memory else 0, len(os.listdir(f"/proc/{pid}/fd"))
+class Watched:
+    """A server's processes."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil
+
+        self._process = psutil.Process(pid)
+
+    def cpu(self) -> float:
+        """Processor seconds so far; of workers that live."""
+        processes = [self._process, *self._process.children(recursive=True)]
+        times = [process.cpu_times() for process in processes]
+        return sum(item.user + item.system for item in times)
+
+    def state(self) -> tuple[int, int]:
+        """Resident memory in MB and open files."""
+        return self._process.memory_info().rss // 2**20, self._process.num_fds()
+
+
+def costs(
+    attackers: Attackers, honest: Honest, watched: Watched, times: int
+) -> Iterator[tuple[str, float]]:
+    """Processor seconds of the server for each attack of a kind, and for an honest call."""
+    luck = random.Random(3)
+    for kind in ("honest call", *attackers.KINDS):
+        before = watched.cpu()
+        count = 1 if kind == "bomb" else times
+        for _ in range(count):
+            if kind == "honest call":
+                honest.served(0.0)
+            else:
+                attackers.attack(kind, luck, time.monotonic() + 3.0)
+        # What was left behind ends too.
+        time.sleep(2.0)
+        yield kind, (watched.cpu() - before) / count
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--attackers", type=int, default=64)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60, help="alone, and as many attacked")
+    parser.add_argument("--attackers", type=int, default=16)
+    parser.add_argument("--honest", type=int, default=2, help="clients")
     parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--max-queue", type=int, default=32)
+    parser.add_argument("--out", type=Path, help="also write what is printed to this file")
     chosen = parser.parse_args()
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+
+    tell(f"# python benchmarks/adversary.py {' '.join(sys.argv[1:])}".rstrip())
+    load = f"load {os.getloadavg()[0]:.1f}"
+    tell(f"# {platform.machine()}, {os.cpu_count()} cores, {load}; times are in seconds")
     call = beginning(Path(__file__).parents[1] / "examples" / "call.wav", 4.0)
     with tempfile.TemporaryDirectory() as place:
         log = Path(place, "log")
@@ -421,7 +526,8 @@ def main() -> None:
         (root / "tone.wav").write_bytes(tone())
         run = [sys.executable, "-m", "speechmeta.cli", "serve", "--port", "0", "--log-format",
                "json", "--readers", str(chosen.readers), "--root", str(root), "--state",
-               str(Path(place, "state")), "--max-upload-mb", "2"]  # fmt: skip
+               str(Path(place, "state")), "--max-upload-mb", "2", "--max-queue",
+               str(chosen.max_queue)]  # fmt: skip
         with log.open("wb") as errors, subprocess.Popen(run, stderr=errors) as server:
             try:
                 while "listening on " not in (text := log.read_text()):
@@ -429,33 +535,54 @@ def main() -> None:
                         raise SystemExit(text)
                     time.sleep(0.2)
                 port = int(text.partition("listening on ")[2].split()[0].rpartition(":")[2])
-                alone = honest(port, call, time.monotonic() + chosen.seconds / 4)[1]
-                before = state_of(server.pid)
-                until = time.monotonic() + chosen.seconds
-                attackers = Attackers(port, chosen.attackers, until, call)
-                attackers.start()
-                statuses, waits = honest(port, call, until)
-                attackers.join()
-                during = state_of(server.pid)
-                after = honest(port, call, time.monotonic() + chosen.seconds / 4)[1]
-                ended = state_of(server.pid)
+                watched, honest = Watched(server.pid), Honest(port, call, chosen.honest)
+                attackers = Attackers(port, call)
+                Honest(port, call, 2 * chosen.readers).served(0.0)  # starts what starts late
+                found: dict[str, Any] = {
+                    "cpu_seconds_each": {
+                        kind: round(seconds, 3)
+                        for kind, seconds in costs(attackers, Honest(port, call, 1), watched, 4)
+                    }
+                }
+                before = watched.state()
+                phases = {"alone": honest.served(chosen.seconds)}
+                attackers.got.clear()
+                threads = attackers.all_at_once(chosen.attackers, time.monotonic() + chosen.seconds)
+                phases["attacked"] = honest.served(chosen.seconds)
+                during = watched.state()
+                for thread in threads:
+                    thread.join(300)
+                phases["afterwards"] = honest.served(chosen.seconds / 4)
+                ended = watched.state()
             finally:
                 server.terminate()
         written = log.read_text().splitlines()[1:]
-    lines = [json.loads(line) for line in written if line.startswith("{")]
+    logged = [json.loads(line) for line in written if line.startswith("{")]
     strange = [line for line in written if not line.startswith("{")]
     faults = Counter(
-        f"{line.get('kind')} {line.get('where')}" for line in lines if line["event"] == "fault"
+        f"{line.get('kind')} {line.get('where')}" for line in logged if line["event"] == "fault"
     )
-    for name, found in (("alone", alone), ("attacked", waits), ("afterwards", after)):
-        ordered = sorted(found) or [float("nan")]
-        print(f"honest client {name}: {len(found)} answers, median "
-              f"{ordered[len(ordered) // 2]:.2f} s, longest {ordered[-1]:.2f} s")  # fmt: skip
-    print(f"honest client attacked: statuses {dict(statuses)}")
-    print(f"attackers: statuses {dict(sorted(attackers.got.items()))}")
-    print(f"attackers: answers that should not be {dict(attackers.wrong)}")
-    print(f"memory MB, open files: before {before}, attacked {during}, afterwards {ended}")
-    print(f"log: {len(lines)} lines, faults {dict(faults)}, not JSON {strange[:5]}")
+    tell("processor seconds of the server for each:")
+    for kind, seconds in found["cpu_seconds_each"].items():
+        tell(f"  {kind:<15} {seconds:.3f}")
+    tell(f"\n{chosen.honest} honest clients, {chosen.attackers} attackers")
+    names = list(phases["alone"])
+    tell(f"  {'':<18} " + " ".join(f"{phase:>11}" for phase in phases))
+    for name in names:
+        tell(f"  {name:<18} " + " ".join(f"{row[name]:>11}" for row in phases.values()))
+    tell(f"\nattackers: statuses {dict(sorted(attackers.got.items()))}")
+    tell(f"attackers: answers that should not be {dict(attackers.wrong)}")
+    tell(f"memory MB, open files: before {before}, attacked {during}, afterwards {ended}")
+    tell(f"log: {len(logged)} lines, faults {dict(faults)}, not JSON {strange[:5]}")
+    share = phases["attacked"]["answers_per_minute"] / phases["alone"]["answers_per_minute"]
+    tell(
+        json.dumps(
+            {"benchmark": "adversary", **found, "honest": phases, "attacked_of_alone": share,
+             "faults": sum(faults.values()), "wrong_answers": sum(attackers.wrong.values())}
+        )
+    )  # fmt: skip
+    if chosen.out:
+        chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ and readers. Two comparisons: seconds of audio a second, which is right on idle 
 processor seconds for each second of audio, of all processes of the server or of `batch`, which is
 right on busy ones too. What starting costs is left out of both: `batch` runs twice, and the
 difference counts.
+
+A run has `--calls` more calls than clients, so that each client sends one at least, of 6 to 18
+seconds: half an hour of audio in all, which takes six minutes where the model does ten times real
+time. After `--minutes` no further run is begun.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import psutil
 import soundfile
 
@@ -41,11 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="recordings; else of the example")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--calls", type=int, default=64, help="of each run")
+    parser.add_argument("--calls", type=int, default=24, help="of a run, beside one a client")
+    parser.add_argument("--minutes", type=float, default=8.0, help="until the last run begins")
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--max-queue", type=int, default=32)
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     chosen = parser.parse_args()
+    begun = time.monotonic()
     lines: list[str] = []
 
     def tell(line: str) -> None:
@@ -57,7 +64,8 @@ def main() -> None:
         files = recordings(chosen.folder) if chosen.folder else made_calls(place)
         tell(f"# python benchmarks/server.py {' '.join(sys.argv[1:])}".rstrip())
         cores, load = os.cpu_count(), os.getloadavg()[0]
-        tell(f"# {platform.machine()}, {cores} cores, load {load:.1f}; {chosen.calls} calls a run")
+        audio = " to ".join(f"{seconds:.0f}" for seconds in span(files))
+        tell(f"# {platform.machine()}, {cores} cores, load {load:.1f}; calls of {audio} s")
         batch = of_batch(files, chosen, place)
         tell(
             f"batch: {batch['audio_rate']:.1f} s of audio a second, "
@@ -71,7 +79,10 @@ def main() -> None:
             # Once without counting: the model's first batches are slower.
             under_load(server, files, 4, 8, place)
             for clients in chosen.clients:
-                row = under_load(server, files, clients, chosen.calls, place)
+                if time.monotonic() - begun > 60 * chosen.minutes:
+                    tell(f"{clients:>9} not run: {chosen.minutes:g} minutes have passed")
+                    continue
+                row = under_load(server, files, clients, clients + chosen.calls, place)
                 row["of_batch"] = row["audio_rate"] / batch["audio_rate"]
                 row["cpu_of_batch"] = batch["cpu"] / row["cpu"]
                 rows.append(row)
@@ -83,10 +94,13 @@ def main() -> None:
                 )  # fmt: skip
                 width = [max(9, len(title)) for title in head]
                 tell(" ".join(f"{cell:>{n}}" for cell, n in zip(cells, width, strict=True)))
-        best = max(row["of_batch"] for row in rows)
-        cheapest = max(row["cpu_of_batch"] for row in rows)
-        tell(f"\nbar {BAR:.0%} of batch: {best:.0%} by the clock, {cheapest:.0%} by processor time")
-        tell(json.dumps({"benchmark": "server", "batch": batch, "runs": rows}))
+        minutes = (time.monotonic() - begun) / 60
+        if rows:
+            best = max(row["of_batch"] for row in rows)
+            cheapest = max(row["cpu_of_batch"] for row in rows)
+            tell(f"\nbar {BAR:.0%} of batch: {best:.0%} by the clock, {cheapest:.0%} by processor "
+                 f"time; took {minutes:.1f} minutes")  # fmt: skip
+        tell(json.dumps({"benchmark": "server", "minutes": minutes, "batch": batch, "runs": rows}))
     if chosen.out:
         chosen.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -97,21 +111,21 @@ def recordings(folder: Path) -> list[Path]:
 
 
 def made_calls(place: Path) -> list[Path]:
-    """Calls of 12 to 48 seconds, put together from the example."""
+    """Calls of 6 to 18 seconds, put together from quarters of the example."""
     samples, rate = soundfile.read(ROOT / "examples" / "call.wav", dtype="int16")
-    half = len(samples) // 2
-    first, second = samples[:half], samples[half:]
+    quarters = np.array_split(samples, 4)
     found = []
-    for number, parts in enumerate(
-        ([first], [second], [first, second], [second, first], [first, second, first],
-         [second, first, second, first])
-    ):  # fmt: skip
+    for number, parts in enumerate(((0,), (0, 1), (2, 3), (1,), (2, 3, 0), (3, 0), (1, 2, 3))):
         path = place / f"made-{number}.wav"
-        with soundfile.SoundFile(path, "w", rate, samples.ndim and samples.shape[1]) as file:
-            for part in parts:
-                file.write(part)
+        soundfile.write(path, np.concatenate([quarters[part] for part in parts]), rate)
         found.append(path)
     return found
+
+
+def span(files: list[Path]) -> tuple[float, float]:
+    """The shortest and the longest of them, seconds."""
+    seconds = [soundfile.info(path).duration for path in files]
+    return min(seconds), max(seconds)
 
 
 def command(*arguments: str) -> list[str]:
@@ -120,8 +134,8 @@ def command(*arguments: str) -> list[str]:
 
 def of_batch(files: list[Path], chosen: argparse.Namespace, place: Path) -> dict[str, float]:
     """Seconds of audio that `batch` analyses a second, and processor seconds for each of them."""
-    few = batch_run(files, chosen.calls // 4, chosen, place / "few")
-    many = batch_run(files, chosen.calls + chosen.calls // 4, chosen, place / "many")
+    few = batch_run(files, max(1, chosen.calls // 2), chosen, place / "few")
+    many = batch_run(files, 5 * chosen.calls // 2, chosen, place / "many")
     audio = many["audio"] - few["audio"]
     # "N files done ... at R times real time": the model's loading overlaps with the first files,
     # so that the difference of two runs counts here too.

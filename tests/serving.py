@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import numpy.typing as npt
+import uvicorn
 from fakes import FakeEngine
 
 from speechmeta.decoding.record import DecodedRecord
@@ -55,6 +56,7 @@ class Running:
     server: Server
     address: str
     engine: GatedEngine
+    uvicorn: uvicorn.Server
     stop: Callable[[], None]
     """Asks it to stop, as a signal does."""
 
@@ -84,15 +86,15 @@ def running(
     server.start()
     with listen(chosen) as listening:
         begun = threading.Event()
-        uvicorn = prepared(server, begun.set)
-        thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening]})
+        answering = prepared(server, begun.set)
+        thread = threading.Thread(target=answering.run, kwargs={"sockets": [listening]})
         thread.start()
         assert begun.wait(60)
 
         def stop() -> None:
-            uvicorn.should_exit = True
+            answering.should_exit = True
 
-        found = Running(server, address_of(listening), engine, stop)
+        found = Running(server, address_of(listening), engine, answering, stop)
         try:
             _warm(server)
             yield found

@@ -31,7 +31,7 @@ from speechmeta.errors import DecodingError, ModelError, SpeechMetaError
 from speechmeta.schema import CallReport
 
 QUEUED_SECONDS = 1800.0
-"""No further file is prepared while this many seconds of turns wait for the model."""
+"""No further file of a client is prepared while so many seconds of its turns wait for the model."""
 OPEN_CALLS = 256
 MAX_LOST_BATCHES = 5
 """So many model processes may die one after the other before the run gives up."""
@@ -87,7 +87,7 @@ class Flow:
         model: runs `ModelTask`, or a task that takes what it takes.
         batch_size: turns that are decoded together.
         spill_folder: where turns wait for the model; local and roomy.
-        fair: short calls need not wait for long ones.
+        fair: short calls need not wait for long ones, nor one client for another.
         on_decoded: see `OnDecoded`.
     """
 
@@ -107,7 +107,7 @@ class Flow:
         self.batch_size = batch_size
         self._spills = Spills(spill_folder)
         self._on_decoded = on_decoded
-        self._preparing: dict[int, tuple[Job, Hashable]] = {}
+        self._preparing: dict[int, tuple[Job, Hashable, str]] = {}
         self._unwanted: set[int] = set()
         self._calls: dict[int, _Call] = {}
         self._turns = TurnQueue(fair)
@@ -137,24 +137,36 @@ class Flow:
     def busy(self) -> bool:
         return bool(self._preparing or self._calls)
 
-    def room(self) -> int:
-        """How many calls may begin now."""
-        if self._turns.seconds >= QUEUED_SECONDS or len(self._calls) >= OPEN_CALLS:
+    def reading(self, client: str) -> bool:
+        """Whether recordings of a client are being read, also those that were dropped."""
+        return any(other == client for _, _, other in self._preparing.values())
+
+    def room(self, client: str = "") -> int:
+        """How many calls of a client may begin now."""
+        if self._turns.seconds(client) >= QUEUED_SECONDS or len(self._calls) >= OPEN_CALLS:
             return 0
         return self._prepare.free()
 
-    def begin(self, key: int, path: bytes, job: Job | None = None, lane: Hashable = None) -> None:
+    def begin(
+        self,
+        key: int,
+        path: bytes,
+        job: Job | None = None,
+        lane: Hashable = None,
+        client: str = "",
+    ) -> None:
         """Sends a recording on its way; there has to be room.
 
         Args:
             key: the call's own number.
             job: in place of the flow's.
             lane: what is asked of the model, as its task understands it.
+            client: whose it is.
 
         Raises:
             OutputError: there is no room for its turns' waveforms.
         """
-        self._preparing[key] = (job or self._job, lane)
+        self._preparing[key] = (job or self._job, lane, client)
         try:
             self._prepare.submit(key, (path, self._spills.place(key), job))
         except BaseException:
@@ -272,7 +284,7 @@ class Flow:
 
     def _prepared(self, done: Done[int]) -> Finished | None:
         key = done.key
-        job, lane = self._preparing.pop(key)
+        job, lane, client = self._preparing.pop(key)
         if key in self._unwanted:
             self._unwanted.remove(key)
             self._spills.release(key)
@@ -280,10 +292,10 @@ class Flow:
         if done.error is not None:
             self._spills.release(key)
             return Finished(key, error=done.error, prepared=False)
-        self._enter(_Call(key, job, done.value), lane)
+        self._enter(_Call(key, job, done.value), lane, client=client)
         return None
 
-    def _enter(self, call: _Call, lane: Hashable, urgent: bool = False) -> None:
+    def _enter(self, call: _Call, lane: Hashable, urgent: bool = False, client: str = "") -> None:
         spill = self._spills.place(call.key)
         lengths = call.prepared.lengths
         call.records, call.remaining = [None] * len(lengths), len(lengths)
@@ -292,7 +304,7 @@ class Flow:
         asked = zip(lengths, call.prepared.asked, strict=True)
         for index, (length, wanted) in enumerate(asked):
             queue = self._urgent if urgent else self._turns
-            queue.add(SpilledTurn(call.key, index, spill, offset, length, wanted, lane))
+            queue.add(SpilledTurn(call.key, index, spill, offset, length, wanted, lane, client))
             offset += length
         if not lengths:
             self._complete.append(call)

@@ -9,7 +9,6 @@ import contextlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -172,12 +171,7 @@ class SpillFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Everything was flushed, or its failure was raised.
         with contextlib.suppress(OSError):
             self._file.close()
@@ -205,7 +199,7 @@ def _state(path: str) -> tuple[int, int]:
 @dataclass(frozen=True)
 class SpilledTurn:
     """Where one turn's waveform lies: `offset` and `length` in samples of the spill file; and what
-    is `asked` of it. Turns of one `lane` may share a batch."""
+    is `asked` of it. Turns of one `lane` may share a batch; `client` is whose call it is."""
 
     call: int
     index: int
@@ -214,6 +208,7 @@ class SpilledTurn:
     length: int
     asked: Any = None
     lane: Hashable = None
+    client: str = ""
 
     def read(self) -> Waveform:
         return np.fromfile(self.spill, np.float32, self.length, offset=4 * self.offset)

@@ -82,7 +82,7 @@ class LocalEngine:
         pool: WorkerPool[ModelOrder] = WorkerPool(
             ModelTask(source, threads), count or 1, on_ready=self._on_facts, threaded=not count
         )
-        pool.start_all()
+        pool.start(count or 1)
         return pool
 
     def _on_facts(self, facts: ModelFacts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 
 from speechmeta.audio.loading import SAMPLE_RATE
@@ -21,37 +21,42 @@ class TurnQueue:
     which the same is asked, go together.
 
     Args:
-        fair: calls take turns at being first, so that a short one need not wait for a long one.
+        fair: clients, and calls of one client, take turns at being first, so that a short one need
+            not wait for a long one, nor a client for another that has many.
     """
 
     def __init__(self, fair: bool = False) -> None:
         self._fair = fair
-        self._calls: OrderedDict[int, OrderedDict[int, SpilledTurn]] = OrderedDict()
+        self._calls: dict[int, OrderedDict[int, SpilledTurn]] = {}
+        self._order: OrderedDict[str, OrderedDict[int, None]] = OrderedDict()
         self._by_length: dict[Hashable, list[tuple[int, int, int]]] = {}
-        self._samples = 0
+        self._samples: Counter[str] = Counter()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def seconds(self) -> float:
-        return self._samples / SAMPLE_RATE
+    def seconds(self, client: str = "") -> float:
+        """Of a client's turns."""
+        return self._samples[client] / SAMPLE_RATE
 
     def add(self, turn: SpilledTurn) -> None:
         self._calls.setdefault(turn.call, OrderedDict())[turn.index] = turn
+        self._order.setdefault(turn.client, OrderedDict())[turn.call] = None
         insort(self._by_length.setdefault(turn.lane, []), (turn.length, turn.call, turn.index))
-        self._samples += turn.length
+        self._samples[turn.client] += turn.length
         self._count += 1
 
     def take(self, size: int) -> list[SpilledTurn]:
         """Removes and returns the next batch, 1 to `size` turns; empty if none wait."""
         if not self._calls:
             return []
-        first, turns = next(iter(self._calls.items()))
-        oldest = next(iter(turns.values()))
+        client, calls = next(iter(self._order.items()))
+        first = next(iter(calls))
+        oldest = next(iter(self._calls[first].values()))
         if self._fair:
-            self._calls.move_to_end(first)
+            self._order.move_to_end(client)
+            calls.move_to_end(first)
         lane = self._by_length[oldest.lane]
         low = high = bisect_left(lane, (oldest.length, oldest.call, oldest.index))
         budget = size * SECONDS_PER_ROW * SAMPLE_RATE
@@ -90,6 +95,12 @@ class TurnQueue:
         turn = turns.pop(index)
         if not turns:
             del self._calls[call]
-        self._samples -= turn.length
+            calls = self._order[turn.client]
+            del calls[call]
+            if not calls:
+                del self._order[turn.client]
+        self._samples[turn.client] -= turn.length
+        if not self._samples[turn.client]:
+            del self._samples[turn.client]
         self._count -= 1
         return turn

@@ -249,9 +249,9 @@ class WorkerPool(Generic[Key]):
             if worker.orders is not None and worker.orders[0] == key:
                 worker.hurry = time.monotonic() + seconds
 
-    def start_all(self) -> None:
-        """Starts every worker now, so that loading a model is not left to the first task."""
-        while len(self._workers) < self._size:
+    def start(self, count: int) -> None:
+        """Starts so many workers now, so that loading a model is not left to the first task."""
+        while len(self._workers) < count:
             self._start()
 
     def waitables(self) -> list[Any]:

@@ -75,9 +75,9 @@ def router(served: Served) -> APIRouter:
         response_description="The document of `speechmeta analyze --json`.",
     )
     async def analyze(request: Request) -> Response:
-        served.refuse_if_full()
         begun = time.monotonic()
         async with AsyncExitStack() as stack:
+            visit = stack.enter_context(served.visit(request))
             incoming = await stack.enter_async_context(
                 received(request, served.uploads, served.roots)
             )
@@ -86,7 +86,7 @@ def router(served: Served) -> APIRouter:
             language, prompt = text_of(given, "language"), text_of(given, "prompt")
             options = call_options(served.call, given)
             hearing = await stack.enter_async_context(
-                on_its_way(request, served, incoming, options, language, prompt)
+                on_its_way(served, visit, incoming, options, language, prompt)
             )
             if stream:
                 words = _Events(served, incoming)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from speechmeta.errors import SpeechMetaError
+from speechmeta.server.clients import client_of
 from speechmeta.server.keys import Keys
 from speechmeta.server.log_lines import place_of
 from speechmeta.server.metrics import Metrics
@@ -41,7 +43,7 @@ class Envelope:
         keys: who may ask.
         max_bytes: largest body that a request may have.
         max_together: bytes that all requests that are being answered may have, as what they sent
-            lies on the disk meanwhile.
+            lies on the disk meanwhile. One client may have half of them.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Envelope:
         self._app = app
         self._max_bytes = max_bytes
         self._max_together = max_together
-        self._together = 0
+        self._together: Counter[str] = Counter()
         self._keys = keys
         self._metrics = metrics
 
@@ -63,16 +65,17 @@ class Envelope:
         status = 0
         whole = False
         size = 0
+        client = ""
 
         async def followed() -> Message:
             nonlocal whole, size
             message = await receive()
             more = len(message.get("body", b""))
             size += more
-            self._together += more
+            self._together[client] += more
             if size > self._max_bytes:
                 raise of_http(HTTPException(413))
-            if self._together > self._max_together:
+            if self._is_too_much(client):
                 raise Busy(BUSY_SECONDS)
             whole = message["type"] != "http.request" or not message.get("more_body", False)
             return message
@@ -94,7 +97,8 @@ class Envelope:
         kind = ""
         try:
             request = Request(scope)
-            scope["state"]["owner"] = self._keys.owner(request)
+            owner = scope["state"]["owner"] = self._keys.owner(request)
+            client = scope["state"]["client"] = client_of(owner, (scope.get("client") or ("",))[0])
             announced = request.headers.get("content-length", "0")
             if not announced.isdecimal() or int(announced) > self._max_bytes:
                 raise of_http(HTTPException(413))
@@ -115,7 +119,7 @@ class Envelope:
             else:
                 await error_response(told)(scope, followed, numbered)
         finally:
-            self._together -= size
+            self._give_back(client, size)
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.monotonic() - begun
             kind = kind or scope["state"].get("kind", "")
@@ -136,6 +140,15 @@ class Envelope:
                     **({"kind": kind} if kind else {}),
                 },
             )
+
+    def _is_too_much(self, client: str) -> bool:
+        most = self._max_together
+        return self._together.total() > most or self._together[client] > most / 2
+
+    def _give_back(self, client: str, size: int) -> None:
+        self._together[client] -= size
+        if not self._together[client]:
+            del self._together[client]
 
 
 def _method(scope: Message) -> str:

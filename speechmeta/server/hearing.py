@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from speechmeta.errors import SpeechMetaError
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.schema import CallReport, Turn
+from speechmeta.server.admission import Visit
 from speechmeta.server.envelope import note
 from speechmeta.server.uploads import Incoming
 from speechmeta.web_safety import without_places
@@ -58,8 +59,8 @@ class Hearing:
 
 @asynccontextmanager
 async def on_its_way(
-    request: Request,
     served: Served,
+    visit: Visit,
     incoming: Incoming,
     options: CallOptions,
     language: str | None = None,
@@ -71,20 +72,19 @@ async def on_its_way(
         Busy: there is no room. UsageError: the model does not give what is asked for.
     """
     service = served.service
-    service.admit()
+    served.admission.enter(visit)
     hearing = Hearing()
     try:
         ticket = service.submit(
-            incoming.path, options, hearing, language=language, hotwords=hotwords
-        )
+            incoming.path, options, hearing, language=language, hotwords=hotwords,
+            client=visit.client,
+        )  # fmt: skip
         try:
             yield hearing
         finally:
             service.cancel(ticket)
     except SpeechMetaError as error:
         raise without_our_paths(error, incoming) from error
-    finally:
-        service.leave()
 
 
 async def unless_left(request: Request, hearing: Hearing) -> Sequence[Turn] | CallReport:

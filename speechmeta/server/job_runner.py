@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -47,6 +48,7 @@ class JobRunner:
 
     Args:
         state: the folder; only one server may use it at a time.
+        share: jobs of one key that may wait.
         keeper: takes results to a database.
     """
 
@@ -54,12 +56,14 @@ class JobRunner:
         self,
         state: Path,
         options: ServeOptions,
+        share: int,
         service: Service,
         webhooks: Webhooks,
         metrics: Metrics,
         keeper: Keeper | None = None,
     ) -> None:
         self._options = options
+        self._share = share
         self._keeper = keeper
         self._refused: dict[int, float] = {}
         self._service = service
@@ -71,7 +75,7 @@ class JobRunner:
         self._opened: JobStore | None = None
         self._live: set[str] = set()
         self._tickets: dict[str, Ticket] = {}
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._state = state
 
@@ -121,11 +125,13 @@ class JobRunner:
         """
         self._service.model.lane(options, language, hotwords)
         with self._lock:
-            if self._waiting >= self._options.max_jobs:
+            full = self._waiting.total() >= self._options.max_jobs
+            if full or self._waiting[owner] >= self._share:
+                whose = "jobs wait" if full else "jobs of this key wait"
                 raise Refused(
-                    429, "as many jobs wait as the server takes on", "try again in a minute", 60
+                    429, f"as many {whose} as the server takes on", "try again in a minute", 60
                 )
-            self._waiting += 1
+            self._waiting[owner] += 1
         number = secrets.token_hex(16)
         asked = Asked(
             str(incoming.path), incoming.name, incoming.kept, options.model_dump(mode="json"),
@@ -137,7 +143,7 @@ class JobRunner:
             )
         except BaseException:
             with self._lock:
-                self._waiting -= 1
+                self._waiting[owner] -= 1
             raise
         # From here on the recording is the store's.
         incoming.kept = False
@@ -240,7 +246,7 @@ class JobRunner:
             )
             self._end(job, error)
             return
-        self._waiting += 1
+        self._waiting[job.owner] += 1
         self._run(job)
 
     def _run(self, job: Job) -> None:
@@ -255,6 +261,7 @@ class JobRunner:
                 language=asked.language,
                 hotwords=asked.hotwords,
                 in_background=True,
+                client=f"jobs {job.owner}",
             )
         except Stopped:
             return
@@ -288,7 +295,7 @@ class JobRunner:
             if job.id not in self._live:
                 return False
             self._live.remove(job.id)
-            self._waiting -= 1
+            self._waiting[job.owner] -= 1
             return True
 
     def _end(self, job: Job, outcome: CallReport | SpeechMetaError) -> None:

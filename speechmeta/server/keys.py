@@ -31,6 +31,10 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
+    def share(self, most: int) -> int:
+        """How much of something one key may have: half, where others have keys too."""
+        return most if len(self._digests) < 2 else (most + 1) // 2
+
     def owner(self, request: HTTPConnection) -> str:
         """A name of the key that a request carries; empty where no key is needed.
 

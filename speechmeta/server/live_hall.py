@@ -63,11 +63,11 @@ class Hall:
     """All live calls.
 
     Args:
-        most: at a time.
+        most: at a time. share: of one key.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self._most, self._metrics = most, metrics
+    def __init__(self, most: int, share: int, metrics: Metrics) -> None:
+        self._most, self._share, self._metrics = most, share, metrics
         self._places: set[Place] = set()
         self._ending = False
         self._knocking = 0
@@ -84,21 +84,18 @@ class Hall:
         if self._ending:
             raise Stopped
         if len(self._places) >= self._most:
-            raise Refused(
-                429,
-                f"the server has {self._most} live calls, which is all that it takes on",
-                f"try again in {_AGAIN_SECONDS} s",
-                _AGAIN_SECONDS,
-            )
+            raise _full(f"the server has {self._most} live calls, which is all that it takes on")
 
     @contextmanager
     def place(self, owner: str) -> Iterator[Place]:
         """A place for a call while the block lasts.
 
         Raises:
-            Refused: see `refuse_if_full`.
+            Refused: see `refuse_if_full`; or this owner has its share.
         """
         self.refuse_if_full()
+        if sum(place.owner == owner for place in self._places) >= self._share:
+            raise _full(f"this key has {self._share} live calls; others have keys too")
         found = Place(owner)
         self._places.add(found)
         self._metrics.live(1)
@@ -159,6 +156,10 @@ class Hall:
     def close(self) -> None:
         """Ends the calls' thread."""
         self.thread.shutdown(cancel_futures=True)
+
+
+def _full(message: str) -> Refused:
+    return Refused(429, message, f"try again in {_AGAIN_SECONDS} s", _AGAIN_SECONDS)
 
 
 def _one_thread() -> None:

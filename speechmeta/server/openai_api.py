@@ -91,9 +91,9 @@ def router(served: Served) -> APIRouter:
         },
     )  # fmt: skip
     async def transcriptions(request: Request) -> Response:
-        served.refuse_if_full()
         begun = time.monotonic()
         async with AsyncExitStack() as stack:
+            visit = stack.enter_context(served.visit(request))
             incoming = await stack.enter_async_context(
                 received(request, served.uploads, served.roots)
             )
@@ -112,7 +112,7 @@ def router(served: Served) -> APIRouter:
                 )  # fmt: skip
             options = _transcript_options(call_options(served.call, given), form, wanted)
             hearing = await stack.enter_async_context(
-                on_its_way(request, served, incoming, options, language, prompt)
+                on_its_way(served, visit, incoming, options, language, prompt)
             )
             if stream:
                 words = _Events(form)

@@ -1,4 +1,5 @@
-"""How long a client may take: for its headers, for its body, and for reading the answer."""
+"""How long a client may take: for its headers, for its body, and for reading the answer; and how
+many connections it may have."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from speechmeta.server.clients import client_of
 from speechmeta.server.problems import Refused
 from speechmeta.web_safety import AsgiApp, Message, Receive, Send
 
@@ -74,13 +76,25 @@ def _too_slow() -> Refused:
 
 
 class PromptHeaders(H11Protocol):
-    """uvicorn's protocol, but a connection is closed whose headers do not come in time."""
+    """uvicorn's protocol, but a connection is closed whose headers do not come in time, or whose
+    address has half of all that there may be."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch()
+        if self._has_many():
+            self._stop()
+            self.transport.abort()
+
+    def _has_many(self) -> bool:
+        most = self.config.limit_concurrency
+        if most is None or self.client is None or len(self.connections) <= most // 2:
+            return False
+        own = client_of("", self.client[0])
+        others = (item.client for item in self.connections if isinstance(item, H11Protocol))
+        return sum(it is not None and client_of("", it[0]) == own for it in others) > most // 2
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -237,7 +237,8 @@ def _forwarded(scope: Message) -> Message:
         "root_path": "",
         "headers": [*kept, (b"host", b"localhost")],
         "server": ("localhost", 80),
-        "client": None,
+        # As the door tells clients apart: by keys, which replicas do not see, or by address.
+        "client": (scope["state"]["client"], 0),
     }
 
 

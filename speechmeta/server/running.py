@@ -22,7 +22,7 @@ SWITCH_SECONDS = 0.0005
 operation, and at Python's 5 ms waits longer for it than most operations take (docs/live.md)."""
 
 MAX_CONNECTIONS = 1000
-"""More than these get 503 at once."""
+"""More than these get 503 at once, and one address may have half of them."""
 
 MAX_HEADER_BYTES = 32 * 1024
 

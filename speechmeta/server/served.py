@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starlette.requests import Request
+
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.server.admission import Admission, Visit
 from speechmeta.server.keeping import Keeper
 from speechmeta.server.keys import Keys
 from speechmeta.server.live_hall import Hall
 from speechmeta.server.metrics import Metrics
 from speechmeta.server.options import ServeOptions
-from speechmeta.server.problems import Busy
 from speechmeta.server.service import Service
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ class Served:
         uploads: where recordings lie while a client waits; private.
         roots: folders whose recordings may be named.
         hall: of live calls.
+        admission: to the queue of those whose clients wait.
         jobs: None where none are kept.
         keeper: writes results to a database; None where there is none.
     """
@@ -41,15 +45,15 @@ class Served:
     keys: Keys
     metrics: Metrics
     hall: Hall
+    admission: Admission
     jobs: JobRunner | None = None
     keeper: Keeper | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def refuse_if_full(self) -> None:
-        """Before a recording is sent for which there would be no room.
+    def visit(self, request: Request) -> AbstractContextManager[Visit]:
+        """A request that waits for its call; see `Admission.visit`.
 
         Raises:
-            Busy: there is none now.
+            Busy: there is no room, which is said before the recording is sent.
         """
-        if self.service.is_full():
-            raise Busy(self.service.retry_after())
+        return self.admission.visit(request.state.client)

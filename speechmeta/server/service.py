@@ -5,7 +5,8 @@
     ticket = service.submit(path, options, listener)     # from any thread
     service.cancel(ticket)
 
-Turns of several calls share the model's batches, and calls take turns at being first in them.
+Turns of several calls share the model's batches. Clients, and calls of one client, take turns at
+being first in them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,9 +33,10 @@ from speechmeta.errors import SpeechMetaError
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.pipeline.report import EndedTurns
 from speechmeta.schema import CallReport, ModelInfo, Turn
+from speechmeta.server.fair_line import FairLine
 from speechmeta.server.lanes import Lane, LaneModel, LaneTask
 from speechmeta.server.options import ServeOptions
-from speechmeta.server.problems import Busy, Refused, Stopped, TookTooLong, as_told
+from speechmeta.server.problems import Refused, Stopped, TookTooLong, as_told
 
 if TYPE_CHECKING:
     from speechmeta.pipeline.analyzer import Analyzer
@@ -85,7 +87,7 @@ class Ticket:
     in_background: bool
     deadline: float | None
     seconds: float
-    since: float = field(default_factory=time.monotonic)
+    client: str = ""
     begun: bool = False
     share: float = 0.0
     turns: EndedTurns | None = None
@@ -123,15 +125,12 @@ class Service:
         self._task = _Observed(model, observe_batch)
         self._folder = folder
         self._inbox: deque[Callable[[], None]] = deque()
-        self._waiting: deque[Ticket] = deque()
-        self._background: deque[Ticket] = deque()
+        self._waiting: FairLine[Ticket] = FairLine()
+        self._background: FairLine[Ticket] = FairLine()
         self._open: dict[int, Ticket] = {}
         self._clips: dict[int, Callable[[Finished], None]] = {}
         self._keys = itertools.count(1)
         self._signal, self._wake = multiprocessing.Pipe(duplex=False)
-        self._lock = threading.Lock()
-        self._slots = 0
-        self._pace = 1.0
         self._ready = threading.Event()
         self._stopping = False
         self._fault: SpeechMetaError | None = None
@@ -179,29 +178,6 @@ class Service:
         """Turns that are decoded together at most."""
         return self.model.analyzer.options.batch_size or SHARED_BATCH
 
-    def admit(self) -> None:
-        """Takes a place in the queue; `leave` gives it back.
-
-        Raises:
-            Busy: there is none.
-        """
-        with self._lock:
-            if self._slots >= self._options.max_queue:
-                raise Busy(self.retry_after())
-            self._slots += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._slots -= 1
-
-    def is_full(self) -> bool:
-        """Whether `admit` would raise now."""
-        return self._slots >= self._options.max_queue
-
-    def retry_after(self) -> int:
-        """Whole seconds until there is likely to be room, 1 to 60."""
-        return max(1, min(60, round(self._pace * max(1, self._slots) / 2)))
-
     def submit(
         self,
         path: Path,
@@ -211,10 +187,12 @@ class Service:
         language: str | None = None,
         hotwords: str | None = None,
         in_background: bool = False,
+        client: str = "",
     ) -> Ticket:
         """Takes a recording on.
 
         Args:
+            client: for whom; clients take turns.
             in_background: one that can wait: there is always a reader left for others, and no
                 limit of time.
 
@@ -230,7 +208,7 @@ class Service:
         deadline = None if in_background else time.monotonic() + seconds
         job = ServedJob(options, info)
         ticket = Ticket(
-            next(self._keys), path, job, lane, listener, in_background, deadline, seconds
+            next(self._keys), path, job, lane, listener, in_background, deadline, seconds, client
         )
         self._tell(lambda: self._take(ticket))
         return ticket
@@ -313,14 +291,14 @@ class Service:
     def _made_flow(self) -> Flow:
         readers = self._options.readers or default_readers()
         prepare: WorkerPool[int] = WorkerPool(
-            PrepareTask(CallJob()), readers, self._options.reading_seconds
+            PrepareTask(CallJob()), readers + 1, self._options.reading_seconds
         )
         model: WorkerPool[ModelOrder] = WorkerPool(
             self._task, 1, on_ready=self._on_facts, threaded=True
         )
         # So that the first request does not wait for processes to start.
-        prepare.start_all()
-        model.start_all()
+        prepare.start(readers)
+        model.start(1)
         flow = Flow(
             CallJob(), prepare, model, SHARED_BATCH, self._folder, fair=True,
             on_decoded=self._on_decoded,
@@ -347,28 +325,35 @@ class Service:
             self._inbox.popleft()()
 
     def _take(self, ticket: Ticket) -> None:
-        (self._background if ticket.in_background else self._waiting).append(ticket)
+        line = self._background if ticket.in_background else self._waiting
+        line.add(ticket.client, ticket)
 
     def _begin(self, flow: Flow) -> None:
-        while self._ready.is_set() and flow.room():
-            if self._waiting:
-                ticket = self._waiting.popleft()
-            elif self._background and self._spare_reader(flow):
-                ticket = self._background.popleft()
-            else:
-                return
+        while self._ready.is_set() and (ticket := self._next(flow)) is not None:
             ticket.begun = True
             ticket.listener.begun()
             self._open[ticket.key] = ticket
             try:
-                flow.begin(ticket.key, os.fsencode(ticket.path), ticket.job, ticket.lane)
+                path = os.fsencode(ticket.path)
+                flow.begin(ticket.key, path, ticket.job, ticket.lane, ticket.client)
             except SpeechMetaError as error:
                 del self._open[ticket.key]
                 ticket.listener.ended(error)
 
-    def _spare_reader(self, flow: Flow) -> bool:
-        """Whether a call in the background leaves a reader to those that somebody waits for."""
-        return self._readers == 1 or flow.room() > 1
+    def _next(self, flow: Flow) -> Ticket | None:
+        """The call that is to be read next, if there is room for one.
+
+        Beyond the readers there is one more, for a client of which nothing is being read: what
+        others send may take long. Calls in the background leave a reader to those that somebody
+        waits for.
+        """
+        ours = self._readers - flow.preparing
+        found = self._waiting.take(
+            lambda client: flow.room(client) > 0 and (ours > 0 or not flow.reading(client))
+        )
+        if found is None and ours > (self._readers > 1):
+            found = self._background.take(lambda client: flow.room(client) > 0)
+        return found
 
     def _decode(
         self,
@@ -399,7 +384,6 @@ class Service:
         ticket = self._open.pop(ended.key)
         if ended.report is not None:
             ticket.share = 1.0
-            self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - ticket.since)
             if self.model.analyzer.options.call_schema is None:
                 ticket.listener.ended(ended.report)
             else:
@@ -442,8 +426,7 @@ class Service:
 
     def _drop(self, ticket: Ticket) -> None:
         for line in (self._waiting, self._background):
-            with contextlib.suppress(ValueError):
-                line.remove(ticket)
+            line.remove(ticket.client, ticket)
         if self._open.pop(ticket.key, None) is not None and self._flow is not None:
             self._flow.drop(ticket.key)
 

@@ -18,6 +18,7 @@ from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.server import calls_api, health_api, jobs_api, live_api, openai_api
+from speechmeta.server.admission import Admission
 from speechmeta.server.envelope import Envelope, error_response, note, of_http
 from speechmeta.server.job_runner import JobRunner
 from speechmeta.server.keeping import Keeper
@@ -80,7 +81,10 @@ class Server:
         jobs = None
         keeper = None if sink is None else Keeper(sink, metrics)
         if options.state is not None:
-            jobs = JobRunner(Path(options.state), options, service, webhooks, metrics, keeper)
+            share = keys.share(options.max_jobs)
+            jobs = JobRunner(
+                Path(options.state), options, share, service, webhooks, metrics, keeper
+            )
         self.served = Served(
             service,
             options,
@@ -89,7 +93,8 @@ class Server:
             roots,
             keys,
             metrics,
-            Hall(options.max_live, metrics),
+            Hall(options.max_live, keys.share(options.max_live), metrics),
+            Admission(options.max_queue),
             jobs,
             keeper,
         )

@@ -143,11 +143,11 @@ class TestTurnQueue:
         lengths = [50, 500, 60, 490, 55, 510, 40]
         for number, length in enumerate(lengths):
             queue.add(self.turn(number, 0, length))
-        assert queue.seconds == pytest.approx(sum(lengths) / 16000)
+        assert queue.seconds() == pytest.approx(sum(lengths) / 16000)
         assert sorted(turn.length for turn in queue.take(4)) == [40, 50, 55, 60]
         assert sorted(turn.length for turn in queue.take(4)) == [490, 500, 510]
         assert queue.take(4) == []
-        assert queue.seconds == 0
+        assert queue.seconds() == 0
 
     def test_every_turn_comes_once(self) -> None:
         rng = np.random.default_rng(1)
@@ -159,6 +159,17 @@ class TestTurnQueue:
         while batch := queue.take(7):
             got += batch
         assert sorted(got, key=lambda turn: turn.index) == put
+
+    def test_clients_take_turns_at_being_first(self) -> None:
+        queue = TurnQueue(fair=True)
+        for call in range(5):
+            for index in range(2):
+                queue.add(SpilledTurn(call, index, "", 0, 100, client="many"))
+        queue.add(SpilledTurn(9, 0, "", 0, 50_000, client="one"))
+        queue.add(SpilledTurn(8, 0, "", 0, 60_000, client="another"))
+        assert (queue.seconds("one"), queue.seconds()) == (50_000 / 16000, 0)
+        assert [queue.take(1)[0].call for _ in range(12)] == [0, 9, 8, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+        assert queue.take(1) == []
 
     def test_long_turns_make_small_batches(self) -> None:
         queue = TurnQueue()

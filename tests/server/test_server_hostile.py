@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,10 @@ from voices import make_call
 from speechmeta.errors import SpeechMetaError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
+from speechmeta.server import envelope
 from speechmeta.server.envelope import Envelope
 from speechmeta.server.parameters import ENTRIES, call_options
+from speechmeta.server.patience import Patience
 
 pytestmark = pytest.mark.slow
 
@@ -100,30 +102,65 @@ def test_no_value_of_an_option_is_a_fault(value: Any) -> None:
                 analyzer.analyze_call(call, call_options(CallOptions(), {entry.key: value}))
 
 
-def test_uploads_together_are_bounded(live: Running, adversary: Any) -> None:
-    """What many clients have begun to send lies on the disk: there is an end to it."""
-    envelope = 2**20
-    rest = b" " * (envelope - 1000)
+def test_uploads_together_are_bounded(
+    live: Running, adversary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What many clients have begun to send lies on the disk: there is an end to it, and no address
+    may have more than half."""
+    monkeypatch.setattr(_layer(live, Patience), "_seconds", 60.0)
+    monkeypatch.setattr(envelope, "_DRAIN_SECONDS", 0.1)
+    size = 2**20
     head = adversary.request(b"", adversary.FORM).replace(
-        b"Content-Length: 0", b"Content-Length: %d" % envelope
+        b"Content-Length: 0", b"Content-Length: %d" % size
     )
     body = adversary.part("file", b"", '; filename="a.wav"')[:-2]
+    data = head + body + b" " * (size - 1000)
+    half = live.server.served.options.max_queue // 2
     with contextlib.ExitStack() as stack:
-        for _ in range(4):
-            half = stack.enter_context(live.connect())
-            half.sendall(head + body + rest)
-        wanted = live.server.served.options.max_queue * (envelope - 1000)
-        end = time.monotonic() + 60
-        while _on_their_way(live) < wanted:
-            assert time.monotonic() < end, "it did not come about"
-            time.sleep(0.02)
-        answer = adversary.answered(live.port(), head + body + rest[:50_000])
-        assert adversary.status_of(answer) == 429
-        assert b"retry-after: " in answer.lower()
-    while _on_their_way(live):
+
+        def begin(address: str) -> None:
+            """Sends most of a request, for as long as the stack is open."""
+            before = _on_their_way(live)
+            stack.enter_context(adversary.connected(live.port(), address)).sendall(data)
+            _until(lambda: _on_their_way(live) >= before + size - 1000)
+
+        def refused(address: str) -> bool:
+            answer = adversary.answered(live.port(), data[:50_000], address=address)
+            return adversary.status_of(answer) == 429 and b"retry-after: " in answer.lower()
+
+        for _ in range(half):
+            begin(adversary.OTHERS)
+        assert refused(adversary.OTHERS)
+        assert honest(live, adversary) == 200
+        for _ in range(half):
+            begin(adversary.OURS)
+        assert refused("127.0.0.3"), "this is the most of all together"
+    _until(lambda: not _on_their_way(live))
+    assert honest(live, adversary) == 200
+
+
+def test_an_address_has_half_of_the_connections(
+    live: Running, adversary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = live.uvicorn.config
+    monkeypatch.setattr(found, "limit_concurrency", 20)
+    with contextlib.ExitStack() as stack:
+        flood = [
+            stack.enter_context(adversary.connected(live.port(), adversary.OTHERS))
+            for _ in range(30)
+        ]
+        for connection in flood[10:]:
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b""
+        assert honest(live, adversary) == 200
+    _until(lambda: not live.uvicorn.server_state.connections)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
-    assert honest(live, adversary) == 200
 
 
 def test_half_closed(live: Running, adversary: Any) -> None:
@@ -131,17 +168,20 @@ def test_half_closed(live: Running, adversary: Any) -> None:
     for data in (whole, whole[:300], whole[:50], b""):
         answer = adversary.answered(live.port(), data, half_close=True)
         assert adversary.status_of(answer) in (0, 200, 400)
-    service = live.server.served.service
-    end = time.monotonic() + 60
-    while service._slots:
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
+    admission = live.server.served.admission
+    _until(lambda: not admission.taken)
     assert honest(live, adversary) == 200
 
 
 def _on_their_way(live: Running) -> int:
     """Bytes of requests that are not yet answered."""
+    found: int = _layer(live, Envelope)._together.total()
+    return found
+
+
+def _layer(live: Running, kind: type) -> Any:
+    """One of the layers around the routes."""
     layer: Any = live.server.app.middleware_stack
-    while not isinstance(layer, Envelope):
+    while not isinstance(layer, kind):
         layer = layer._app if hasattr(layer, "_app") else layer.app
-    return layer._together
+    return layer

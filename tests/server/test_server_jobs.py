@@ -86,7 +86,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, hook: tuple[str, Any]) -> Ite
     (folder / "keys").write_text("a" * 32 + "\n" + "b" * 32)
     with running(
         state=str(folder / "state"),
-        max_jobs=2,
+        max_jobs=3,
         webhook=(hook[0],),
         webhook_secret_file=str(folder / "secret"),
         api_key_file=str(folder / "keys"),
@@ -154,12 +154,18 @@ def test_jobs_are_their_owners(live: Running) -> None:
 
 def test_more_jobs_than_are_taken_on_and_one_that_is_removed(live: Running) -> None:
     live.engine.gate.clear()
-    with client(live) as http:
+    with client(live) as http, client(live, "b") as other:
         jobs = [left(http)["id"] for _ in range(2)]
         files = {"file": ("a.wav", tone_bytes())}
         refused = http.post("/v1/jobs", files=files)
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "60"
+        assert "of this key" in refused.json()["message"], "others have room yet"
+        theirs = left(other)["id"]
+        refused = other.post("/v1/jobs", files=files)
+        assert refused.status_code == 429
+        assert "of this key" not in refused.json()["message"]
+        assert other.delete(f"/v1/jobs/{theirs}").status_code == 204
         assert http.delete(f"/v1/jobs/{jobs[1]}").status_code == 204
         live.engine.gate.set()
         assert ended(http, jobs[0])["status"] == "done"

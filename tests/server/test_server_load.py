@@ -99,7 +99,7 @@ def test_calls_that_ask_for_other_things_do_not(closed: Running) -> None:
 def test_more_than_the_queue_holds_come_back_later(closed: Running) -> None:
     with ThreadPoolExecutor(3) as pool:
         taken = [pool.submit(post, closed) for _ in range(3)]
-        until(lambda: closed.server.served.service.is_full())
+        until(lambda: closed.server.served.admission.taken == 3)
         refused = post(closed)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_ends_its_work(closed: Running, stream: bool) -> No
     until(lambda: closed.server.served.service.load.decoding == 2 - stream or stream)
     leaver.close()
     blocker.close()
-    until(lambda: closed.server.served.service._slots == 0)
+    until(lambda: closed.server.served.admission.taken == 0)
     decoded = len(closed.engine.calls)
     closed.engine.gate.set()
     until(lambda: idle(closed))
