@@ -367,7 +367,8 @@ class Attackers:
         self._port = port
         self._good = request(upload(call), FORM)
         self._bomb = request(upload(flac_of_silence(1), "a.flac"), FORM)
-        self._requests = list(requests())
+        # The tests' model takes no words to expect; this one takes any text for some.
+        self._requests = [item for item in requests() if "'prompt'" not in item[0]]
         self.got: Counter[int] = Counter()
         self.wrong: Counter[str] = Counter()
 

@@ -137,9 +137,9 @@ class Flow:
     def busy(self) -> bool:
         return bool(self._preparing or self._calls)
 
-    def reading(self, client: str) -> bool:
-        """Whether recordings of a client are being read, also those that were dropped."""
-        return any(other == client for _, _, other in self._preparing.values())
+    def reading(self, client: str) -> int:
+        """How many recordings of a client are being read, also those that were dropped."""
+        return sum(other == client for _, _, other in self._preparing.values())
 
     def room(self, client: str = "") -> int:
         """How many calls of a client may begin now."""

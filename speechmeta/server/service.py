@@ -48,6 +48,10 @@ SHARED_BATCH = 32
 few enough that a call that comes meanwhile waits for seconds only."""
 
 
+SEEN_SECONDS = 60.0
+"""For so long after its last call a client counts as one of several."""
+
+
 class Listener(Protocol):
     """Who is told of a call; called in the service's thread, and not to wait in it."""
 
@@ -127,6 +131,7 @@ class Service:
         self._inbox: deque[Callable[[], None]] = deque()
         self._waiting: FairLine[Ticket] = FairLine()
         self._background: FairLine[Ticket] = FairLine()
+        self._seen: dict[str, float] = {}
         self._open: dict[int, Ticket] = {}
         self._clips: dict[int, Callable[[Finished], None]] = {}
         self._keys = itertools.count(1)
@@ -326,6 +331,8 @@ class Service:
 
     def _take(self, ticket: Ticket) -> None:
         line = self._background if ticket.in_background else self._waiting
+        if not ticket.in_background:
+            self._seen[ticket.client] = time.monotonic()
         line.add(ticket.client, ticket)
 
     def _begin(self, flow: Flow) -> None:
@@ -343,14 +350,20 @@ class Service:
     def _next(self, flow: Flow) -> Ticket | None:
         """The call that is to be read next, if there is room for one.
 
-        Beyond the readers there is one more, for a client of which nothing is being read: what
-        others send may take long. Calls in the background leave a reader to those that somebody
-        waits for.
+        What a client sends may take long to read. So one that is not alone has half of the readers
+        at most, and beyond them there is one more, for a client of which nothing is being read.
+        Calls in the background leave a reader to those that somebody waits for.
         """
         ours = self._readers - flow.preparing
-        found = self._waiting.take(
-            lambda client: flow.room(client) > 0 and (ours > 0 or not flow.reading(client))
-        )
+        now = time.monotonic()
+        self._seen = {name: at for name, at in self._seen.items() if now - at < SEEN_SECONDS}
+        share = self._readers if len(self._seen) < 2 else max(1, self._readers // 2)
+
+        def may(client: str) -> bool:
+            own = flow.reading(client)
+            return flow.room(client) > 0 and (own == 0 or (ours > 0 and own < share))
+
+        found = self._waiting.take(may)
         if found is None and ours > (self._readers > 1):
             found = self._background.take(lambda client: flow.room(client) > 0)
         return found
