@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -226,6 +227,20 @@ ModelOrder = Asked | Sequence[SpilledTurn]
 """What a model is given to do: to answer, or to decode."""
 
 
+def limit_threads(count: int) -> None:
+    """How many threads torch computes with in this process, also if it is imported later; at most
+    as many as there are cores.
+
+    Not every model needs torch, and its import takes seconds.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        # What torch takes from the environment when it is imported.
+        os.environ["OMP_NUM_THREADS"] = str(count)
+    else:
+        torch.set_num_threads(count)
+
+
 class ModelTask:
     """Loads a model; a payload is a list of `SpilledTurn` to decode, or an `Asked` to answer.
 
@@ -241,9 +256,7 @@ class ModelTask:
 
     def start(self) -> ModelFacts:
         if self._threads is not None:
-            import torch
-
-            torch.set_num_threads(self._threads)
+            limit_threads(self._threads)
         self._model = self._source.load()
         return self._model.facts
 

@@ -12,6 +12,7 @@ import sys
 import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.batch.discovery import Discovery, FoundFile, find_audio, looks_like_audio
-from speechmeta.batch.job import SpilledTurn
+from speechmeta.batch.job import SpilledTurn, limit_threads
 from speechmeta.batch.journal import STATE_FOLDER, Journal
 from speechmeta.batch.scheduling import TurnQueue
 from speechmeta.batch.summary import summarize
@@ -326,6 +327,20 @@ class TestPools:
             assert pool.free() == 1
         finally:
             pool.close()
+
+
+def test_threads_of_torch_are_limited_before_and_after_its_import(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    limit_threads(3)
+    assert "torch" not in sys.modules, "its import takes seconds"
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    found: list[int] = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=found.append))
+    limit_threads(4)
+    assert found == [4]
 
 
 FAILED = '{"audio": {"path": "b"}, "error": {}}'
