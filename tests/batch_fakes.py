@@ -72,6 +72,8 @@ class FakeJob:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(f"{path}.seen", os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)
+        elif todo == "tell":
+            Path(f"{path}.told").touch()
         elif todo == "ask":
             spec["value"] = ask(spec["value"])
         for index, length in enumerate(spec["turns"]):
@@ -104,9 +106,17 @@ class FakeModel:
 
     facts = FACTS
 
-    def __init__(self, log: Path | None, die: bool, delay: float, together: int = 1) -> None:
+    def __init__(
+        self,
+        log: Path | None,
+        die: bool,
+        delay: float,
+        together: int = 1,
+        after: Path | None = None,
+    ) -> None:
         self._log = log
         self._together = together
+        self._after = after
         self._loaded = log and log.with_name(f"{log.name}.loaded")
         if self._loaded is not None:
             with open(self._loaded, "a", encoding="ascii") as file:
@@ -129,6 +139,11 @@ class FakeModel:
             limit = time.monotonic() + 120
             while len(set(self._loaded.read_text().split())) < self._together:
                 assert time.monotonic() < limit, "the others did not come"
+                time.sleep(0.01)
+        if self._after is not None:
+            limit = time.monotonic() + 120
+            while not self._after.exists():
+                assert time.monotonic() < limit, "nobody told"
                 time.sleep(0.01)
         if self._log is not None:
             with open(self._log, "a", encoding="ascii") as file:
@@ -156,6 +171,7 @@ class FakeSource:
         broken: the model cannot be loaded.
         die: a value of 666 kills the process instead of raising.
         together: nothing is decoded before so many processes have loaded it; with a log.
+        after: nothing is decoded before this file is there; a call of `do="tell"` makes one.
     """
 
     log: Path | None = None
@@ -163,8 +179,9 @@ class FakeSource:
     die: bool = False
     delay: float = 0.0
     together: int = 1
+    after: Path | None = None
 
     def load(self) -> FakeModel:
         if self.broken:
             raise ModelError("no such model", "give another")
-        return FakeModel(self.log, self.die, self.delay, self.together)
+        return FakeModel(self.log, self.die, self.delay, self.together, self.after)

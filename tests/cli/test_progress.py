@@ -47,12 +47,20 @@ def test_a_log_gets_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(home, "LOG_SECONDS", 0.05)
+    told: list[str] = []
+
+    def until(text: str) -> None:
+        end = time.monotonic() + 60
+        while not any(text in line for line in told):
+            assert time.monotonic() < end, f"{text} was not told"
+            time.sleep(0.01)
+            told.extend(capsys.readouterr().err.splitlines())
+
     with watching(quiet=False) as watch:
-        time.sleep(0.2)
+        until("loading the model")
         watch.begin("a\x1b[2Jb.wav", 2, 3)
         watch.call(HALF)
-        time.sleep(0.3)
-    told = capsys.readouterr().err.splitlines()
+        until("turns 10:00")
     assert told[0].startswith("speechmeta: loading the model, ")
     assert told[-1].startswith("speechmeta: a\\x1b[2Jb.wav (2 of 3): turns 10:00 of 20:00, ")
     assert told[-1].endswith(" left")

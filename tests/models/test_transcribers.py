@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import sys
+import threading
 import time
 import wave
 from collections.abc import Callable
@@ -449,7 +450,14 @@ def test_clips_are_sent_as_they_are_and_come_back_in_order() -> None:
 
 
 def test_so_many_are_sent_at_a_time_and_no_more() -> None:
-    with serving(lambda *_: Reply({"text": "hi"}, pause=0.05)) as server:
+    three = threading.Barrier(3)
+
+    def answer(asked: Asked, number: int) -> Reply:
+        # However slow they come, each waits for two others, and a while for one too many.
+        three.wait(60)
+        return Reply({"text": "hi"}, pause=0.05)
+
+    with serving(answer) as server:
         at(server, concurrency=3).transcribe(tiny_clips(9))
     assert server.most == 3
 
