@@ -33,12 +33,14 @@ class Plan:
         tree: what may follow them.
         after_chain: whether the best token after the chain is asked for.
         place: the row of the grammar's masks for best tokens.
+        places: the same for each of the tree's best tokens, where they differ.
     """
 
     chain: list[int]
     tree: Tree | None = None
     after_chain: bool = False
     place: int = 0
+    places: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.chain) + (len(self.tree) if self.tree is not None else 0)
@@ -58,6 +60,10 @@ class Results:
     edges: list[float]
     best: list[int]
     log_probs: list[float]
+
+    def after(self, count: int) -> Results:
+        """Without this many of the best tokens."""
+        return Results(self.edges, self.best[count:], self.log_probs[count:])
 
 
 class Row:
@@ -243,7 +249,10 @@ class Session(Generic[C]):
                 best.append((place(ROOT), plan.place))
             if plan.tree is not None:
                 edges += [(place(node), token) for node, token in plan.tree.edges]
-                best += [(place(node), plan.place) for node in plan.tree.best]
+                wanted = plan.places or [plan.place] * len(plan.tree.best)
+                best += [
+                    (place(node), own) for node, own in zip(plan.tree.best, wanted, strict=True)
+                ]
         flat = hidden.reshape(-1, hidden.shape[-1])
         logits = self._decoder.head(flat[torch.tensor(list(places), device=self.device)])
         if edges or [node for node, _ in best] != list(range(len(logits))):

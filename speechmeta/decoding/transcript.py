@@ -65,6 +65,11 @@ class TranscriptWriter:
         piece = self._states.piece(token)[len(fixed) :]
         self._take(token, piece, state)
 
+    def allows(self, token: int) -> bool:
+        """Whether it may be the next token."""
+        state, level = self.place
+        return bool(self._states.masks[state, level, token])
+
     def push(self, token: int) -> int:
         """Takes the next token, and returns it.
 

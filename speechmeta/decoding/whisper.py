@@ -17,6 +17,7 @@ import torch
 from speechmeta.decoding.automaton import Automaton
 from speechmeta.decoding.beams import Line, beam_search, greedy
 from speechmeta.decoding.decoders import CrossAttentionDecoder, MemoryCache
+from speechmeta.decoding.drafts import Draft
 from speechmeta.decoding.inputs import Prompt
 from speechmeta.decoding.masks import Masks
 from speechmeta.decoding.options import DecodeOptions
@@ -122,6 +123,7 @@ class TranscriptDecoder:
         hotwords: str | None = None,
         want_words: bool = False,
         no_speech_above: Sequence[float | None] | None = None,
+        drafts: Sequence[str | None] | None = None,
     ) -> list[Transcription | SpeechMetaError]:
         """Transcripts of one batch.
 
@@ -134,6 +136,8 @@ class TranscriptDecoder:
             want_words: with times, in one more pass.
             no_speech_above: by row, the probability of no speech above which the transcript is
                 left empty; None never.
+            drafts: by row, what the transcript may begin with, which spares a pass for each
+                token of it that does and changes nothing else; without effect on beams.
 
         Returns:
             By row, a transcription or what kept it from being one.
@@ -146,18 +150,26 @@ class TranscriptDecoder:
         prompts = self._prompts(prompt, encoder_states, seconds)
         limits = no_speech_above or [None] * len(prompts)
         longest = max(self._budget(item, len(prompt)) for item in seconds)
-        session = Session(self.decoder, prompts, self._masks, 3 + min(longest, 64))
-        opened = self._open(session, language)
+        writers = [
+            TranscriptWriter(self.states, self.options, self._budget(item, len(prompt)))
+            for item in seconds
+        ]
+        given = [
+            self._draft(writer, text)
+            for writer, text in zip(writers, drafts or [None] * len(writers), strict=True)
+        ]
+        room = 3 + min(longest, 64) + max(len(draft.tokens) for draft in given)
+        session = Session(self.decoder, prompts, self._masks, room)
+        lines = [Line(row, writer) for row, writer in zip(session.rows, writers, strict=True)]
+        opened = self._open(session, language, list(zip(lines, given, strict=True)))
         write = greedy if self.options.beams == 1 else beam_search
         found: list[Transcription | SpeechMetaError] = [item for item, _ in opened]
         begun: dict[int, tuple[Line, Results]] = {}
         for number, (item, first) in enumerate(opened):
-            row, limit = session.rows[number], limits[number]
-            item.passes = row.passes
+            limit = limits[number]
+            item.passes = lines[number].row.passes
             if limit is None or item.no_speech_probability <= limit:
-                budget = self._budget(seconds[number], len(prompt))
-                writer = TranscriptWriter(self.states, self.options, budget)
-                begun[number] = Line(row, writer), first
+                begun[number] = lines[number], first
         for number, line in write(session, begun, self.options.beams).items():
             if isinstance(line, SpeechMetaError):
                 found[number] = line
@@ -283,21 +295,20 @@ class TranscriptDecoder:
         return min(self.options.budget(seconds), self.decoder.max_positions - prompt - 4)
 
     def _open(
-        self, session: Session[MemoryCache], language: str | None
+        self,
+        session: Session[MemoryCache],
+        language: str | None,
+        lines: Sequence[tuple[Line, Draft]],
     ) -> list[tuple[Transcription, Results]]:
-        """Feeds the prompts; by row what is known then, and the first token."""
-        tree = Tree()
+        """Feeds the prompts and drafts; by row what is known then, and the next token."""
         edges = [] if self.tokens.no_speech is None else [self.tokens.no_speech]
         detects = language is None and self.tokens.languages
+        task = [] if detects else self.tokens.task(language)
         if detects:
             edges += self.tokens.languages.values()
-        else:
-            tree.best.append(tree.path(ROOT, self.tokens.task(language))[-1])
-        for token in edges:
-            tree.edge(ROOT, token)
-        begin = self.states.start * BUDGET_LEVELS + BUDGET_LEVELS - 1
+        plans = [_opening(task, edges, draft) for _, draft in lines]
         top = 2 * self.options.beams if self.options.beams > 1 else 1
-        first = session.run([(row, Plan([], tree, place=begin)) for row in session.rows], top)
+        first = session.run(list(zip(session.rows, plans, strict=True)), top)
         opened = []
         for results in first:
             given = dict(zip(edges, results.edges, strict=True))
@@ -308,16 +319,26 @@ class TranscriptDecoder:
                 known = self.tokens.languages
                 item.language = max(known, key=lambda code: given[known[code]])
             opened.append((item, results))
-        if not detects:
-            for row in session.rows:
-                session.keep(row, range(len(tree)))
-            return opened
-        plans = [
-            (row, Plan(self.tokens.task(item.language), after_chain=True, place=begin))
-            for row, (item, _) in zip(session.rows, opened, strict=True)
-        ]
-        again = session.run(plans, top)
-        return [(item, results) for (item, _), results in zip(opened, again, strict=True)]
+        if detects:
+            tasks = [self.tokens.task(item.language) for item, _ in opened]
+            plans = [
+                _opening(own, [], draft) for own, (_, draft) in zip(tasks, lines, strict=True)
+            ]
+            again = session.run(list(zip(session.rows, plans, strict=True)), top)
+            opened = [(item, now) for (item, _), now in zip(opened, again, strict=True)]
+            task = tasks[0]
+        for number, (line, draft) in enumerate(lines):
+            item, results = opened[number]
+            count = draft.check(line, results)
+            session.keep(line.row, range(len(task) + count))
+            opened[number] = item, results.after(count * top)
+        return opened
+
+    def _draft(self, writer: TranscriptWriter, text: str | None) -> Draft:
+        wanted = text is not None and text.strip() and self.options.beams == 1
+        tokens = self._plain(" " + text.strip()) if wanted and text else []
+        # As the first token of every transcript is asked for, whatever its budget.
+        return Draft.of(writer, tokens, self.states.start * BUDGET_LEVELS + BUDGET_LEVELS - 1)
 
     def _close(self, item: Transcription, line: Line) -> None:
         writer = line.writer
@@ -329,6 +350,20 @@ class TranscriptDecoder:
             item.text = writer.written.decode().strip()
         except UnicodeDecodeError as error:
             raise DecodingError("the transcript is not valid text", "") from error
+
+
+def _opening(task: Sequence[int], edges: Sequence[int], draft: Draft) -> Plan:
+    """Feeds the task, if it is known, and a draft behind it.
+
+    Args:
+        edges: tokens whose probability after the prompt is asked for.
+    """
+    tree = Tree()
+    if task:
+        tree.best += tree.path(ROOT, [*task, *draft.tokens])[len(task) - 1 :]
+    for token in edges:
+        tree.edge(ROOT, token)
+    return Plan([], tree, places=draft.places if task else ())
 
 
 def _alignment_heads(whisper: WhisperForConditionalGeneration) -> list[tuple[int, int]]:

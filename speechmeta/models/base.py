@@ -74,6 +74,32 @@ class SpeechModel(Protocol):
 
 
 @runtime_checkable
+class Drafted(Protocol):
+    """A model that writes a transcript sooner where it is given what most of it will be."""
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether it does as it was loaded."""
+        ...
+
+    def decode(
+        self,
+        waveforms: Sequence[Waveform],
+        fields: Sequence[str] | None = None,
+        instruction: str | None = None,
+        word_times: bool = False,
+        drafts: Sequence[str | None] | None = None,
+    ) -> list[DecodedRecord | SpeechMetaError]:
+        """As `SpeechModel.decode`.
+
+        Args:
+            drafts: for each waveform, what its transcript may begin with. It is checked, and
+                changes nothing but the time that the transcript takes.
+        """
+        ...
+
+
+@runtime_checkable
 class Aligner(Protocol):
     """A model that finds the words of a text that it did not write."""
 
@@ -169,6 +195,7 @@ def told(model: SpeechModel, language: str | None, hotwords: str | None) -> Spee
 
 __all__ = [
     "Aligner",
+    "Drafted",
     "Instructable",
     "SpeechJudge",
     "SpeechModel",

@@ -25,7 +25,7 @@ from speechmeta.audio.rawformats import RawRules
 from speechmeta.decoding.joining import join_records
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
-from speechmeta.models.base import SpeechJudge, SpeechModel, given_fields
+from speechmeta.models.base import Drafted, SpeechJudge, SpeechModel, given_fields
 from speechmeta.models.loading import load_speech_model
 from speechmeta.pipeline.arguments import (
     AnalysisArguments,
@@ -357,11 +357,13 @@ class Analyzer:
         waveforms: Sequence[Waveform],
         fields: Sequence[Sequence[str]],
         word_times: bool = False,
+        drafts: Sequence[str | None] | None = None,
     ) -> list[DecodedRecord | SpeechMetaError]:
         """Like `decode`, with fields for each waveform: clips are decoded together with those of
         the same fields, so that nothing is computed of a clip but what is asked of it. Fields
         that the model does not give are left out; a clip without any never reaches it.
         """
+        given = drafts or [None] * len(waveforms)
         groups: dict[tuple[str, ...], list[int]] = {}
         for row, names in enumerate(fields):
             asked = tuple(name for name in self.fields if name in names)
@@ -371,7 +373,10 @@ class Analyzer:
             if not asked:
                 continue
             words = word_times and "Transcript" in asked
-            decoded = self.decode([waveforms[row] for row in rows], asked, word_times=words)
+            own = [given[row] for row in rows]
+            decoded = self.decode(
+                [waveforms[row] for row in rows], asked, word_times=words, drafts=own
+            )
             for row, result in zip(rows, decoded, strict=True):
                 results[row] = result
         return results
@@ -382,10 +387,14 @@ class Analyzer:
         fields: Sequence[str] | None = None,
         instruction: str | None = None,
         word_times: bool = False,
+        drafts: Sequence[str | None] | None = None,
     ) -> list[DecodedRecord | SpeechMetaError]:
         """Decodes waveforms (samples,) at 16 kHz of any length, in their order.
 
         Those longer than a model's window are decoded in pieces and joined.
+
+        Args:
+            drafts: see `speechmeta.models.base.Drafted`; of no use to a model that takes none.
         """
         pieces = [cut_quietly(waveform, self.engine.max_seconds) for waveform in waveforms]
         flat = [
@@ -393,8 +402,18 @@ class Analyzer:
             for waveform, bounds in zip(waveforms, pieces, strict=True)
             for start, end in bounds
         ]
-        with _turn_at(self.engine):
-            decoded = self.engine.decode(flat, fields, instruction, word_times) if flat else []
+        engine = self.engine
+        decoded: list[DecodedRecord | SpeechMetaError] = []
+        with _turn_at(engine):
+            if flat and drafts and isinstance(engine, Drafted) and engine.takes_drafts:
+                guesses = [
+                    draft if start == 0 else None
+                    for bounds, draft in zip(pieces, drafts, strict=True)
+                    for start, _ in bounds
+                ]
+                decoded = engine.decode(flat, fields, instruction, word_times, guesses)
+            elif flat:
+                decoded = engine.decode(flat, fields, instruction, word_times)
         outcomes = iter(decoded)
         results: list[DecodedRecord | SpeechMetaError] = []
         for bounds in pieces:

@@ -59,12 +59,13 @@ class Clip:
 
     Attributes:
         features: (mel bins, frames). audio_frames: those that hold the clip itself.
-        seconds: its length.
+        seconds: its length. draft: what its transcript may begin with.
     """
 
     features: torch.Tensor
     audio_frames: int
     seconds: float
+    draft: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ class EncodedClip:
         seconds: its length.
         states: (positions, width), what the decoder looks at.
         tables: by field, the probabilities of its labels.
+        draft: as of the clip.
     """
 
     seconds: float
     states: torch.Tensor
     tables: dict[str, dict[str, float]]
+    draft: str | None = None
 
     @property
     def speech(self) -> float | None:
@@ -192,6 +195,10 @@ class WhisperMetaRecognizer:
         return True
 
     @property
+    def takes_drafts(self) -> bool:
+        return self.transcripts.options.beams == 1
+
+    @property
     def max_seconds(self) -> float:
         return self.processor.max_seconds
 
@@ -201,8 +208,9 @@ class WhisperMetaRecognizer:
         fields: Sequence[str] | None = None,
         instruction: str | None = None,
         word_times: bool = False,
+        drafts: Sequence[str | None] | None = None,
     ) -> list[DecodedRecord | SpeechMetaError]:
-        """See `speechmeta.models.base.SpeechModel.decode`."""
+        """See `speechmeta.models.base.SpeechModel.decode`, and `Drafted`."""
         from speechmeta.models.base import given_fields
 
         asked = given_fields(self, fields)
@@ -223,7 +231,8 @@ class WhisperMetaRecognizer:
                     f"the audio cannot be prepared: {error}", "check the waveform"
                 )
             else:
-                clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE)))
+                draft = drafts[row] if drafts is not None else None
+                clips.append((row, Clip(features, frames, len(waveform) / SAMPLE_RATE, draft)))
         waiting: list[tuple[int, EncodedClip]] = []
         heads = frozenset(self._labels) & {"SpeechActivity", *asked}
         for bucket in self._buckets(clips):
@@ -360,7 +369,9 @@ class WhisperMetaRecognizer:
         tables = self._heard(states, clips, heads)
         sizes = states.mask.sum(-1).tolist()
         return [
-            EncodedClip(clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row])
+            EncodedClip(
+                clip.seconds, states.last_hidden_state[row, : sizes[row]], tables[row], clip.draft
+            )
             for row, clip in enumerate(clips)
         ]
 
@@ -400,6 +411,7 @@ class WhisperMetaRecognizer:
             hotwords=self.hotwords,
             want_words=word_times and "Transcript" in asked,
             no_speech_above=limits if taught else None,
+            drafts=[clip.draft for clip in clips],
         )
 
     def _record(
