@@ -137,6 +137,11 @@ class Flow:
     def busy(self) -> bool:
         return bool(self._preparing or self._calls)
 
+    @property
+    def idle(self) -> bool:
+        """Whether the model would begin at once with what it is given now."""
+        return not (self.waiting_turns or self._questions) and self._model.free() > 0
+
     def reading(self, client: str) -> int:
         """How many recordings of a client are being read, also those that were dropped."""
         return sum(other == client for _, _, other in self._preparing.values())

@@ -321,9 +321,7 @@ class TranscriptDecoder:
             opened.append((item, results))
         if detects:
             tasks = [self.tokens.task(item.language) for item, _ in opened]
-            plans = [
-                _opening(own, [], draft) for own, (_, draft) in zip(tasks, lines, strict=True)
-            ]
+            plans = [_opening(own, [], draft) for own, (_, draft) in zip(tasks, lines, strict=True)]
             again = session.run(list(zip(session.rows, plans, strict=True)), top)
             opened = [(item, now) for (item, _), now in zip(opened, again, strict=True)]
             task = tasks[0]

@@ -12,9 +12,12 @@ of a file; what a file tells only as a whole is told from what was heard (docs/l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from speechmeta.audio.loading import SAMPLE_RATE, resample
 from speechmeta.audio.peaks import PeakMeter
@@ -43,7 +46,12 @@ from speechmeta.schema import (
     Turn,
 )
 from speechmeta.segmentation.channels import Signal
-from speechmeta.segmentation.live_activity import LiveActivity, Stretch, Stretches
+from speechmeta.segmentation.live_activity import (
+    TOGETHER_WINDOWS,
+    LiveActivity,
+    Stretch,
+    Stretches,
+)
 from speechmeta.segmentation.turns import Speech, find_turns
 from speechmeta.segmentation.vad import VAD_RATES
 from speechmeta.segmentation.voice_activity import loudness_of
@@ -86,12 +94,14 @@ class Ask:
 
     Attributes:
         optional: for partial words alone, which a busy model need not give.
+        draft: what was last heard of the same turn, which its transcript may begin with.
     """
 
     number: int
     clip: FloatArray
     fields: tuple[str, ...]
     optional: bool = False
+    draft: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,8 @@ class _Side:
     Attributes:
         since: where its last turn ended. rest: whether the turn in progress was cut there.
         looked: where speakers were last told apart. partial: up to where words were last asked.
+        heard: where the turn begins that was decoded last, and its words so far.
+        paused: the stretch whose clips were asked for early.
     """
 
     row: int
@@ -178,6 +190,8 @@ class _Side:
     looked: int = 0
     partial: int = 0
     skipped: int = 0
+    heard: tuple[int, str] | None = None
+    paused: tuple[Speech, ...] = ()
     asked: int | None = None
     """The clip that is being decoded for partial words."""
     talk: tuple[tuple[Speech, ...], Talk] | None = None
@@ -196,6 +210,9 @@ class LiveCall:
         embedder: makes what tells voices apart, when that is needed; None where there is nothing.
         codec: FFmpeg's name, for the document.
         partials: whether words of turns in progress are wanted.
+
+    Attributes:
+        spare: whether the model has time for words of turns in progress.
 
     Raises:
         UsageError: the options cannot be had of a call that goes on.
@@ -217,6 +234,7 @@ class LiveCall:
         self.rate, self.channels, self._codec = rate, channels, codec
         self._activity = LiveActivity(channels, rate, options.channels, options.turns)
         self._peaks = PeakMeter(rate)
+        self._unmetered: list[FloatArray] = []
         rows = range(len(self._activity.signals))
         window = self._activity.window
         self._sides = [_Side(row, Stretches(options.turns, rate, window)) for row in rows]
@@ -230,6 +248,7 @@ class LiveCall:
         self._decide(self._names)
         # What the finders look back for is only there when a turn has ended.
         self._wanted = partials and not options.redact
+        self.spare = True
         self._clips: dict[int, _Clip] = {}
         self._by_bounds: dict[tuple[int, int, int, tuple[str, ...]], _Clip] = {}
         self._said: list[_Said] = []
@@ -251,6 +270,11 @@ class LiveCall:
         return self._activity.samples / self.rate
 
     @property
+    def wanted(self) -> int:
+        """Samples that are missing before anything new is looked at."""
+        return self._activity.wanted
+
+    @property
     def names(self) -> list[str]:
         """Of those who may talk, as far as they are known."""
         return list(self._names)
@@ -270,12 +294,19 @@ class LiveCall:
         step = STEP_WINDOWS * self._activity.window
         for first in range(0, block.shape[1], step):
             part = block[:, first : first + step]
-            self._peaks.add(part)
+            self._unmetered.append(part)
             if self._activity.push(part):
+                self._meter()
                 self._follow()
+
+    def _meter(self) -> None:
+        if self._unmetered:
+            self._peaks.add(np.concatenate(self._unmetered, axis=1))
+            self._unmetered = []
 
     def finish(self) -> None:
         """Nothing follows: what is open ends here."""
+        self._meter()
         plan = self._activity.finish()
         self._dead = len(plan.dead)
         self._copies = dict(plan.copies)
@@ -307,12 +338,16 @@ class LiveCall:
         if outcome is None:
             self._by_bounds = {key: c for key, c in self._by_bounds.items() if c is not clip}
             side = self._sides[clip.planned.row]
-            side.asked = None if side.asked == number else side.asked
+            if side.asked == number:
+                # Asked for again as soon as the model has time.
+                side.asked, side.partial = None, 0
             return
         clip.outcome = outcome
         side = self._sides[clip.planned.row]
         if side.asked == number:
             side.asked = None
+        if isinstance(outcome, DecodedRecord) and (text := outcome.values.get("Transcript")):
+            side.heard = clip.planned.start, str(text)
         if clip.said is not None:
             self._decoded(clip.said, outcome)
         elif self._shows_partials() and clip.planned.start >= side.stretches.floor:
@@ -356,7 +391,7 @@ class LiveCall:
 
     def _follow(self) -> None:
         probabilities = self._activity.probabilities
-        self._activity.hurried = False
+        self._activity.together = TOGETHER_WINDOWS
         for side in self._sides:
             row, base = probabilities[side.row], self._activity.base
             while found := side.stretches.look(row, base, self._activity.samples, self._finished):
@@ -365,6 +400,7 @@ class LiveCall:
                     self._close(side, stretch)
                 elif not self._cut_long(side, stretch):
                     self._ahead(side, stretch)
+                    self._hurry(side, stretch)
                     break
             else:
                 self._quiet(side)
@@ -522,8 +558,10 @@ class LiveCall:
         now = activity.windows * activity.window
         padding = round(self.options.turns.padding_seconds * self.rate)
         if now - stretch.end >= padding:
+            if side.paused == stretch.runs:
+                return
             # Should the pause last, this is the turn: it is decoded meanwhile.
-            self._activity.hurried = True
+            side.paused = stretch.runs
             asked = [
                 self._asked(planned, self._decisions[planned.speaker].fields).number
                 for planned in self._turns(side, stretch)[0]
@@ -531,7 +569,10 @@ class LiveCall:
             # What still waits from earlier pauses holds fewer words of the same turn.
             self._drop(side, lambda clip: clip.outcome is None and clip.number not in asked)
             return
-        if not self._shows_partials() or side.asked is not None or self._asks:
+        if not self._shows_partials() or side.asked is not None or self._asks or not self.spare:
+            return
+        if now > stretch.end:
+            # Either the pause lasts, or there will be more to tell.
             return
         if now - max(side.partial, stretch.start) < PARTIAL_SECONDS * self.rate:
             return
@@ -543,6 +584,17 @@ class LiveCall:
         planned = PlannedTurn(side.row, speaker, start, now, (bounds,), None)
         fields = tuple(name for name in _WORDS if self._all_may(name))
         side.asked = self._asked(planned, fields, optional=True).number
+
+    def _hurry(self, side: _Side, stretch: Stretch) -> None:
+        """Has the detector look when the pause is as long as something waits for."""
+        activity = self._activity
+        silent = activity.windows * activity.window - stretch.end
+        padding = round(self.options.turns.padding_seconds * self.rate)
+        for moment in (padding, side.stretches.quiet):
+            if silent < moment:
+                windows = math.ceil((moment - silent) / activity.window)
+                activity.together = min(activity.together, windows)
+                return
 
     def _asked(
         self, planned: PlannedTurn, fields: tuple[str, ...], optional: bool = False
@@ -556,7 +608,9 @@ class LiveCall:
             self._count += 1
             self._by_bounds[key] = self._clips[clip.number] = clip
             sound = self._clip(planned.row, start, end)
-            self._asks.append(Ask(clip.number, sound, fields, optional))
+            heard = self._sides[planned.row].heard
+            draft = heard[1] if heard is not None and heard[0] == planned.start else None
+            self._asks.append(Ask(clip.number, sound, fields, optional, draft))
         return clip
 
     def _show(self, clip: _Clip, outcome: Outcome) -> None:

@@ -38,9 +38,9 @@ FIRST_WINDOWS = 32
 REFRESH_WINDOWS = 32
 """How often offsets, gains and the mix are looked at anew."""
 
-TOGETHER_WINDOWS = 2
-"""So many windows are looked at together, 64 ms, unless a moment matters: one at a time costs twice
-as much."""
+TOGETHER_WINDOWS = 4
+"""So many windows are looked at together, 128 ms, unless a moment matters before: one at a time
+costs nearly as much as four."""
 
 SHARED_WINDOWS = 16
 """So many windows are compared between channels at a time: half a second, which is less than the
@@ -61,7 +61,7 @@ class LiveActivity:
         base: the first window that is kept. windows: how many there were.
         samples: how many were taken, those of an incomplete window included.
         signals: by row.
-        hurried: whether each window is looked at as it comes.
+        together: how many windows are waited for before they are looked at.
         audio: (signals, samples) from window `base` on, as the model gets them.
     """
 
@@ -71,7 +71,7 @@ class LiveActivity:
         self.hop = self.window // LEVELS_PER_WINDOW
         self.signals = _first_signals(channels, mode)
         self.base = self.windows = self.samples = 0
-        self.hurried = False
+        self.together = TOGETHER_WINDOWS
         rows = len(self.signals)
         self.audio = np.zeros((rows, 0), np.float32)
         self._mode = mode
@@ -99,13 +99,21 @@ class LiveActivity:
         """(signals, 4 * windows) mean power of 8 ms each, from `base` on."""
         return self._levels
 
+    @property
+    def wanted(self) -> int:
+        """Samples that are missing before anything is looked at."""
+        return self._wanted_windows * self.window - self._rest.shape[1]
+
+    @property
+    def _wanted_windows(self) -> int:
+        return self.together if self.windows else FIRST_WINDOWS
+
     def push(self, block: FloatArray) -> bool:
-        """Takes samples (channels, n); tells whether windows became complete."""
+        """Takes samples (channels, n); tells whether windows were looked at."""
         self.samples += block.shape[1]
         self._rest = np.concatenate([self._rest, block], axis=1)
         count = self._rest.shape[1] // self.window
-        together = 1 if self.hurried else TOGETHER_WINDOWS
-        if count < (together if self.windows else FIRST_WINDOWS):
+        if count < self._wanted_windows:
             return False
         whole, self._rest = np.split(self._rest, [count * self.window], axis=1)
         self._look(whole)
@@ -232,6 +240,7 @@ class Stretches:
 
     Attributes:
         floor: sample before which all is decided.
+        quiet: samples of pause after which a stretch has ended.
     """
 
     def __init__(self, options: TurnOptions, rate: int, window: int) -> None:
@@ -241,7 +250,7 @@ class Stretches:
         self._threshold = options.threshold_at(rate)
         self._pause = options.min_pause_seconds * rate
         # The context of a turn reaches into the pause by at most half of it.
-        self._quiet = max(self._pause, 2 * options.padding_seconds * rate)
+        self.quiet = max(self._pause, 2 * options.padding_seconds * rate)
 
     def look(
         self, probabilities: FloatArray, base: int, samples: int, ended: bool = False
@@ -276,7 +285,7 @@ class Stretches:
                 groups.append([run])
         last = len(groups) - 1
         return [
-            Stretch(tuple(group), ended or index < last or now - group[-1].end >= self._quiet)
+            Stretch(tuple(group), ended or index < last or now - group[-1].end >= self.quiet)
             for index, group in enumerate(groups)
         ]
 

@@ -31,6 +31,14 @@ class Lane:
     hotwords: str | None = None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of one clip; `draft` is what its transcript may begin with."""
+
+    fields: tuple[str, ...]
+    draft: str | None = None
+
+
 class LaneModel(CallModel):
     """An `Analyzer` that is told something else in every lane."""
 
@@ -61,14 +69,20 @@ class LaneModel(CallModel):
         return replace(self.facts, info=info)
 
     def decode_lane(
-        self, waveforms: Sequence[Waveform], asked: Sequence[Sequence[str]], lane: Lane
+        self, waveforms: Sequence[Waveform], asked: Sequence[Wanted | Sequence[str]], lane: Lane
     ) -> Sequence[Any]:
-        """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz and its fields."""
+        """A `DecodedRecord` or an error for each clip (samples,) at 16 kHz.
+
+        Args:
+            asked: of each; of turns of a recording their fields alone.
+        """
         from speechmeta.pipeline.analyzer import Analyzer
 
         engine = told(self.engine, lane.language, lane.hotwords)
         analyzer = self.analyzer if engine is self.engine else Analyzer.from_engine(engine)
-        return analyzer.decode_each(waveforms, asked, lane.words)
+        wanted = [item if isinstance(item, Wanted) else Wanted(tuple(item)) for item in asked]
+        fields = [item.fields for item in wanted]
+        return analyzer.decode_each(waveforms, fields, lane.words, [item.draft for item in wanted])
 
 
 class LaneTask:
@@ -103,4 +117,4 @@ class LaneTask:
         return list(self.model.decode_lane(waveforms, [turn.asked for turn in payload], lane))
 
 
-__all__ = ["Lane", "LaneModel", "LaneTask"]
+__all__ = ["Lane", "LaneModel", "LaneTask", "Wanted"]

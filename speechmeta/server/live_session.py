@@ -33,6 +33,7 @@ from speechmeta.pipeline.live_call import (
 )
 from speechmeta.pipeline.report import Outcome
 from speechmeta.schema import CallReport
+from speechmeta.server.lanes import Wanted
 from speechmeta.server.problems import Stopped, as_told, body_of
 from speechmeta.server.service import Service
 from speechmeta.visible import visible_json
@@ -170,7 +171,9 @@ class LiveSession:
     def _next(self) -> _Work | None:
         outcomes, self._outcomes = self._outcomes, []
         block: FloatArray | None = None
-        if self._blocks and len(self._asked) < MOST_ASKED:
+        # A step that looks at nothing new is spared.
+        enough = self._ended or self._waiting >= self._call.wanted
+        if self._blocks and enough and len(self._asked) < MOST_ASKED:
             block = self._take()
         finish = self._ended and not self._blocks and block is None and not self._finished
         if block is None and not outcomes and not finish:
@@ -203,6 +206,7 @@ class LiveSession:
         call = self._call
         for number, outcome in work.outcomes:
             call.answer(number, outcome)
+        call.spare = self._service.idle
         if work.block is not None:
             call.push(work.block)
         if work.finish:
@@ -232,13 +236,14 @@ class LiveSession:
             if (key := self._asked.pop(number, None)) is not None:
                 self._service.forget(key)
         for ask in done.asks:
-            if ask.optional and self._service.load.turns:
-                self._outcomes.append((ask.number, None))
-                self._wake.set()
-                continue
             told = partial(self._on_decoded, ask.number)
             self._asked[ask.number] = self._service.decode(
-                [ask.clip], [ask.fields], self._lane, told, urgent=True
+                [ask.clip],
+                [Wanted(ask.fields, ask.draft)],
+                self._lane,
+                told,
+                urgent=True,
+                optional=ask.optional,
             )
         if done.asks and not self._service.ready:
             raise Stopped
@@ -252,14 +257,16 @@ class LiveSession:
 
     def _on_decoded(self, number: int, ended: Finished) -> None:
         """In the service's thread."""
-        outcome: Outcome = (
-            ended.records[0] if ended.records else as_told(ended.error or ("Unknown", ""))
-        )
+        outcome: Outcome | None = None
+        if ended.records:
+            outcome = ended.records[0]
+        elif ended.error is not None:
+            outcome = as_told(ended.error)
         # The loop is closed when the server stops.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._on_outcome, number, outcome)
 
-    def _on_outcome(self, number: int, outcome: Outcome) -> None:
+    def _on_outcome(self, number: int, outcome: Outcome | None) -> None:
         if self._asked.pop(number, None) is not None:
             self._outcomes.append((number, outcome))
             self._wake.set()

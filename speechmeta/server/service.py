@@ -34,7 +34,7 @@ from speechmeta.pipeline.options import CallOptions, ModelOptions
 from speechmeta.pipeline.report import EndedTurns
 from speechmeta.schema import CallReport, ModelInfo, Turn
 from speechmeta.server.fair_line import FairLine
-from speechmeta.server.lanes import Lane, LaneModel, LaneTask
+from speechmeta.server.lanes import Lane, LaneModel, LaneTask, Wanted
 from speechmeta.server.options import ServeOptions
 from speechmeta.server.problems import Refused, Stopped, TookTooLong, as_told
 
@@ -179,6 +179,11 @@ class Service:
         return self._load
 
     @property
+    def idle(self) -> bool:
+        """Whether the model has nothing to do, as far as another thread can tell."""
+        return self._flow is not None and self._flow.idle
+
+    @property
     def batch_size(self) -> int:
         """Turns that are decoded together at most."""
         return self.model.analyzer.options.batch_size or SHARED_BATCH
@@ -221,24 +226,26 @@ class Service:
     def decode(
         self,
         clips: Sequence[Waveform],
-        fields: Sequence[Sequence[str]],
+        wanted: Sequence[Wanted],
         lane: Lane,
         done: Callable[[Finished], None],
         urgent: bool = False,
+        optional: bool = False,
     ) -> int:
         """Decodes clips, (samples,) at 16 kHz each, in the batches of all others.
 
         Args:
-            fields: of each clip.
+            wanted: of each clip.
             done: told the end in the service's thread: `records` has one `DecodedRecord` or
                 error a clip.
             urgent: before all that are not.
+            optional: only if the model is idle; else `done` is told of neither records nor error.
 
         Returns:
             the number by which `forget` knows them.
         """
         key = next(self._keys)
-        self._tell(lambda: self._decode(key, clips, fields, lane, done, urgent))
+        self._tell(lambda: self._decode(key, clips, wanted, lane, done, urgent, optional))
         return key
 
     def forget(self, key: int) -> None:
@@ -372,16 +379,20 @@ class Service:
         self,
         key: int,
         clips: Sequence[Waveform],
-        fields: Sequence[Sequence[str]],
+        wanted: Sequence[Wanted],
         lane: Lane,
         done: Callable[[Finished], None],
         urgent: bool,
+        optional: bool,
     ) -> None:
         try:
             if self._flow is None:
                 raise Stopped
+            if optional and not self._flow.idle:
+                done(Finished(key))
+                return
             self._clips[key] = done
-            self._flow.decode(key, clips, fields, lane, urgent)
+            self._flow.decode(key, clips, wanted, lane, urgent)
         except SpeechMetaError as error:
             self._clips.pop(key, None)
             done(Finished(key, error=error))

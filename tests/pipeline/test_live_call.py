@@ -315,6 +315,76 @@ def test_what_cannot_be_had_of_a_live_call(
         LiveCall(options, model(), rate=rate, channels=channels)
 
 
+def test_what_was_heard_of_a_turn_is_the_draft_of_the_rest() -> None:
+    with told():
+        call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1)
+        call.push(voiced(1.6, 0.0)[None])
+        (partial,) = call.asks()
+        assert partial.draft is None
+        call.answer(partial.number, DecodedRecord(values={"Transcript": "so far"}))
+        call.push(voiced(0.4, 0.5)[None])
+        (early,) = call.asks()
+        assert early.draft == "so far"
+        # The next turn begins anew.
+        call.push(voiced(0.0, 0.6)[None])
+        call.push(voiced(1.6, 0.0)[None])
+        (other,) = [ask for ask in call.asks() if ask.optional]
+        assert other.draft is None
+
+
+def test_a_pause_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    make = LiveCall._turns
+
+    def counted(call: LiveCall, *args: Any) -> Any:
+        made.append(args)
+        return make(call, *args)
+
+    monkeypatch.setattr(LiveCall, "_turns", counted)
+    with told():
+        call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1, partials=False)
+        wave = voiced(2.0, 0.5)
+        for first in range(0, len(wave), 160):
+            call.push(wave[None, first : first + 160])
+        assert len(call.asks()) == 1
+        assert len(made) == 1
+
+
+def test_no_words_in_progress_are_asked_of_a_model_without_time() -> None:
+    with told():
+        call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1)
+        call.spare = False
+        call.push(voiced(2.0, 0.0)[None])
+        assert call.asks() == []
+        call.spare = True
+        call.push(voiced(0.2, 0.0)[None])
+        (partial,) = call.asks()
+        assert partial.optional
+
+
+def test_the_detector_looks_when_a_pause_has_lasted() -> None:
+    """Not before it matters, and then at once."""
+    with told():
+        options = CallOptions(speakers=1, turns=TurnOptions(min_pause_seconds=0.6))
+        call = LiveCall(options, model(), rate=RATE, channels=1, partials=False)
+        call.push(voiced(2.0, 0.0)[None])
+        ended = call._activity.windows * WINDOW
+        looked, early, closed = 0, None, None
+        while closed is None:
+            before = call._activity.windows
+            call.push(np.zeros((1, WINDOW), np.float32))
+            ended_for = call._activity.samples - ended
+            looked += call._activity.windows > before
+            if early is None and call.asks():
+                early = ended_for
+            if call.turns:
+                closed = ended_for
+        assert early is not None
+        assert 0.2 * RATE <= early < 0.2 * RATE + 3 * WINDOW
+        assert 0.6 * RATE <= closed < 0.6 * RATE + 3 * WINDOW
+        assert looked < 10
+
+
 def test_a_busy_model_may_leave_words_in_progress_out() -> None:
     with told():
         call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fakes import FakeEngine
 from serving import Running, running
 
 from speechmeta.batch.flow import URGENT_ROWS, Finished
 from speechmeta.errors import DecodingError
+from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
-from speechmeta.server.lanes import Lane
+from speechmeta.server.lanes import Lane, LaneModel, Wanted
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +42,17 @@ class Asked:
         self._lane = self._service.model.lane(CallOptions())
         self.ended: queue.Queue[Finished] = queue.Queue()
 
-    def ask(self, *seconds: float, urgent: bool = False, lane: Lane | None = None) -> int:
+    def ask(
+        self,
+        *seconds: float,
+        urgent: bool = False,
+        lane: Lane | None = None,
+        optional: bool = False,
+    ) -> int:
         clips = [tone(length) for length in seconds]
-        fields = [WORDS for _ in clips]
+        wanted = [Wanted(WORDS) for _ in clips]
         told = self.ended.put
-        return self._service.decode(clips, fields, lane or self._lane, told, urgent)
+        return self._service.decode(clips, wanted, lane or self._lane, told, urgent, optional)
 
     def texts(self) -> list[str]:
         records = self.ended.get(timeout=60).records or ()
@@ -144,3 +153,37 @@ def test_languages_do_not_share_batches(live: Running, busy: Asked) -> None:
     for _ in range(3):
         busy.texts()
     assert [len(lengths) for lengths, *_ in live.engine.calls][-2:] == [1, 1]
+
+
+def test_what_is_optional_is_decoded_only_by_a_model_that_is_idle(
+    live: Running, busy: Asked
+) -> None:
+    busy.ask(1.0, urgent=True, optional=True)
+    left_out = busy.ended.get(timeout=60)
+    assert left_out.records is None
+    assert left_out.error is None
+    assert waiting(live) == 0
+    live.engine.gate.set()
+    assert busy.texts() == ["9.0 seconds"]
+    until(lambda: busy._service.idle)
+    busy.ask(2.0, urgent=True, optional=True)
+    assert busy.texts() == ["2.0 seconds"]
+
+
+def test_a_draft_reaches_a_model_that_takes_one_and_no_other() -> None:
+    given: list[object] = []
+
+    class Drafting(FakeEngine):
+        takes_drafts = True
+
+        def decode(self, *args: Any, **options: Any) -> Any:
+            given.append(args[4])
+            return super().decode(*args[:4], **options)
+
+    asked = [Wanted(WORDS, "good morning"), WORDS]
+    clips = [tone(1.0), tone(2.0)]
+    for engine in (Drafting(), FakeEngine()):
+        records = LaneModel(Analyzer.from_engine(engine)).decode_lane(clips, asked, Lane())
+        texts = [record.values["Transcript"] for record in records]
+        assert texts == ["1.0 seconds", "2.0 seconds"]
+    assert given == [["good morning", None]]
