@@ -180,7 +180,7 @@ def test_a_draft_reaches_a_model_that_takes_one_and_no_other() -> None:
             given.append(args[4])
             return super().decode(*args[:4], **options)
 
-    asked = [Wanted(WORDS, "good morning"), WORDS]
+    asked: list[Wanted | tuple[str, ...]] = [Wanted(WORDS, "good morning"), WORDS]
     clips = [tone(1.0), tone(2.0)]
     for engine in (Drafting(), FakeEngine()):
         records = LaneModel(Analyzer.from_engine(engine)).decode_lane(clips, asked, Lane())
