@@ -33,8 +33,32 @@ settings.load_profile("untimed")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+LONGEST = (
+    "batch/test_batch_calls.py",
+    "chat/test_chat.py",
+    "server/test_server_jobs.py",
+    "models/test_whisper_real.py",
+    "docs/test_tour.py",
+    "chat/test_chat_training.py",
+    "batch/test_batch_ray.py",
+    "server/test_server_ray.py",
+    "batch/test_batch_run.py",
+    "batch/test_batch_resume.py",
+    "decoding/test_decoding_engine.py",
+    "docs/test_finetune_examples.py",
+    "decoding/test_whisper_published.py",
+)
+"""Files that take more than about 15 seconds of a processor, the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`pytest -m fast` runs all tests but those that are marked as slow."""
+    """`pytest -m fast` runs all tests but those that are marked as slow.
+
+    The longest files go first: where workers share the files, none is left alone with a long one
+    in the end.
+    """
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         if item.get_closest_marker("slow") is None:
             item.add_marker("fast")

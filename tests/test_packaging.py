@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, RunCli
+from conftest import LONGEST, ROOT, RunCli
 
 import speechmeta
 
@@ -165,3 +165,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= imported_by(node)
     return names
+
+
+def test_the_longest_files_of_tests_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
