@@ -7,8 +7,6 @@ pytest's cache; where the registry or flite is absent these tests skip.
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,28 +17,17 @@ import torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from voices import SENTENCES, speak
+from whisper_original import original_whisper
 
 from speechmeta.decoding.whisper import TranscriptDecoder, Transcription
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "recipes" / "whisper_meta" / "original.py"
-
 
 @pytest.fixture(scope="module", params=["tiny.en", "base"])
 def checkpoint(request: pytest.FixtureRequest) -> Path:
     """A folder with published weights."""
-    folder: Path = request.config.cache.mkdir("whisper") / request.param
-    if not (folder / "tokenizer.json").is_file():
-        made = subprocess.run(
-            [sys.executable, str(SCRIPT), request.param, str(folder)],
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            pytest.skip(f"the checkpoint could not be made: {made.stderr.strip()[-200:]}")
-    return folder
+    return original_whisper(request, request.param)
 
 
 @functools.cache

@@ -1,20 +1,17 @@
 """Real Whisper checkpoints give token for token what transformers' own `generate` gives.
 
 They are made from registry packages by `recipes/whisper_meta/original.py`; without the registry
-the tests skip. SPEECHMETA_WHISPER names a folder that has them already, as `whisper-base` and
-`whisper-tiny.en`.
+the tests skip.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import WhisperForConditionalGeneration
+from whisper_original import original_whisper
 
 from speechmeta.audio.loading import load_audio, resample
 from speechmeta.decoding.record import DecodedRecord
@@ -25,7 +22,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CALL = ROOT / "examples" / "call.wav"
-SCRIPT = ROOT / "recipes" / "whisper_meta" / "original.py"
 
 
 def turns() -> list[np.ndarray]:
@@ -36,27 +32,9 @@ def turns() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=["base", "tiny.en"])
-def checkpoint(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+def checkpoint(request: pytest.FixtureRequest) -> Path:
     """A folder in transformers' layout."""
-    there = Path(os.environ.get("SPEECHMETA_WHISPER", "")) / f"whisper-{request.param}"
-    if os.environ.get("SPEECHMETA_WHISPER") and there.is_dir():
-        return there
-    folder = tmp_path_factory.mktemp("whisper") / request.param
-    try:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(SCRIPT), request.param, str(folder)],
-            capture_output=True,
-            text=True,
-            timeout=250,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip("the package registry takes too long")
-    if done.returncode:
-        pytest.skip(f"the package registry gave no checkpoint: {done.stderr.strip()[-200:]}")
-    return Path(folder)
+    return original_whisper(request, request.param)
 
 
 def test_token_ids_are_those_of_transformers(checkpoint: Path) -> None:
