@@ -11,9 +11,10 @@ processor seconds for each second of audio, of all processes of the server or of
 right on busy ones too. What starting costs is left out of both: `batch` runs twice, and the
 difference counts.
 
-A run has `--calls` more calls than clients, so that each client sends one at least, of 6 to 18
-seconds: half an hour of audio in all, which takes six minutes where the model does ten times real
-time. After `--minutes` no further run is begun.
+A run has `--calls` more calls than clients, so that each client sends one at least, of 6 to 24
+seconds: three quarters of an hour of audio in all, which takes six minutes where the model does
+ten times real time. After `--minutes` no further run is begun. Fewer clients than fill the model's
+batches (the turns of some eight such calls) cost more processor time for each second of audio.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="recordings; else of the example")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--calls", type=int, default=24, help="of a run, beside one a client")
+    parser.add_argument("--calls", type=int, default=12, help="of a run, beside one a client")
     parser.add_argument("--minutes", type=float, default=8.0, help="until the last run begins")
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--max-queue", type=int, default=32)
@@ -111,11 +112,13 @@ def recordings(folder: Path) -> list[Path]:
 
 
 def made_calls(place: Path) -> list[Path]:
-    """Calls of 6 to 18 seconds, put together from quarters of the example."""
+    """Calls of 6 to 24 seconds, put together from quarters of the example."""
     samples, rate = soundfile.read(ROOT / "examples" / "call.wav", dtype="int16")
     quarters = np.array_split(samples, 4)
     found = []
-    for number, parts in enumerate(((0,), (0, 1), (2, 3), (1,), (2, 3, 0), (3, 0), (1, 2, 3))):
+    for number, parts in enumerate(
+        ((0, 1), (2, 3, 0, 1), (1,), (1, 2, 3), (0, 1, 2, 3), (3, 0), (2, 3, 1))
+    ):
         path = place / f"made-{number}.wav"
         soundfile.write(path, np.concatenate([quarters[part] for part in parts]), rate)
         found.append(path)

@@ -27,6 +27,8 @@ def cluster(*more_paths: str) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Its workers step back behind everything else, which on a busy machine is for ever.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray Serve ends a proxy that is not ready after 5 s, and starts it from the beginning.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
     paths = [str(ROOT / "tests"), str(ROOT), *more_paths]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

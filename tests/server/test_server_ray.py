@@ -71,7 +71,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
             port = free.getsockname()[1]
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
-            options = ServeOptions(readers=1, max_queue=8, max_upload_mb=3, request_seconds=120)
+            options = ServeOptions(
+                readers=1, max_queue=8, max_upload_mb=3, request_seconds=120, drain_seconds=1
+            )
             serve.run(
                 deployed(partial(slow_model, place / "log"), options, CallOptions(vad=False)),
                 name="test", route_prefix="/",
