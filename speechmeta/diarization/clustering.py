@@ -78,7 +78,7 @@ def absorb_small(
 
 
 def centroids_of(vectors: Matrix, labels: Labels) -> Matrix:
-    """Unit vectors (clusters, size)."""
+    """Unit vectors (clusters, size); labels below 0 belong to none."""
     return unit(np.stack([vectors[labels == label].mean(0) for label in range(labels.max() + 1)]))
 
 

@@ -3,7 +3,8 @@
 Clusters of windows of 1.5 s give first speakers. Windows of 0.75 s beside them then say who talks
 in each 80 ms, where a change of speaker has a price (`diarization.resegmentation`), and the
 speakers are computed anew from what is theirs alone. How many there are is told by
-`diarization.same_voice`, or, where it is not known how vectors are spread, by their distance:
+`diarization.same_voice`: one more is looked for among the windows that are one speaker's alone,
+until none is likely enough. Where it is not known how vectors are spread, their distance tells:
 speakers that turn out too alike become one.
 Overlapping speech is not separated: each moment belongs to one speaker.
 """
@@ -33,8 +34,9 @@ from speechmeta.diarization.resegmentation import (
     evidence,
     frames_of,
     segments_of,
+    short_runs,
 )
-from speechmeta.diarization.same_voice import VoiceSpread, cluster_voices
+from speechmeta.diarization.same_voice import VoiceSpread, divide_voices, one_more_voice
 from speechmeta.errors import UsageError
 from speechmeta.segmentation.turns import Speech
 
@@ -50,8 +52,9 @@ SHORT_JOIN_SECONDS = 0.1
 SMALLEST_SPEAKER_SECONDS = 2.0
 """Who talks less than this is not a speaker of its own, unless a number was asked for."""
 
-SMALLEST_FOUND_SECONDS = 3.5
-"""The same where clusters are joined by the evidence of one voice: what is left over is smaller."""
+ALONE_SHARE = 0.85
+"""Of a window that is one speaker's, from which it is taken for that speaker's alone: two voices
+in one window look like a third."""
 
 ALIKE_SHARE = 0.77
 """Speakers whose centroids are closer than this share of the embedder's distance are one: means are
@@ -69,7 +72,7 @@ speech; at a pause, where it falls by e with each half second."""
 
 SHORT_RUN_SECONDS = 1.1
 SHORT_RUN_PAUSE = 1.0
-SHORT_RUN_EASE = 0.06
+SHORT_RUN_EASE = 0.03
 """What a change is worth before and after what is this short and has such pauses around it."""
 
 Labels = npt.NDArray[np.int64]
@@ -79,9 +82,14 @@ EmbedWindows = Callable[[Sequence[tuple[int, int]]], Matrix]
 
 @dataclass(frozen=True)
 class _Voices:
-    """Windows of both lengths with their unit vectors, and the frames that they explain."""
+    """Windows of both lengths with their unit vectors, and the frames that they explain.
+
+    Attributes:
+        alone: (frames,) whether a frame is explained by the short windows alone.
+    """
 
     frames: Frames
+    alone: npt.NDArray[np.bool_]
     seconds: Matrix
     costs: Matrix
     long: Windows
@@ -121,19 +129,8 @@ def diarize(
         return [Speech(run.start, run.end) for run in speech]
     long = windows_of(speech, rate, WINDOW_SECONDS, HOP_SECONDS, JOIN_SECONDS)
     vectors = embed(_pairs(long))
-    smallest = SMALLEST_SPEAKER_SECONDS / HOP_SECONDS
-    if speakers is None and spread is not None:
-        least = SMALLEST_FOUND_SECONDS / HOP_SECONDS
-        labels = absorb_small(vectors, cluster_voices(vectors, spread), least)
-        speakers = int(labels.max()) + 1
-    elif speakers is None:
-        labels = absorb_small(vectors, cluster(vectors, distance), smallest)
-    elif spread is not None:
-        labels = cluster_voices(vectors, spread, speakers)
-    else:
-        alike = ALIKE_SHARE * distance
-        labels = cluster_into(vectors, distance, speakers, smallest, alike)
-    if labels.max() == 0:
+    labels = _first_labels(vectors, distance, speakers, spread)
+    if labels is None or labels.max() == 0:
         return [Speech(run.start, run.end) for run in speech]
     short = windows_of(speech, rate, SHORT_WINDOW_SECONDS, SHORT_HOP_SECONDS, SHORT_JOIN_SECONDS)
     frames = frames_of(speech, rate)
@@ -142,12 +139,58 @@ def diarize(
     )
     costs = ease_short_runs(frames, costs, rate, SHORT_RUN_SECONDS, SHORT_RUN_PAUSE, SHORT_RUN_EASE)
     seconds = (frames.ends - frames.starts) / rate
-    voices = _Voices(frames, seconds, costs, long, vectors, short, embed(_pairs(short)))
-    centroids = centroids_of(vectors, labels)
+    alone = short_runs(frames, rate, SHORT_RUN_SECONDS)
+    voices = _Voices(frames, alone, seconds, costs, long, vectors, short, embed(_pairs(short)))
+    path = _settled(voices, centroids_of(vectors, labels), distance, speakers, spread)
+    if speakers is None and spread is not None:
+        path = _with_more(voices, path, distance, spread)
+    return _renumber(segments_of(frames, path, levels, hop, rate))
+
+
+def _first_labels(
+    vectors: Matrix, distance: float, speakers: int | None, spread: VoiceSpread | None
+) -> Labels | None:
+    """Speakers of the long windows; None for one voice."""
+    smallest = SMALLEST_SPEAKER_SECONDS / HOP_SECONDS
+    if spread is not None:
+        if speakers is None:
+            return one_more_voice(vectors, spread, 1)
+        return divide_voices(vectors, spread, speakers)
+    if speakers is None:
+        return absorb_small(vectors, cluster(vectors, distance), smallest)
+    return cluster_into(vectors, distance, speakers, smallest, ALIKE_SHARE * distance)
+
+
+def _settled(
+    voices: _Voices,
+    centroids: Matrix,
+    distance: float,
+    speakers: int | None,
+    spread: VoiceSpread | None,
+) -> Labels:
+    """Who talks in each frame, after speakers were computed anew from what is theirs."""
+    if spread is not None:
+        # Their number is settled already.
+        speakers = len(centroids)
+    path = _path(voices, centroids)
     for _ in range(PASSES):
-        path = _path(voices, centroids)
         centroids = _again(voices, centroids, path, distance, speakers)
-    return _renumber(segments_of(frames, _path(voices, centroids), levels, hop, rate))
+        path = _path(voices, centroids)
+    return path
+
+
+def _with_more(voices: _Voices, path: Labels, distance: float, spread: VoiceSpread) -> Labels:
+    """Who talks in each frame, after speakers were added one by one while likely enough."""
+    count = int(path.max()) + 1
+    while count < MAX_SPEAKERS:
+        shares = [_share(voices.frames, path == one, voices.long) for one in range(count)]
+        vectors = voices.long_vectors[np.max(shares, axis=0) > ALONE_SHARE]
+        labels = one_more_voice(vectors, spread, count)
+        if labels is None:
+            return path
+        count += 1
+        path = _settled(voices, centroids_of(vectors, labels), distance, None, spread)
+    return path
 
 
 def windows_of(
@@ -185,14 +228,15 @@ def _pairs(windows: Windows) -> list[tuple[int, int]]:
 
 
 def _path(voices: _Voices, centroids: Matrix) -> Labels:
-    """Who talks in each frame."""
-    worth = evidence(
-        voices.frames,
-        [
-            (voices.long, voices.long_vectors @ centroids.T, LONG_WEIGHT),
-            (voices.short, voices.short_vectors @ centroids.T, 1.0),
-        ],
-    )
+    """Who talks in each frame.
+
+    A long window around a short run is more of its neighbours than of itself, so that it is left
+    out there.
+    """
+    short = (voices.short, voices.short_vectors @ centroids.T, 1.0)
+    long = (voices.long, voices.long_vectors @ centroids.T, LONG_WEIGHT)
+    worth = evidence(voices.frames, [long, short])
+    worth[voices.alone] = evidence(voices.frames, [short])[voices.alone]
     return best_path(worth * voices.seconds[:, None], voices.costs)
 
 

@@ -112,6 +112,13 @@ def change_costs(
     return np.where(gaps > 0, pause * np.exp(-gaps / fade_seconds), inside * (0.3 + 0.7 * height))
 
 
+def short_runs(frames: Frames, rate: int, seconds: float) -> npt.NDArray[np.bool_]:
+    """Whether each frame (frames,) lies in a run shorter than `seconds`."""
+    first, last = _bounds(frames)
+    short = (frames.ends[last] - frames.starts[first]) / rate < seconds
+    return np.repeat(short, last - first + 1)
+
+
 def ease_short_runs(
     frames: Frames, costs: Matrix, rate: int, seconds: float, pause: float, ease: float
 ) -> Matrix:
@@ -121,8 +128,7 @@ def ease_short_runs(
     listener than by whoever is talking.
     """
     eased = costs.copy()
-    first = np.flatnonzero(np.diff(frames.runs, prepend=-1))
-    last = np.append(first[1:], len(frames.runs)) - 1
+    first, last = _bounds(frames)
     gaps = frames.pauses() / rate
     length = (frames.ends[last] - frames.starts[first]) / rate
     for index in np.flatnonzero(length < seconds):
@@ -131,6 +137,12 @@ def ease_short_runs(
             if max(gaps[around[0]], gaps[around[1]]) < pause:
                 eased[list(around)] -= ease
     return eased
+
+
+def _bounds(frames: Frames) -> tuple[Labels, Labels]:
+    """The first and the last frame of each run, (runs,) each."""
+    first = np.flatnonzero(np.diff(frames.runs, prepend=-1))
+    return first, np.append(first[1:], len(frames.runs)) - 1
 
 
 def best_path(worth: Matrix, costs: Matrix) -> Labels:

@@ -31,6 +31,8 @@ TARGET_DB = -30.0
 FEWEST_SAMPLES = 4000
 """Shorter clips are filled up with silence."""
 _STEP = 5 * HOP
+_SPREAD = ("share", "most", "apart")
+"""Numbers of `VoiceSpread` that the file notes."""
 _TOGETHER = 64
 
 
@@ -107,7 +109,7 @@ class VoiceEmbedder:
             spread = None
             if "between" in tensors:
                 between = tensors.pop("between").double().numpy()
-                spread = VoiceSpread(between, float(notes["share"]), float(notes["bias"]))
+                spread = VoiceSpread(between, **{name: float(notes[name]) for name in _SPREAD})
             encoder = VoiceEncoder()
             encoder.load_state_dict(tensors)
         return cls(encoder, mean.double().numpy(), matrix.double().numpy(), distance, spread)
@@ -126,7 +128,7 @@ class VoiceEmbedder:
         numbers = {"distance": f"{self.distance:.4f}"}
         if self.spread is not None:
             tensors["between"] = torch.from_numpy(self.spread.between).float()
-            numbers |= {"share": f"{self.spread.share:.4f}", "bias": f"{self.spread.bias:.4f}"}
+            numbers |= {name: f"{getattr(self.spread, name):.4f}" for name in _SPREAD}
         save_file(tensors, str(file), {**notes, **numbers})
 
     def embed(self, clips: Sequence[FloatArray]) -> Matrix:

@@ -66,7 +66,7 @@ class VoicesRecipe:
         work: folder for decoded audio. output: the file that is written.
         distance: cosine distance from which two clusters are two speakers.
         origin, licence: noted in the file.
-        share, bias: see `speechmeta.diarization.same_voice.VoiceSpread`.
+        share, most, apart: see `speechmeta.diarization.same_voice.VoiceSpread`.
         window_seconds: lengths of the windows.
         windows: of each length, as many as they are and over a telephone, a speaker.
         dimensions: that the projection keeps.
@@ -84,7 +84,8 @@ class VoicesRecipe:
     origin: str
     licence: str
     share: float
-    bias: float
+    most: float
+    apart: float
     seed: int = 0
     window_seconds: Sequence[float] = (1.5, 0.75)
     windows: int = 4
@@ -150,7 +151,7 @@ def fitted(
         centred[lines == line] -= vectors[lines == line].mean(0)
     owners = np.array([voice for _, voice in windows])
     matrix, between = discriminant(centred, owners, recipe.dimensions, recipe.shrinkage)
-    spread = VoiceSpread(between, recipe.share, recipe.bias)
+    spread = VoiceSpread(between, recipe.share, recipe.most, recipe.apart)
     return VoiceEmbedder(encoder, vectors.mean(0), matrix, recipe.distance, spread)
 
 

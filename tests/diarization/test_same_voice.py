@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from speechmeta.diarization.embeddings import Matrix, unit
-from speechmeta.diarization.same_voice import VoiceSpread, cluster_voices
+from speechmeta.diarization.same_voice import VoiceSpread, divide_voices, one_more_voice
 
 BETWEEN = np.linspace(12.0, 0.5, 40)
-SPREAD = VoiceSpread(BETWEEN, share=0.5, bias=-2.0)
+SPREAD = VoiceSpread(BETWEEN, share=0.5, most=15.0, apart=4.0)
 
 
 def drawn(sizes: tuple[int, ...], seed: int = 0) -> tuple[Matrix, np.ndarray]:
@@ -23,23 +23,60 @@ def pairs_of(labels: np.ndarray, owners: np.ndarray) -> int:
     return len(set(zip(labels.tolist(), owners.tolist(), strict=True)))
 
 
+def counted(vectors: Matrix) -> np.ndarray:
+    """Labels after one voice more was looked for as often as there was one."""
+    labels = np.zeros(len(vectors), np.int64)
+    while (more := one_more_voice(vectors, SPREAD, int(labels.max()) + 1)) is not None:
+        labels = more
+    return labels
+
+
 def test_voices_are_counted() -> None:
-    for sizes in ((30,), (20, 12), (9, 25, 14), (8, 8, 8, 8)):
+    for sizes in ((30,), (20, 12), (9, 25, 14), (8, 8, 8, 8), (300, 250, 100)):
         vectors, owners = drawn(sizes)
-        labels = cluster_voices(vectors, SPREAD)
+        labels = counted(vectors)
         assert labels.max() + 1 == len(sizes) == pairs_of(labels, owners)
 
 
 def test_a_known_number_is_kept() -> None:
     vectors, owners = drawn((20, 12, 10))
-    assert pairs_of(cluster_voices(vectors, SPREAD, 3), owners) == 3
-    assert cluster_voices(vectors, SPREAD, 2).max() == 1
-    assert sorted(cluster_voices(vectors[:3], SPREAD, 9)) == [0, 1, 2]
+    assert pairs_of(divide_voices(vectors, SPREAD, 3), owners) == 3
+    assert divide_voices(vectors, SPREAD, 2).max() == 1
+    assert sorted(divide_voices(vectors[:3], SPREAD, 9)) == [0, 1, 2]
+    assert list(divide_voices(vectors[:1], SPREAD, 1)) == [0]
 
 
-def test_long_calls_are_clustered_by_distance_first() -> None:
-    vectors, owners = drawn((300, 150, 100))
-    assert pairs_of(cluster_voices(vectors, SPREAD), owners) == 3
+def test_a_large_voice_does_not_swallow_a_small_one() -> None:
+    vectors, owners = drawn((60, 5))
+    labels = one_more_voice(vectors, SPREAD, 1)
+    assert labels is not None
+    assert pairs_of(labels, owners) == 2
+
+
+def test_odd_windows_hide_no_speaker_and_are_none() -> None:
+    vectors, owners = drawn((9, 7), seed=6)
+    # A sound that is as unlike both voices as can be.
+    odd = np.repeat(unit(-vectors.sum(0)[None]), 2, axis=0)
+    labels = one_more_voice(np.concatenate([vectors, odd]), SPREAD, 1)
+    assert labels is not None
+    assert list(np.flatnonzero(labels < 0)) == [16, 17]
+    assert pairs_of(labels[:16], owners) == 2
+    assert one_more_voice(np.concatenate([vectors, odd]), SPREAD, 2) is None
+
+
+def test_a_voice_that_drifts_in_a_long_call_stays_one() -> None:
+    random = np.random.default_rng(4)
+    voice = random.standard_normal(len(BETWEEN)) * np.sqrt(BETWEEN)
+    # Three sessions of one voice, further apart than chance and closer than voices.
+    places = voice + 0.9 * random.standard_normal((3, len(BETWEEN)))
+
+    def call(windows: int) -> Matrix:
+        owners = np.repeat(np.arange(3), windows)
+        return unit(places[owners] + random.standard_normal((len(owners), len(BETWEEN))))
+
+    assert one_more_voice(call(80), SPREAD, 1) is None
+    untempered = VoiceSpread(BETWEEN, SPREAD.share, np.inf, SPREAD.apart)
+    assert one_more_voice(call(80), untempered, 1) is not None
 
 
 def test_more_speech_is_more_evidence() -> None:

@@ -54,7 +54,7 @@ def save_recipe(folder: Path, **changes: object) -> Path:
         "family": "speakers", "start": str(folder / "pretrained.pt"),
         "train": str(folder / "train.jsonl"), "work": str(folder / "work"),
         "output": str(folder / "made" / "speakers.safetensors"), "distance": 0.5,
-        "share": 0.4, "bias": -2.0, "origin": "a test", "licence": "Apache-2.0",
+        "share": 0.4, "most": 12.0, "apart": 5.0, "origin": "a test", "licence": "Apache-2.0",
         "window_seconds": [0.5], "windows": 2, "dimensions": 8, "clips": {"shortest": 1.0},
     }  # fmt: skip
     path = folder / "recipe.yaml"
@@ -103,7 +103,7 @@ def test_a_recipe_makes_the_file(manifest: Path, tmp_path: Path) -> None:
     assert made.distance == 0.5
     assert made.matrix.shape[0] == 256
     assert made.spread is not None
-    assert (made.spread.share, made.spread.bias) == (0.4, -2.0)
+    assert (made.spread.share, made.spread.most, made.spread.apart) == (0.4, 12.0, 5.0)
     assert made.spread.between.shape == made.matrix.shape[1:]
     assert made.matrix.shape[1] <= 8
     assert made.embed([np.ones(8000, np.float32)]).shape == (1, made.matrix.shape[1])
