@@ -8,7 +8,11 @@ of speakers given and found. Reported are the diarization error (0.25 s around e
 reference left out, overlap scored) and its parts, how often the right number was found, the
 backchannels given to the right speaker, and with --words, for as many calls, words under the wrong
 speaker and the labels of a voice against those of its turns. Only speakers of the `test` half of
-dev are used; `--half tune` and `--half train` are for choosing. The last line is one JSON object.
+dev are used; `--half tune` and `--half train` are for choosing. Longer calls of two:
+
+    python benchmarks/diarization.py --half train --seconds 400 --speakers 2 --calls 4
+
+No recording occurs twice in a call. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from speechmeta.training.manifest import Clip, read_manifest
 from speechmeta.training.splits import read_halves
 
 FEWEST_SECONDS = 9.0
+"""A speaker's speech of which a call is made; more where it is longer than `SECONDS`."""
 SECONDS = 75.0
 COLLAR = 0.25
 LINES = [codec for codec in CODECS if codec in ("mulaw", "gsm", "amr")]
@@ -57,22 +62,29 @@ def clips_of(data: Path, half: str) -> list[Clip]:
     return [clip for clip in clips if halves[clip.audio] == half]
 
 
-def make_calls(clips: Sequence[Clip], count: int, seed: int) -> Iterator[Call]:
+def make_calls(
+    clips: Sequence[Clip],
+    count: int,
+    seed: int,
+    seconds: float = SECONDS,
+    counts: Sequence[int] = COUNTS,
+) -> Iterator[Call]:
     """`count` calls of each number of speakers, and a clip of each speaker for its labels; sources
     take turns."""
     by_source: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips:
         by_source[clip.dataset][str(clip.speaker)].append(clip)
-    eligible = {
-        source: [
-            name
-            for name, own in sorted(speakers.items())
-            if sum(clip.duration for clip in own) >= FEWEST_SECONDS
-        ]
-        for source, speakers in sorted(by_source.items())
-    }
-    for speakers in COUNTS:
+    for speakers in counts:
         random = np.random.default_rng([seed, speakers])
+        fewest = max(FEWEST_SECONDS, 0.65 * (seconds - SECONDS) / speakers)
+        eligible = {
+            source: [
+                name
+                for name, own in sorted(by_name.items())
+                if sum(clip.duration for clip in own) >= fewest
+            ]
+            for source, by_name in sorted(by_source.items())
+        }
         sources = [source for source, names in eligible.items() if len(names) >= speakers]
         made = 0
         for number in range(10 * count):
@@ -82,18 +94,21 @@ def make_calls(clips: Sequence[Clip], count: int, seed: int) -> Iterator[Call]:
             names = eligible[source]
             chosen = [names[int(index)] for index in random.permutation(len(names))[:speakers]]
             own = [by_source[source][name] for name in chosen]
-            pieces = [pieces_of(_waves(clips, random), random, (1.0, 5.0)) for clips in own]
-            call = mix(pieces, random, SECONDS)
+            each = max(60.0, 1.2 * seconds / speakers)
+            pieces = [pieces_of(_waves(clips, random, each), random, (1.0, 5.0)) for clips in own]
+            call = mix(pieces, random, seconds)
             if len({who for *_, who in call.truth}) == speakers:
                 made += 1
                 yield call, [clips[0] for clips in own]
 
 
-def _waves(clips: Sequence[Clip], random: np.random.Generator) -> list[np.ndarray]:
-    """About a minute of a speaker."""
+def _waves(
+    clips: Sequence[Clip], random: np.random.Generator, seconds: float = 60.0
+) -> list[np.ndarray]:
+    """About so much of a speaker."""
     waves: list[np.ndarray] = []
     for index in random.permutation(len(clips)):
-        if sum(len(wave) for wave in waves) < 60 * RATE:
+        if sum(len(wave) for wave in waves) < seconds * RATE:
             waves.append(load_audio(clips[int(index)].audio).resampled(RATE)[0])
     return waves
 
@@ -206,6 +221,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/speech"))
     parser.add_argument("--half", choices=("test", "tune", "train"), default="test")
     parser.add_argument("--calls", type=int, default=8, help="of each number of speakers")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a call, about")
+    parser.add_argument("--speakers", type=int, nargs="+", default=COUNTS, help="in a call")
     parser.add_argument("--words", type=int, default=0, help="calls whose words are looked at")
     parser.add_argument("--speaker-model", default=None)
     parser.add_argument("--seed", type=int, default=0)
@@ -214,12 +231,13 @@ def main() -> int:
         print(json.dumps({"skipped": f"no recordings at {given.data / 'dev.jsonl'}"}))
         return 0
     embedder = load_embedder(given.speaker_model, local_files_only=True)
-    calls = list(make_calls(clips_of(given.data, given.half), given.calls, given.seed))
+    clips = clips_of(given.data, given.half)
+    calls = list(make_calls(clips, given.calls, given.seed, given.seconds, given.speakers))
     tallies = {"wideband": Tally(), "telephone": Tally()}
     seconds = spent = 0.0
-    for number, (call, clips) in enumerate(calls):
-        count = len(clips)
-        line = f"call {number}: {clips[0].dataset}, {count} speakers"
+    for number, (call, heads) in enumerate(calls):
+        count = len(heads)
+        line = f"call {number}: {heads[0].dataset}, {count} speakers"
         heard = {
             "wideband": (call.waveform, RATE),
             "telephone": (telephone(call.waveform, number), 8000),

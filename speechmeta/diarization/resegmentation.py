@@ -142,7 +142,7 @@ def ease_short_runs(
 def _bounds(frames: Frames) -> tuple[Labels, Labels]:
     """The first and the last frame of each run, (runs,) each."""
     first = np.flatnonzero(np.diff(frames.runs, prepend=-1))
-    return first, np.append(first[1:], len(frames.runs)) - 1
+    return first, np.append(first, len(frames.runs))[1:] - 1
 
 
 def best_path(worth: Matrix, costs: Matrix) -> Labels:

@@ -12,6 +12,7 @@ from speechmeta.diarization.resegmentation import (
     evidence,
     frames_of,
     segments_of,
+    short_runs,
 )
 from speechmeta.segmentation.turns import Speech
 
@@ -86,3 +87,6 @@ def test_short_runs_that_stand_alone_are_eased() -> None:
     # The second short one is followed by a long pause.
     assert set(frames.runs[eased < 1]) == {1, 2}
     assert (eased < 1).sum() == 2
+    assert set(frames.runs[short_runs(frames, RATE, 1.1)]) == {1, 3}
+    assert len(short_runs(frames, RATE, 1.1)) == len(frames.runs)
+    assert not short_runs(frames_of([], RATE), RATE, 1.1).size
