@@ -168,4 +168,4 @@ def _totals(rows: Matrix, counts: Matrix, labels: Labels) -> tuple[Matrix, Matri
     size = int(labels.max()) + 1
     sums = np.zeros((size, rows.shape[1]))
     np.add.at(sums, labels, rows)
-    return sums, np.bincount(labels, weights=counts, minlength=size)
+    return sums, np.bincount(labels, weights=counts, minlength=size).astype(np.float64)

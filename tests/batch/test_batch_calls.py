@@ -94,7 +94,8 @@ def test_voices_are_told_apart_by_the_same_numbers_in_another_process() -> None:
     assert far.spread is not None
     assert far.distance == near.distance
     np.testing.assert_array_equal(far.spread.between, near.spread.between)
-    assert (far.spread.share, far.spread.bias) == (near.spread.share, near.spread.bias)
+    assert far.spread.share == near.spread.share
+    assert (far.spread.most, far.spread.apart) == (near.spread.most, near.spread.apart)
 
 
 def test_labels_are_left_out_as_analyze_leaves_them_out(calls: Path, tmp_path: Path) -> None:
