@@ -8,6 +8,8 @@ quiet speaker who talks over a loud one is not explained that way, and stays.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,7 +34,7 @@ LOUDER_RATIO = 10 ** (LOUDER_DB / 10)
 FILTER_SECONDS = 0.004
 _SOURCE_DELAYS = (0.0, 0.1, 0.2, 0.3, 0.4)
 SEGMENT_WINDOWS = 16
-_HOP_WINDOWS = SEGMENT_WINDOWS // 2
+HOP_WINDOWS = SEGMENT_WINDOWS // 2
 _MAX_SOURCES = 3
 
 
@@ -56,29 +58,80 @@ def shared_windows(
         a row of like level carries too: (rows, other rows, windows).
     """
     rows, windows = speech.shape
-    leaked = np.zeros((rows, windows), np.bool_)
-    alike = np.zeros((rows, rows, windows), np.bool_)
     if rows < 2 or not speech.any():
-        return leaked, alike
-    power = np.square(block, dtype=np.float64)
-    cumulated = np.concatenate([np.zeros((rows, 1)), np.cumsum(power, axis=1)], axis=1)
-    samples = block.shape[1]
-    votes = np.zeros((rows, windows))
-    counted = np.zeros((rows, windows))
-    shares = np.zeros((rows, rows, windows))
-    late = [round(delay * rate) for delay in _SOURCE_DELAYS]
+        alike = np.zeros((rows, rows, windows), np.bool_)
+        return np.zeros((rows, windows), np.bool_), alike
+    votes = Votes(rows, window, rate)
+    votes.push(block, speech)
+    for first in segment_starts(windows):
+        votes.add(first)
+    return votes.result()
+
+
+def segment_starts(windows: int) -> list[int]:
+    """The first windows of the segments in which so many windows are compared."""
     last_start = max(0, windows - SEGMENT_WINDOWS)
-    starts = sorted({*range(0, last_start + 1, _HOP_WINDOWS), last_start})
-    for first in starts:
-        last = min(windows, first + SEGMENT_WINDOWS)
-        talking = speech[:, first:last].any(axis=1)
+    return sorted({*range(0, last_start + 1, HOP_WINDOWS), last_start})
+
+
+class Votes:
+    """What the segments of a block say of each of its windows.
+
+    Args:
+        rows: signals. window: samples of a window. rate: Hz.
+
+    Attributes:
+        windows: how many there are.
+    """
+
+    def __init__(self, rows: int, window: int, rate: int) -> None:
+        self._window, self._rate = window, rate
+        self._block = np.zeros((rows, 0), np.float32)
+        self._cumulated = np.zeros((rows, 1))
+        self._speech = np.zeros((rows, 0), np.bool_)
+        self._leaked = np.zeros((rows, 0))
+        self._counted = np.zeros((rows, 0))
+        self._shares = np.zeros((rows, rows, 0))
+
+    @property
+    def windows(self) -> int:
+        return self._speech.shape[1]
+
+    def push(self, block: FloatArray, speech: BoolArray) -> None:
+        """Takes samples (rows, n) and where there is speech in them, (rows, windows)."""
+        power = np.cumsum(np.square(block, dtype=np.float64), axis=1) + self._cumulated[:, -1:]
+        self._cumulated = np.concatenate([self._cumulated, power], axis=1)
+        self._block = np.concatenate([self._block, block], axis=1)
+        self._speech = np.concatenate([self._speech, speech], axis=1)
+        count = speech.shape[1]
+        self._leaked = np.pad(self._leaked, ((0, 0), (0, count)))
+        self._counted = np.pad(self._counted, ((0, 0), (0, count)))
+        self._shares = np.pad(self._shares, ((0, 0), (0, 0), (0, count)))
+
+    def copy(self) -> Votes:
+        """The same votes, to which others are added."""
+        other = copy(self)
+        other._leaked, other._counted = self._leaked.copy(), self._counted.copy()
+        other._shares = self._shares.copy()
+        return other
+
+    def last(self, windows: int) -> FloatArray:
+        """The last samples (rows, windows * samples of a window)."""
+        return self._block[:, self._block.shape[1] - windows * self._window :]
+
+    def add(self, first: int) -> None:
+        """Counts the segment that begins at a window."""
+        last = min(self.windows, first + SEGMENT_WINDOWS)
+        talking = self._speech[:, first:last].any(axis=1)
         if not talking.any():
-            continue
-        begin, end = first * window, min(last * window, samples)
-        if end - begin < 4 * window:
-            continue
+            return
+        cumulated, rate, rows = self._cumulated, self._rate, len(talking)
+        begin, end = first * self._window, min(last * self._window, self._block.shape[1])
+        if end - begin < 4 * self._window:
+            return
         energy = cumulated[:, end] - cumulated[:, begin]
         # What arrives late was played earlier: its source may be silent by now.
+        late = [round(delay * rate) for delay in _SOURCE_DELAYS]
         played = np.max(
             [
                 cumulated[:, max(0, end - shift)] - cumulated[:, max(0, begin - shift)]
@@ -93,16 +146,22 @@ def shared_windows(
             louder = louder[np.argsort(-played[louder])][:_MAX_SOURCES]
             near = others & (played <= ratio) & (played * LOUDER_RATIO >= energy[row])
             found = {
-                int(source): explained_share(block[row], block[source], begin, end, rate)
+                int(source): explained_share(
+                    self._block[row], self._block[source], begin, end, rate
+                )
                 for source in (*louder, *np.flatnonzero(near)[:_MAX_SOURCES])
             }
             for source, share in found.items():
-                shares[row, source, first:last] += share
-            votes[row, first:last] += max((found[int(source)] for source in louder), default=0.0)
-            counted[row, first:last] += 1
-    leaked = speech & (votes >= EXPLAINED * np.maximum(counted, 1))
-    alike = speech[:, None, :] & (shares >= ALIKE * np.maximum(counted, 1)[:, None, :])
-    return leaked, alike
+                self._shares[row, source, first:last] += share
+            best = max((found[int(source)] for source in louder), default=0.0)
+            self._leaked[row, first:last] += best
+            self._counted[row, first:last] += 1
+
+    def result(self) -> tuple[BoolArray, BoolArray]:
+        """As `shared_windows`."""
+        counted = np.maximum(self._counted, 1)
+        leaked = self._speech & (self._leaked >= EXPLAINED * counted)
+        return leaked, self._speech[:, None, :] & (self._shares >= ALIKE * counted[:, None, :])
 
 
 def explained_share(

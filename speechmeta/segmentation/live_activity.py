@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from speechmeta.audio.recording import BLOCK_WINDOWS
 from speechmeta.audio.types import FloatArray
 from speechmeta.segmentation.channels import (
     ChannelPlan,
@@ -21,7 +22,7 @@ from speechmeta.segmentation.channels import (
     plan_channels,
 )
 from speechmeta.segmentation.levels import LevelSpread
-from speechmeta.segmentation.sharing import Sharing
+from speechmeta.segmentation.live_sharing import LiveSharing
 from speechmeta.segmentation.turns import (
     LEVELS_PER_WINDOW,
     Speech,
@@ -42,9 +43,9 @@ TOGETHER_WINDOWS = 4
 """So many windows are looked at together, 128 ms, unless a moment matters before: one at a time
 costs nearly as much as four."""
 
-SHARED_WINDOWS = 16
-"""So many windows are compared between channels at a time: half a second, which is less than the
-pause after which a turn has ended."""
+SHARED_WINDOWS = 8
+"""So many windows are compared between channels at a time: a quarter of a second, which is less
+than the pause after which a turn has ended."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -80,7 +81,8 @@ class LiveActivity:
         self._offsets = np.zeros((channels, 1), np.float32)
         self._boost = np.ones((rows, 1), np.float32)
         self._detector = SileroVad(rate, rows)
-        self._sharing = Sharing(rows, self.window, rate, options.threshold_at(rate))
+        threshold = options.threshold_at(rate)
+        self._sharing = LiveSharing(rows, self.window, rate, threshold, BLOCK_WINDOWS)
         self._rest = np.zeros((channels, 0), np.float32)
         self._unshared = np.zeros((rows, 0), np.float32)
         self._shared = 0
