@@ -125,7 +125,7 @@ class Votes:
         talking = self._speech[:, first:last].any(axis=1)
         if not talking.any():
             return
-        cumulated, rate, rows = self._cumulated, self._rate, len(talking)
+        cumulated, rate, rows = self._cumulated, self._rate, len(self._speech)
         begin, end = first * self._window, min(last * self._window, self._block.shape[1])
         if end - begin < 4 * self._window:
             return
