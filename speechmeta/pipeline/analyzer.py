@@ -44,6 +44,7 @@ from speechmeta.pipeline.second_look import Judge
 from speechmeta.pipeline.stream import CallStream, Step, Steps
 from speechmeta.schema import CallReport, LabelSets, ModelInfo, SpeakerMeta, Turn
 from speechmeta.segmentation.chunking import cut_quietly
+from speechmeta.visible import visible_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -271,7 +272,8 @@ class Analyzer:
         fresh: list[Turn] = []
         _LOG.info(
             "%s: %.1f s, %d turns of %d speakers",
-            plan.audio.path or "recording", plan.audio.duration, len(plan.turns), len(names),
+            visible_line(plan.audio.path or "recording"),
+            plan.audio.duration, len(plan.turns), len(names),
         )  # fmt: skip
         clips = call.clips()
         size = min(_FIRST_CLIPS, 4 * self.engine.batch_size)

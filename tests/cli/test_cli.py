@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -125,7 +126,10 @@ def test_no_command_shows_the_help(run_cli: RunCli) -> None:
     assert "Usage" in result.stdout
 
 
-def test_names_that_are_not_utf8(run_cli: RunCli, made: list[Any], call: Path) -> None:
+def test_names_that_are_not_utf8(
+    run_cli: RunCli, made: list[Any], call: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "speechmeta")
     odd = os.fsdecode(os.fsencode(call.parent) + b"/caf\xe9.wav")
     try:
         os.link(call, odd)
@@ -136,6 +140,7 @@ def test_names_that_are_not_utf8(run_cli: RunCli, made: list[Any], call: Path) -
     shown = [str(call.parent / "caf\\xe9.wav"), str(call.parent / "\\xe9.wav")]
     result = run_cli("analyze", odd, broken, "--json")
     assert result.code == 1
+    assert f"{shown[0]}: " in caplog.text
     documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert [item["audio"]["path"] for item in documents] == shown
     assert documents[1]["error"]["type"] == "AudioError"
