@@ -1,22 +1,28 @@
 """Live calls: how soon turns are told, how they compare with the file's, and memory over an hour.
 
     python benchmarks/live.py delay [--data ../shared/speech] [--calls 4] [--seconds 90]
-    python benchmarks/live.py equality --data ../shared/speech [--calls 6] [--words]
+    python benchmarks/live.py equality --data ../shared/speech [--calls 4] [--words] [--seconds 30]
     python benchmarks/live.py memory [--hours 1]
 
 `delay` starts `speechmeta serve` and sends it calls at once, 20 ms at a time as a telephone does,
 on both channels. The delay of a turn is the time from when the last of its speech was sent (its
 `end`) to when its record came. Without --data the calls are examples/call.wav, begun at different
-moments; with it, calls of strangers (below).
+moments; with it, calls of strangers (below). It takes the calls' length and half a minute. The work
+is told too, which other programs on the machine hardly change: processor seconds of the server per
+second of call, and the shares of time in which its three busiest threads were at work; the first
+is the model's, whose products another of them helps with, and the calls have one of their own.
 
 `equality` makes calls of two speakers of the `test` half of dev: on two channels and on one, as
 they are and over a telephone (mu-law; once with each side leaking into the other), and compares
 the turns of the call as it goes on with those of the file: the same where both ends are within
-0.1 s, and with --words where the words are the same too (which takes the model, and hours on a
-slow machine). examples/call.wav comes first.
+0.1 s, and with --words where the words are the same too: decoded with drafts in the live call,
+without in the file. examples/call.wav comes first. A call of 30 s takes about 15 s of one core for
+all its kinds, with --words 90 s.
 
 `memory` feeds a server in this process an hour of a two-sided call as fast as it is taken, with a
-stand-in for the model, and reads the size of the process after each 5 minutes of the call.
+stand-in for the model, and reads the size of the process after each 5 minutes of the call. What is
+in flight is bounded by the server, which reads no further than 5 s ahead. An hour takes about two
+minutes of one core.
 
 The last line is one JSON object.
 """
@@ -148,9 +154,12 @@ def delay(chosen: argparse.Namespace) -> dict[str, Any]:
         calls = [np.tile(call, times) for _ in range(chosen.calls)]
     else:
         calls = [telephone(call) for call in strangers(chosen.data, chosen.calls, chosen.seconds)]
-    with served() as address:
+    with served() as (address, process):
         asyncio.run(talk(address, calls[0][:, : 8 * 8000], 0.0))  # the model's first turn is slow
+        before, begun = threads_of(process), time.monotonic()
         found = asyncio.run(at_once(address, calls))
+        lasted = time.monotonic() - begun
+        spent = {name: own - before.get(name, 0.0) for name, own in threads_of(process).items()}
     delays = np.array([item for call in found for item in call])
     result = {
         "calls": len(calls),
@@ -161,11 +170,24 @@ def delay(chosen: argparse.Namespace) -> dict[str, Any]:
         "median": round(float(np.median(delays)), 3),
         "p95": round(float(np.percentile(delays, 95)), 3),
         "most": round(float(delays.max()), 3),
+        "cpu_per_second": round(sum(spent.values()) / sum(c.shape[1] / 8000 for c in calls), 3),
+        "busiest": [round(own / lasted, 2) for own in sorted(spent.values())[:-4:-1]],
     }
     print(f"{result['turns']} turns of {len(calls)} calls at once: median {result['median']} s "
           f"(bar {MEDIAN_BAR}), 95 % within {result['p95']} s (bar {WORST_BAR}), the last after "
-          f"{result['most']} s; load {result['load']}")  # fmt: skip
+          f"{result['most']} s; load {result['load']}; {result['cpu_per_second']} processor "
+          f"seconds per second of call, busiest threads {result['busiest']}")  # fmt: skip
     return result
+
+
+def threads_of(process: int) -> dict[str, float]:
+    """Processor seconds of each thread of a process."""
+    found = {}
+    for folder in Path(f"/proc/{process}/task").iterdir():
+        # The name of a thread may hold anything, so what follows it is counted from its end.
+        numbers = (folder / "stat").read_text().rpartition(")")[2].split()
+        found[folder.name] = (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 async def at_once(address: str, calls: Sequence[np.ndarray]) -> list[list[float]]:
@@ -212,13 +234,13 @@ async def talk(address: str, call: np.ndarray, pause: float) -> list[float]:
 
 
 class served:
-    """`speechmeta serve` in a process of its own; the address of its live calls."""
+    """`speechmeta serve` in a process of its own: the address of its live calls, and its number."""
 
     def __init__(self) -> None:
         self._place = tempfile.TemporaryDirectory()
         self._log = Path(self._place.name) / "serve.log"
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> tuple[str, int]:
         run = [sys.executable, "-m", "speechmeta.cli", "serve", "--port", "0", "--readers", "1"]
         with self._log.open("wb") as err:
             self._process = subprocess.Popen(run, stderr=err)
@@ -227,7 +249,7 @@ class served:
                 raise SystemExit(text)
             time.sleep(0.2)
         address = text.partition("listening on http://")[2].split()[0]
-        return f"ws://{address}/v1/live"
+        return f"ws://{address}/v1/live", self._process.pid
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
@@ -306,7 +328,8 @@ def as_it_goes_on(analyzer: Any, wave: np.ndarray, rate: int) -> list[Any]:
 
     def decode() -> None:
         for ask in call.asks():
-            call.answer(ask.number, analyzer.decode_each([ask.clip], [ask.fields])[0])
+            (record,) = analyzer.decode_each([ask.clip], [ask.fields], drafts=[ask.draft])
+            call.answer(ask.number, record)
         call.dropped()
         call.news()
 
