@@ -12,6 +12,10 @@ from speechmeta.batch.job import SpilledTurn
 SECONDS_PER_ROW = 15.0
 """Batches of long turns have fewer rows: a batch holds at most this times its size."""
 
+FAIR_SECONDS_PER_ROW = 5.0
+"""The same where somebody waits for the next batch: long turns of one call are not to hold up the
+short ones of another for longer than usual turns do. It costs them a few per cent."""
+
 
 class TurnQueue:
     """Turns of many calls that wait for the model.
@@ -27,6 +31,7 @@ class TurnQueue:
 
     def __init__(self, fair: bool = False) -> None:
         self._fair = fair
+        self._row = FAIR_SECONDS_PER_ROW if fair else SECONDS_PER_ROW
         self._calls: dict[int, OrderedDict[int, SpilledTurn]] = {}
         self._order: OrderedDict[str, OrderedDict[int, None]] = OrderedDict()
         self._by_length: dict[Hashable, list[tuple[int, int, int]]] = {}
@@ -59,7 +64,7 @@ class TurnQueue:
             calls.move_to_end(first)
         lane = self._by_length[oldest.lane]
         low = high = bisect_left(lane, (oldest.length, oldest.call, oldest.index))
-        budget = size * SECONDS_PER_ROW * SAMPLE_RATE
+        budget = size * self._row * SAMPLE_RATE
         while high - low + 1 < size:
             below = lane[low - 1][0] if low else None
             above = lane[high + 1][0] if high + 1 < len(lane) else None

@@ -177,6 +177,10 @@ class TestTurnQueue:
         for number in range(8):
             queue.add(self.turn(number, 0, 60 * 16000))
         assert len(queue.take(8)) == 2
+        queue = TurnQueue(fair=True)
+        for number in range(8):
+            queue.add(self.turn(number, 0, 10 * 16000))
+        assert [len(queue.take(8)) for _ in range(3)] == [4, 4, 0], "others wait for the next"
         # One alone always goes, however long.
         queue = TurnQueue()
         queue.add(self.turn(0, 0, 10_000 * 16000))
