@@ -213,6 +213,7 @@ class LiveCall:
 
     Attributes:
         spare: whether the model has time for words of turns in progress.
+        pausing: whether somebody may just have ended: then a clip will soon be asked for.
 
     Raises:
         UsageError: the options cannot be had of a call that goes on.
@@ -248,7 +249,7 @@ class LiveCall:
         self._decide(self._names)
         # What the finders look back for is only there when a turn has ended.
         self._wanted = partials and not options.redact
-        self.spare = True
+        self.spare, self.pausing = True, False
         self._clips: dict[int, _Clip] = {}
         self._by_bounds: dict[tuple[int, int, int, tuple[str, ...]], _Clip] = {}
         self._said: list[_Said] = []
@@ -392,6 +393,7 @@ class LiveCall:
     def _follow(self) -> None:
         probabilities = self._activity.probabilities
         self._activity.together = TOGETHER_WINDOWS
+        self.pausing = False
         for side in self._sides:
             row, base = probabilities[side.row], self._activity.base
             while found := side.stretches.look(row, base, self._activity.samples, self._finished):
@@ -590,6 +592,7 @@ class LiveCall:
         activity = self._activity
         silent = activity.windows * activity.window - stretch.end
         padding = round(self.options.turns.padding_seconds * self.rate)
+        self.pausing |= 0 < silent < padding
         for moment in (padding, side.stretches.quiet):
             if silent < moment:
                 windows = math.ceil((moment - silent) / activity.window)

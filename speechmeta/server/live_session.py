@@ -72,6 +72,7 @@ class _Done:
     dropped: list[int] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
+    pausing: bool = False
 
 
 class LiveSession:
@@ -139,6 +140,7 @@ class LiveSession:
         """Frees what is still being done for it."""
         self._closed = True
         self._room.set()
+        self._service.expect(id(self), False)
         for key in self._asked.values():
             self._service.forget(key)
         self._asked.clear()
@@ -224,7 +226,7 @@ class LiveSession:
 
     def _news(self) -> _Done:
         call = self._call
-        done = _Done(call.asks(), call.dropped())
+        done = _Done(call.asks(), call.dropped(), pausing=call.pausing)
         for news in call.news():
             done.messages.append(message_of(news))
             if isinstance(news, TurnEnded):
@@ -232,6 +234,7 @@ class LiveSession:
         return done
 
     async def _hand_on(self, done: _Done) -> None:
+        self._service.expect(id(self), done.pausing and not self._closed)
         for number in done.dropped:
             if (key := self._asked.pop(number, None)) is not None:
                 self._service.forget(key)

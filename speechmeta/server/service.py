@@ -134,6 +134,7 @@ class Service:
         self._seen: dict[str, float] = {}
         self._open: dict[int, Ticket] = {}
         self._clips: dict[int, Callable[[Finished], None]] = {}
+        self._expecting: set[int] = set()
         self._keys = itertools.count(1)
         self._signal, self._wake = multiprocessing.Pipe(duplex=False)
         self._ready = threading.Event()
@@ -180,8 +181,16 @@ class Service:
 
     @property
     def idle(self) -> bool:
-        """Whether the model has nothing to do, as far as another thread can tell."""
-        return self._flow is not None and self._flow.idle
+        """Whether the model has nothing to do and nothing urgent is expected, as far as another
+        thread can tell."""
+        return self._flow is not None and self._flow.idle and not self._expecting
+
+    def expect(self, who: int, soon: bool) -> None:
+        """Says whether somebody is about to have something urgent to decode."""
+        if soon:
+            self._expecting.add(who)
+        else:
+            self._expecting.discard(who)
 
     @property
     def batch_size(self) -> int:
@@ -388,7 +397,7 @@ class Service:
         try:
             if self._flow is None:
                 raise Stopped
-            if optional and not self._flow.idle:
+            if optional and not self.idle:
                 done(Finished(key))
                 return
             self._clips[key] = done

@@ -350,6 +350,16 @@ def test_a_pause_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(made) == 1
 
 
+def test_a_call_says_when_it_will_soon_ask() -> None:
+    with told():
+        call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1, partials=False)
+        seen = []
+        for wave in (voiced(1.024, 0.0), voiced(0.0, 0.128), voiced(0.0, 0.128), voiced(0.5, 0.0)):
+            call.push(wave[None])
+            seen.append((call.pausing, len(call.asks())))
+    assert seen == [(False, 0), (True, 0), (False, 1), (False, 0)]
+
+
 def test_no_words_in_progress_are_asked_of_a_model_without_time() -> None:
     with told():
         call = LiveCall(CallOptions(speakers=1), model(), rate=RATE, channels=1)

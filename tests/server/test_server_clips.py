@@ -168,6 +168,14 @@ def test_what_is_optional_is_decoded_only_by_a_model_that_is_idle(
     until(lambda: busy._service.idle)
     busy.ask(2.0, urgent=True, optional=True)
     assert busy.texts() == ["2.0 seconds"]
+    # Nor while somebody else is about to have something urgent.
+    until(lambda: busy._service.idle)
+    busy._service.expect(1, True)
+    busy.ask(2.0, urgent=True, optional=True)
+    assert busy.ended.get(timeout=60).records is None
+    busy._service.expect(1, False)
+    busy.ask(3.0, urgent=True, optional=True)
+    assert busy.texts() == ["3.0 seconds"]
 
 
 def test_a_draft_reaches_a_model_that_takes_one_and_no_other() -> None:
