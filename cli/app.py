@@ -49,6 +49,12 @@ class _Interrupted(Exception):
 
 
 class _Commands(TyperGroup):
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
