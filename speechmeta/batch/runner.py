@@ -462,7 +462,8 @@ class _Run:
                 message = "; ".join(filter(None, [message, refusal]))
         elif error is not None:
             record = error_record(path, error)
-            message = record["error"]["message"]
+            texts = record["error"]
+            message = "; ".join(filter(None, [texts["message"], texts.get("hint")]))
             self._journal.finish(entry, "failed", compact(record))
             self._failed += 1
         self._bytes += entry.size

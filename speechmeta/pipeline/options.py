@@ -216,7 +216,7 @@ class ModelOptions(Options):
     )
     language: str | None = option(
         None,
-        "Language that is spoken, such as en or de.",
+        "Language that is spoken, such as en or German.",
         unset="the checkpoint's own; a multilingual Whisper finds it out turn by turn",
         panel=MODEL,
     )

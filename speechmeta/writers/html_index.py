@@ -68,6 +68,7 @@ def _row(name: str, address: str, data: dict[str, Any]) -> dict[str, Any]:
         "spark": sparkline(data),
         "warnings": len(data["warnings"]),
         "alerts": len(data.get("alerts") or []),
+        "ruled": data.get("alerts") is not None,
         "text": said.lower(),
     }
 

@@ -48,6 +48,15 @@ def test_one_line_a_file_in_a_stable_order(calls: Path, tmp_path: Path) -> None:
     assert no_leftovers(out)
 
 
+def test_a_failure_is_told_with_what_to_do(calls: Path, tmp_path: Path) -> None:
+    (calls / "bad.wav").write_bytes(b"bad")
+    told: list[Progress] = []
+    run(calls, tmp_path / "out", progress=told.append)
+    assert [now.error for now in told if now.error] == [
+        f"{calls / 'bad.wav'} is not audio; give a recording"
+    ]
+
+
 def test_outputs_mirror_the_folder(calls: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fake_call(calls / "a" / "call.mp3", [50])

@@ -225,11 +225,15 @@ def test_the_language_is_given_or_detected_turn_by_turn() -> None:
     for turn in report.turns:
         if turn.meta.transcript:
             assert json.loads(turn.model_dump_json())["language"] == turn.language
+    for named in ("de", "DE", "German", " german "):
+        named_engine = WhisperMetaRecognizer(model, processor, name="tiny", language=named)
+        assert named_engine.info.language == "de"
     with pytest.raises(UsageError, match="'xx'") as caught:
         WhisperMetaRecognizer(model, processor, name="tiny", language="xx")
     assert "de, en, fr" in caught.value.hint
     english, its = tiny_whisper_meta(multilingual=False)
     assert WhisperMetaRecognizer(english, its, name="t", language="en").info.language == "en"
+    assert WhisperMetaRecognizer(english, its, name="t", language="English").info.language == "en"
     with pytest.raises(UsageError, match="English only"):
         WhisperMetaRecognizer(english, its, name="tiny", language="de")
 

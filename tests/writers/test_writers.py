@@ -297,3 +297,10 @@ def test_the_index_links_to_calls_and_names_failures() -> None:
     assert {bar["y"] == 12 for bar in bars} == {True, False}
     assert all(0 < bar["height"] <= 11 and 0 <= bar["x"] < 48 for bar in bars)
     assert index_page([], "none").count("<tr") == 0
+
+
+def test_the_index_tells_no_alerts_from_no_rules() -> None:
+    for alerts, shown in ((None, "-"), ([], "0")):
+        report = sample_report().model_copy(update={"alerts": alerts})
+        page = index_page([("a.wav", "", document(report))], "calls")
+        assert f'<td data-label="Alerts">{shown}</td>' in page

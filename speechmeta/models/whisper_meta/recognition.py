@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
@@ -141,7 +142,8 @@ class WhisperMetaRecognizer:
         known = self.transcripts.languages
         if language is None:
             return self.model.config.language if known else None
-        code = language.strip().lower()
+        # Whisper's command line takes names too: German, Castilian.
+        code = TO_LANGUAGE_CODE.get(language.strip().lower(), language.strip().lower())
         if not known and code == "en":
             return None
         if not known:
