@@ -143,7 +143,7 @@ class WhisperMetaRecognizer:
         if language is None:
             return self.model.config.language if known else None
         # Whisper's command line takes names too: German, Castilian.
-        code = TO_LANGUAGE_CODE.get(language.strip().lower(), language.strip().lower())
+        code: str = TO_LANGUAGE_CODE.get(language.strip().lower(), language.strip().lower())
         if not known and code == "en":
             return None
         if not known:
