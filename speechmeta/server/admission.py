@@ -70,7 +70,7 @@ class Admission:
 
     @property
     def taken(self) -> int:
-        """Places that are taken."""
+        """Calls that are worked on or wait."""
         return self._inside.total()
 
     @contextmanager
@@ -102,11 +102,14 @@ class Admission:
     def enter(self, visit: Visit) -> None:
         """Takes the place, when the recording is there.
 
+        One that took long to send, so that others have the place, is taken on beyond them: who is
+        refused then would take as long again, and as likely lose.
+
         Raises:
-            Busy: it was sent so slowly that others have the place.
+            Busy: there are twice as many as there are places.
         """
         now = self._now()
-        if not self._may(visit, now):
+        if self.taken >= 2 * self._places:
             self._refuse(visit, now)
         self._end(visit)
         if not self.taken:
