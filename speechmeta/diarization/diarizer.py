@@ -233,10 +233,12 @@ def _path(voices: _Voices, centroids: Matrix) -> Labels:
     A long window around a short run is more of its neighbours than of itself, so that it is left
     out there.
     """
-    short = (voices.short, voices.short_vectors @ centroids.T, 1.0)
+    likeness = voices.short_vectors @ centroids.T
     long = (voices.long, voices.long_vectors @ centroids.T, LONG_WEIGHT)
-    worth = evidence(voices.frames, [long, short])
-    worth[voices.alone] = evidence(voices.frames, [short])[voices.alone]
+    worth = evidence(voices.frames, [long, (voices.short, likeness, 1.0)])
+    there = _share(voices.frames, voices.alone, voices.short) > 0
+    only = evidence(voices.frames, [(voices.short[there], likeness[there], 1.0)])
+    worth[voices.alone] = only[voices.alone]
     return best_path(worth * voices.seconds[:, None], voices.costs)
 
 

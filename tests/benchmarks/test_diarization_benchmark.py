@@ -66,3 +66,35 @@ def test_backchannels_under_their_speaker_are_counted(home: Any) -> None:
     call.backchannels = [(4.2, 4.7, 1, False), (6.0, 6.5, 1, True)]
     answer = [(0.0, 4.0, "a"), (4.2, 4.7, "b"), (5.0, 8.0, "a"), (9.0, 12.0, "b")]
     assert measure.backchannels_right(call, answer) == [(False, True), (True, False)]
+
+
+def test_long_calls_are_made_of_those_who_have_enough(home: Any, tmp_path: Path) -> None:
+    import soundfile
+
+    from speechmeta.training.manifest import Clip
+
+    measure = importlib.import_module("diarization")
+    clips = []
+    for number, (speaker, hertz, seconds) in enumerate(
+        [
+            ("low", 200, 30),
+            ("low", 210, 30),
+            ("high", 900, 30),
+            ("high", 950, 30),
+            ("rare", 500, 12),
+        ]
+    ):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, 0.1 * tone(seconds, hertz), RATE)
+        clips.append(Clip(path, seconds, "made", speaker, True, None, {}))
+    [(call, heads)] = measure.make_calls(clips, 1, 0, seconds=120.0, counts=(2,))
+    assert {clip.speaker for clip in heads} == {"low", "high"}
+    # Nothing is said twice: a call ends when there is nothing left.
+    assert 60 < sum(end - start for start, end, _ in call.truth) < 121
+    everybody = {
+        clip.speaker
+        for seed in range(6)
+        for _, heads in measure.make_calls(clips, 1, seed, seconds=20.0, counts=(2,))
+        for clip in heads
+    }
+    assert "rare" in everybody
