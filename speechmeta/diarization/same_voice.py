@@ -30,6 +30,10 @@ FURTHER_SHARE = 0.04
 """Who has fewer windows, or a smaller share of them, is no second, or third, speaker: what is odd
 is more often a laugh or noise. Most calls have two speakers."""
 
+SECOND_LENGTH = 2.0
+"""For a second speaker a cluster may count for so many times more windows than for a further one:
+two parties taken for one are worse than one that talks to nobody taken for two."""
+
 
 @dataclass(frozen=True)
 class VoiceSpread:
@@ -38,7 +42,7 @@ class VoiceSpread:
     Attributes:
         between: (size,) variance of voices in each direction, where windows of one have 1.
         share: of a window that counts as news. Neighbours overlap, and a voice goes on as it was.
-        most: windows for which a cluster counts at most.
+        most: windows for which a cluster counts at most where there would be three or more.
         apart: nats by which two voices have to be likelier than one.
     """
 
@@ -56,14 +60,15 @@ class VoiceSpread:
         result: Matrix = 0.5 * (pull * pull / known - np.log(known)).sum(1)
         return result
 
-    def two_voices(self, sums: Matrix, counts: Matrix) -> float:
+    def two_voices(self, sums: Matrix, counts: Matrix, most: float) -> float:
         """How much likelier two voices are than one, in nats, for the two clusters of which that
         is least.
 
         Args:
             sums: (clusters, size) of unit vectors. counts: (clusters,), how many.
+            most: windows for which a cluster counts at most.
         """
-        heard = np.minimum(counts, self.most)
+        heard = np.minimum(counts, most)
         sums = sums * (heard / counts)[:, None]
         alone = self.evidence(sums, heard)
         one, other = np.triu_indices(len(counts), 1)
@@ -84,6 +89,7 @@ def one_more_voice(vectors: Matrix, spread: VoiceSpread, speakers: int) -> Label
     """
     share = SECOND_SHARE if speakers == 1 else FURTHER_SHARE
     least = max(LEAST_WINDOWS, share * len(vectors))
+    most = spread.most * (SECOND_LENGTH if speakers == 1 else 1.0)
     kept = np.arange(len(vectors))
     for _ in range(_ODD_CLUSTERS + 1):
         labels = _partition(vectors[kept], spread, speakers + 1)
@@ -91,7 +97,7 @@ def one_more_voice(vectors: Matrix, spread: VoiceSpread, speakers: int) -> Label
             return None
         sums, counts = _totals(vectors[kept], np.ones(len(kept)), labels)
         if counts.min() >= least:
-            if spread.two_voices(sums, counts) <= spread.apart:
+            if spread.two_voices(sums, counts, most) <= spread.apart:
                 return None
             found = np.full(len(vectors), -1, np.int64)
             found[kept] = labels

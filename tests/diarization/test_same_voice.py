@@ -66,17 +66,18 @@ def test_odd_windows_hide_no_speaker_and_are_none() -> None:
 
 def test_a_voice_that_drifts_in_a_long_call_stays_one() -> None:
     random = np.random.default_rng(4)
-    voice = random.standard_normal(len(BETWEEN)) * np.sqrt(BETWEEN)
+    voice, other = random.standard_normal((2, len(BETWEEN))) * np.sqrt(BETWEEN)
     # Three sessions of one voice, further apart than chance and closer than voices.
-    places = voice + 0.9 * random.standard_normal((3, len(BETWEEN)))
-
-    def call(windows: int) -> Matrix:
-        owners = np.repeat(np.arange(3), windows)
-        return unit(places[owners] + random.standard_normal((len(owners), len(BETWEEN))))
-
-    assert one_more_voice(call(80), SPREAD, 1) is None
-    untempered = VoiceSpread(BETWEEN, SPREAD.share, np.inf, SPREAD.apart)
-    assert one_more_voice(call(80), untempered, 1) is not None
+    sessions = voice + 0.5 * random.standard_normal((3, len(BETWEEN)))
+    owners = np.repeat(np.arange(4), 80)
+    places = np.concatenate([sessions, other[None]])
+    vectors = unit(places[owners] + random.standard_normal((len(owners), len(BETWEEN))))
+    labels = one_more_voice(vectors, SPREAD, 1)
+    assert labels is not None
+    assert pairs_of(labels, owners // 3) == 2
+    assert one_more_voice(vectors, SPREAD, 2) is None
+    boundless = VoiceSpread(BETWEEN, SPREAD.share, np.inf, SPREAD.apart)
+    assert one_more_voice(vectors, boundless, 2) is not None
 
 
 def test_more_speech_is_more_evidence() -> None:
