@@ -11,6 +11,7 @@ from speechmeta.schema import Peaks
 
 WINDOW_SECONDS = 0.02
 BINS = 72_000
+_MOST_PARTS = 512
 
 
 class PeakMeter:
@@ -37,6 +38,9 @@ class PeakMeter:
         if whole:
             parts = values[:, :whole].reshape(values.shape[0], -1, self._window)
             self._maxima.append(parts.max(axis=-1))
+            if len(self._maxima) >= _MOST_PARTS:
+                # A call that goes on comes in pieces so small that each costs more than it holds.
+                self._maxima = [np.concatenate(self._maxima, axis=-1)]
         self._rest = values[:, whole:].copy()
 
     def peaks(self, bins: int = BINS) -> Peaks:
