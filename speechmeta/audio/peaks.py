@@ -11,7 +11,7 @@ from speechmeta.schema import Peaks
 
 WINDOW_SECONDS = 0.02
 BINS = 72_000
-_MOST_PARTS = 512
+_MOST_PARTS = 64
 
 
 class PeakMeter:
