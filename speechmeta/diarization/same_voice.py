@@ -30,7 +30,7 @@ FURTHER_SHARE = 0.04
 """Who has fewer windows, or a smaller share of them, is no second, or third, speaker: what is odd
 is more often a laugh or noise. Most calls have two speakers."""
 
-SECOND_LENGTH = 2.0
+SECOND_LENGTH = 4.0
 """For a second speaker a cluster may count for so many times more windows than for a further one:
 two parties taken for one are worse than one that talks to nobody taken for two."""
 
