@@ -6,6 +6,7 @@ import json
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -101,8 +102,8 @@ def listen(
     own count where none is given.
     """
     require_extra("websockets", "listen", "listening")
-    if output is not None and output.exists():
-        raise OutputError(f"{output} exists", "name another file")
+    if output is not None:
+        _see_that_it_can_be_written(output)
     ended = threading.Event()
     with _set_by_signal(ended):
         sound = _Microphone(ended) if source is None else _Recording(source, speed, call, ended)
@@ -149,14 +150,16 @@ class _Microphone(_Sound):
     def __init__(self, ended: threading.Event) -> None:
         super().__init__(ended)
         require_extra("sounddevice", "listen", "the microphone")
-
-    def frames(self) -> Iterator[bytes]:
         try:
             import sounddevice
         except OSError as error:
             raise AudioError(
                 "the library PortAudio is not there", "install it: apt install libportaudio2"
             ) from error
+        self._library = sounddevice
+
+    def frames(self) -> Iterator[bytes]:
+        sounddevice = self._library
         heard: queue.Queue[bytes] = queue.Queue()
         try:
             stream = sounddevice.RawInputStream(
@@ -456,6 +459,23 @@ def _send(
     except ConnectionClosed:
         # Whoever receives tells it.
         return
+
+
+def _see_that_it_can_be_written(output: Path) -> None:
+    """Before the call, as its report comes only once.
+
+    Raises:
+        OutputError: the file exists, or none can be made there.
+    """
+    from speechmeta.writers.files import output_error
+
+    if output.exists():
+        raise OutputError(f"{output} exists", "name another file")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise output_error(error, output) from error
 
 
 def _write(report: dict[str, Any], output: Path) -> None:

@@ -104,6 +104,17 @@ def _stated_digest(about: dict[str, Any]) -> bytes | None:
     return None
 
 
+def _behind(error: FileNotFoundError) -> Exception:
+    """What was the matter: fsspec says of every web server that a file is not found, also if it is
+    out of reach or answers with an error."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if status in (401, 403):
+        return PermissionError(status)
+    failed = isinstance(cause, OSError) or (isinstance(status, int) and status not in (404, 410))
+    return cause if failed and isinstance(cause, Exception) else error
+
+
 def explained(name: str, error: Exception) -> SpeechMetaError:
     """What went wrong at an address, in our words; libraries for stores raise all kinds of errors.
 
@@ -115,6 +126,8 @@ def explained(name: str, error: Exception) -> SpeechMetaError:
             f"{name.partition('://')[0]}:// needs a library that is not installed",
             "pip install 'speechmeta[remote]'",
         )
+    if isinstance(error, FileNotFoundError):
+        error = _behind(error)
     if isinstance(error, FileNotFoundError):
         return AudioError(f"{name} does not exist", "check the address")
     if isinstance(error, IsADirectoryError):

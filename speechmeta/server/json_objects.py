@@ -27,13 +27,22 @@ def json_object(data: str | bytes | bytearray, name: str, example: str) -> dict[
         raise UsageError(f"{name} is no JSON: {error}", f"send {example}") from None
     if not isinstance(found, dict):
         raise UsageError(f"{name} is no JSON object", f"send one such as {example}")
+    of_whole_characters(found, name)
+    return found
+
+
+def of_whole_characters(found: dict[str, Any], name: str) -> None:
+    """Sees that an object has no halves of characters.
+
+    Raises:
+        UsageError: it has some.
+    """
     try:
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise UsageError(
             f"{name} is no text: it has half a character", "send both halves, or neither"
         ) from None
-    return found
 
 
-__all__ = ["json_object"]
+__all__ = ["json_object", "of_whole_characters"]

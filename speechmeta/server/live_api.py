@@ -256,7 +256,10 @@ class _Call:
             report = await self._result(working, tasks)
             await tell(report)
             stopped = place.leaving.is_set()
-            await self._close(GOING_AWAY if stopped else 1000, "the server is being stopped")
+            if stopped:
+                await self._close(GOING_AWAY, "the server is being stopped")
+            else:
+                await self._close(1000)
             self._status = 200
         finally:
             session.close()

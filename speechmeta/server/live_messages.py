@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from speechmeta.audio.live_frames import Encoding, samples_of
 from speechmeta.audio.types import FloatArray
 from speechmeta.errors import UsageError
+from speechmeta.server.json_objects import of_whole_characters
 
 TWILIO_RATE = 8000
 
@@ -291,6 +292,7 @@ def _object(message: str) -> dict[str, Any]:
         raise UsageError("a message is no JSON", "send sound as binary frames") from error
     if not isinstance(found, dict):
         raise UsageError("a message is no JSON object", 'send one such as {"type": "stop"}')
+    of_whole_characters(found, "a message")
     return found
 
 

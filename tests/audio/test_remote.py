@@ -117,3 +117,30 @@ def test_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         assert load_audio("s3://calls/a.wav").duration == 1.0
         with pytest.raises(AudioError, match="does not exist"):
             load_audio("s3://calls/absent.wav")
+
+
+class _Answer(Exception):
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (None, "does not exist"),
+        (_Answer(404), "does not exist"),
+        (_Answer(403), "may not be read"),
+        (_Answer(500), "cannot be fetched"),
+        (ConnectionRefusedError(111, "refused"), "cannot be fetched: ConnectionRefusedError"),
+        (TimeoutError(), "cannot be fetched: TimeoutError"),
+    ],
+)
+def test_a_server_that_is_out_of_reach_is_not_a_file_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, cause: Exception | None, message: str
+) -> None:
+    def missing(address: str) -> Any:
+        raise FileNotFoundError(address) from cause  # as fsspec does for all of these
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(AudioError, match=message):
+        fetched("https://store.example/a.wav")

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -162,9 +164,31 @@ def test_what_goes_wrong_is_one_line(
         (["listen", str(call), "--url", "ws://127.0.0.1:9/v1/live"], 1, "serve running"),
         (["listen", str(call), "--url", "mailto:x"], 2, "no address"),
         ([*heard, str(call), "--no-vad"], 1, "voice activity"),
+        ([*heard, str(call), "-o", str(wrong / "report.json")], 1, "cannot write"),
+        ([*heard, str(call), "-o", str(tmp_path / "absent" / "report.json")], 1, "cannot write"),
     ]
     for arguments, code, part in cases:
         assert main(arguments) == code, arguments
-        error = capsys.readouterr().err
+        printed, error = capsys.readouterr()
+        assert printed == ""
         assert part in error
         assert error.count("\n") == 1
+
+
+def test_no_call_begins_without_a_microphone(
+    heard: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Absent(MetaPathFinder, Loader):
+        def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+            return ModuleSpec(name, self) if name == "sounddevice" else None
+
+        def exec_module(self, _: object) -> None:
+            raise OSError("PortAudio library not found")
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    assert main(heard) == 1
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert "PortAudio" in error
+    assert error.count("\n") == 1

@@ -115,6 +115,7 @@ def test_silence_is_a_call_without_turns(live: Running) -> None:
 def test_nothing_at_all_is_a_call_too(live: Running) -> None:
     with connected(live) as socket:
         found = said(socket, [start(8000, 2), STOP])
+        assert (socket.close_code, socket.close_reason) == (1000, "")
     assert report_of(found)["audio"]["duration"] == 0.0
 
 
@@ -164,6 +165,8 @@ def test_a_key_is_needed_where_there_are_keys(tmp_path_factory: pytest.TempPathF
         ({"options": {"no_such": 1}}, "no_such"),
         ({"options": {"limits": {"max_hours": 100}}}, "limits"),
         ({"language": "xx"}, "language"),
+        ({"prompt": "\ud800"}, "half a character"),
+        ({"options": {"roles": "\ud800"}}, "half a character"),
     ],
 )
 def test_a_start_that_cannot_be(live: Running, message: dict[str, object], part: str) -> None:

@@ -281,7 +281,7 @@ def test_a_server_that_is_stopped_tells_its_calls(sound: list[bytes]) -> None:
         until(lambda: bool(turns_of(found)))
         live.stop()
         hearing.join(60)
-        assert socket.close_code == 1012
+        assert (socket.close_code, socket.close_reason) == (1012, "the server is being stopped")
     assert "closing" in kinds(found)
     assert kinds(found)[-1] == "report"
     assert report_of(found)["turns"]
