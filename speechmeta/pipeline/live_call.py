@@ -30,6 +30,8 @@ from speechmeta.pipeline.plan import (
     CallPlan,
     EmbedderSource,
     PlannedTurn,
+    asked_speakers,
+    fewer_speakers,
     shared_name,
 )
 from speechmeta.pipeline.policy import Decision, decide
@@ -774,6 +776,15 @@ class LiveCall:
         order = sorted(self._said, key=_place)
         return [(name, channel) for name in dict.fromkeys(said.planned.speaker for said in order)]
 
+    def _missed(self, names: Sequence[tuple[str, int | None]]) -> list[str]:
+        """What is to be said of speakers who were asked for and not found, if there was speech."""
+        asked = asked_speakers(self.options)
+        if self._speakers is None or asked is None or not names or len(names) >= asked:
+            return []
+        planned = [said.planned for said in self._said]
+        spoken = sum(end - start for start, end in (turn.counted for turn in planned))
+        return [fewer_speakers(asked, len(names), spoken / self.rate)]
+
     def _with_copies(self, signal: Signal) -> Signal:
         """A signal that stands for the channels that turned out to carry it too."""
         own = [copy for copy, original in self._copies.items() if original == signal.channel]
@@ -806,7 +817,7 @@ class LiveCall:
             skipped=tuple(side.skipped for side in self._sides),
             dead=self._dead,
             decisions=decisions,
-            warnings=tuple(dict.fromkeys([*self._warnings, *self._notes])),
+            warnings=tuple(dict.fromkeys([*self._warnings, *self._missed(names), *self._notes])),
             peaks=self._peaks.peaks() if whole else None,
         )
 
@@ -838,7 +849,7 @@ def _speakers(
 ) -> LiveSpeakers:
     from speechmeta.diarization.live_speakers import LiveSpeakers
 
-    asked = options.speakers or (len(options.roles) if options.roles else None)
+    asked = asked_speakers(options)
     made = None if embedder is None or asked == 1 else embedder()
     if made is None and asked not in (None, 1):
         raise UsageError(

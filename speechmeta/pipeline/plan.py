@@ -298,7 +298,7 @@ def _shared_turns(
     embedder: EmbedderSource | None,
 ) -> tuple[list[PlannedTurn], int, list[str]]:
     """Turns of a signal that several speakers may share, skipped samples, and warnings."""
-    asked = options.speakers or (len(options.roles) if options.roles else None)
+    asked = asked_speakers(options)
     speech = activity.speech(row, options.turns)
     seconds = sum(run.samples for run in speech) / activity.rate
     warnings = []
@@ -333,10 +333,7 @@ def _shared_turns(
 
         beside = second_voices(recording, activity, row, speech, packaged_detector())
     if asked is not None and speech and found < asked:
-        warnings.append(
-            f"{asked} speakers were asked for, but only {found} {'was' if found == 1 else 'were'} "
-            f"told apart in {seconds:.1f} s of speech"
-        )
+        warnings.append(fewer_speakers(asked, found, seconds))
     names = [shared_name(options, number) for number in range(found)]
     return *_turns_of(activity, row, names, speech, options.turns, beside), warnings
 
@@ -357,6 +354,19 @@ def _voices(embedder: EmbedderSource, speaker_model: str | None) -> tuple[Embedd
             raise
         note = f"{error.message}; {VOICEPRINT} told the speakers apart instead ({error.hint})"
         return load_embedder(VOICEPRINT), (note,)
+
+
+def asked_speakers(options: CallOptions) -> int | None:
+    """How many speakers a channel of several is said to have; None to find out."""
+    return options.speakers or (len(options.roles) if options.roles else None)
+
+
+def fewer_speakers(asked: int, found: int, seconds: float) -> str:
+    """The warning that fewer speakers were found than were asked for, in seconds of speech."""
+    return (
+        f"{asked} speakers were asked for, but only {found} {'was' if found == 1 else 'were'} "
+        f"told apart in {seconds:.1f} s of speech"
+    )
 
 
 def shared_name(options: CallOptions, number: int) -> str:

@@ -89,6 +89,22 @@ def test_one_channel_is_told_apart_by_voice(live: Running, call: Call) -> None:
     report = report_of(found)
     assert len(report["turns"]) == len(file.turns)
     assert {turn["speaker"] for turn in report["turns"]} == {turn.speaker for turn in file.turns}
+    assert report["warnings"] == file.warnings == []
+
+
+def test_speakers_who_were_asked_for_and_not_found_are_named(live: Running, call: Call) -> None:
+    mono = call.waveform.sum(axis=0, keepdims=True)
+    with connected(live) as socket:
+        begin = start(8000, 1, options={"speakers": 9})
+        report = report_of(said(socket, [begin, *frames_of(pcm(mono), 3200), STOP]))
+    found = len(report["speakers"])
+    assert 1 <= found < 9
+    (warning,) = report["warnings"]
+    seconds = report["coverage"]["speech_seconds"]
+    assert f"9 speakers were asked for, but only {found} w" in warning
+    assert f"in {seconds:.1f} s of speech" in warning
+    with connected(live) as socket:
+        assert not report_of(said(socket, [begin, bytes(32000), STOP]))["turns"]
 
 
 def test_partial_words_come_before_their_turn(live: Running, call: Call) -> None:
