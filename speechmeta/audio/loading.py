@@ -10,6 +10,7 @@ what to do; faults that leave something to work with end up in `warnings`.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -434,7 +435,9 @@ def _refuse_rate(sample_rate: int | None) -> None:
 def _check_rate(rate: Any) -> int:
     whole = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
     if not whole or not np.isfinite(rate) or rate < 1 or rate != int(rate):
-        raise AudioError(f"sample rate {rate!r} is not a positive whole number", "give it in Hz")
+        raise AudioError(
+            f"sample rate {reprlib.repr(rate)} is not a positive whole number", "give it in Hz"
+        )
     return int(rate)
 
 

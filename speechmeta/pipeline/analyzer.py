@@ -166,7 +166,12 @@ class Analyzer:
         Returns:
             in the order given, a result or the error of that clip; one bad clip
             does not affect the others.
+
+        Raises:
+            UsageError: one clip was given instead of several, or an option cannot be.
         """
+        if isinstance(audios, (str, bytes, os.PathLike)):
+            raise UsageError("one clip was given", "give a list of them, or call generate_meta")
         asked = given_fields(self.engine, fields)
         thresholds = self.thresholds(min_confidence)
         RawRules.parse(raw)

@@ -173,7 +173,16 @@ class CallOptions(Options):
 
     @classmethod
     def of(cls, options: CallOptions | None, overrides: dict[str, Any]) -> CallOptions:
-        """`options` (None for the defaults) with single ones replaced, checked."""
+        """`options` (None for the defaults) with single ones replaced, checked.
+
+        Raises:
+            UsageError: they are of another kind, such as a dict.
+        """
+        if options is not None and not isinstance(options, CallOptions):
+            raise UsageError(
+                f"the options are of type {type(options).__name__}",
+                "give CallOptions(...), or single options by name: roles=[...]",
+            )
         chosen: CallOptions = (options or cls()).updated(overrides)
         return chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,22 @@ def test_batch_keeps_order_and_errors(analyzer: Analyzer, tmp_path: Path, sine: 
     assert isinstance(analyzer.engine, FakeEngine)
     assert len(analyzer.engine.calls) == 1, "one batch for all"
     assert analyzer.generate_meta_batch([]) == []
+
+
+def test_what_is_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
+    analyzer = Analyzer.from_engine(FakeEngine())
+    clips: tuple[Any, ...] = ("clip.wav", b"RIFF", tmp_path)
+    for one in clips:
+        with pytest.raises(UsageError, match="one clip"):
+            analyzer.generate_meta_batch(one)
+    given: Any = {"roles": ["agent"]}
+    with pytest.raises(UsageError, match="type dict") as refused:
+        analyzer.analyze_call((np.zeros(8000), 8000), given)
+    assert "CallOptions" in refused.value.hint
+    swapped: Any = (8000, np.zeros(8000))
+    with pytest.raises(AudioError, match="positive whole number") as pair:
+        analyzer.generate_meta(swapped)
+    assert len(str(pair.value)) < 200
 
 
 def test_errors_are_raised_for_a_single_clip(analyzer: Analyzer, sine: Sine) -> None:
