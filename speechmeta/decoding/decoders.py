@@ -15,6 +15,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from speechmeta.decoding.cache import SlotCache
 from speechmeta.decoding.products import Product
+from speechmeta.decoding.shortlist import Shortlist
 from speechmeta.decoding.whisper_layers import WhisperLayers
 from speechmeta.errors import ModelError
 
@@ -69,6 +70,12 @@ class Decoder(Protocol[C]):
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (places, vocabulary) of hidden states (places, width)."""
+
+    def likeliest(
+        self, hidden: torch.Tensor, wanted: Sequence[tuple[int, int]] = ()
+    ) -> torch.Tensor:
+        """The same, where only the likeliest logits, the `wanted` ones (place, token) and the sum
+        of all have to be right."""
 
 
 def _takes_masks(config: PreTrainedConfig) -> bool:
@@ -136,6 +143,11 @@ class CausalDecoder:
         logits: torch.Tensor = self._head(hidden)
         return logits
 
+    def likeliest(
+        self, hidden: torch.Tensor, wanted: Sequence[tuple[int, int]] = ()
+    ) -> torch.Tensor:
+        return self.head(hidden)
+
 
 class MemoryCache:
     """Keys and values of a cross-attention decoder: of its text, and of the memory.
@@ -191,7 +203,9 @@ class CrossAttentionDecoder:
         self._add = _takes_masks(self._decoder.config)
         fast = fast and WhisperLayers.fits(self._decoder)
         self._fast = WhisperLayers(self._decoder) if fast else None
-        self._head = Product([whisper.get_output_embeddings()], fast)
+        head = whisper.get_output_embeddings()
+        self._head = Product([head], fast)
+        self._shortlist = Shortlist(head) if fast and Shortlist.fits(head) else None
         # `num_hidden_layers` of Whisper's config counts the encoder's.
         self.layers = int(whisper.config.decoder_layers)
         self.max_positions = int(whisper.config.max_target_positions)
@@ -297,6 +311,11 @@ class CrossAttentionDecoder:
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._head(hidden)
         return logits
+
+    def likeliest(
+        self, hidden: torch.Tensor, wanted: Sequence[tuple[int, int]] = ()
+    ) -> torch.Tensor:
+        return self.head(hidden) if self._shortlist is None else self._shortlist(hidden, wanted)
 
 
 __all__ = ["CausalDecoder", "CrossAttentionDecoder", "Decoder", "DecoderCache", "MemoryCache"]

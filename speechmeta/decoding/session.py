@@ -254,7 +254,8 @@ class Session(Generic[C]):
                     (place(node), own) for node, own in zip(plan.tree.best, wanted, strict=True)
                 ]
         flat = hidden.reshape(-1, hidden.shape[-1])
-        logits = self._decoder.head(flat[torch.tensor(list(places), device=self.device)])
+        asked = flat[torch.tensor(list(places), device=self.device)]
+        logits = self._decoder.likeliest(asked, edges)
         if edges or [node for node, _ in best] != list(range(len(logits))):
             parts = self._scores(logits.float(), edges, best, top)
         else:
