@@ -4,8 +4,9 @@ that can matter in full.
 In float32 on a CPU the last product of a pass reads the whole embedding table, for Whisper `base`
 106 MB, which takes longer than all layers of its decoder. A table in 8 bits is read in a tenth of
 that time. Its logits are good enough to tell which tokens may be the likeliest and what all others
-add up to, and these few are then computed from the table itself. Shortlists of this kind are old in machine translation (Jean et al., 2015); here
-nothing is left out, so that a mask may still allow any token.
+add up to, and these few are then computed from the table itself. Shortlists of this kind are old in
+machine translation (Jean et al., 2015); here nothing is left out, so that a mask may still allow
+any token.
 """
 
 from __future__ import annotations
