@@ -39,7 +39,9 @@ class Shortlist:
 
     def __init__(self, head: nn.Linear) -> None:
         self._weight = head.weight.detach()
-        scales = (self._weight.abs().amax(1) / 127).clamp(min=1e-12).double()
+        # Without a copy of the table, which absolute values would be.
+        greatest = torch.maximum(self._weight.amax(1), -self._weight.amin(1))
+        scales = (greatest / 127).clamp(min=1e-12).double()
         zeros = torch.zeros(len(scales), dtype=torch.long)
         table = torch.quantize_per_channel(self._weight, scales, zeros, 0, torch.qint8)
         self._table = torch.ops.quantized.linear_prepack(table, None)
