@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
@@ -61,9 +62,7 @@ def tools(
         analyzer: makes the analyzer; called once, at the first analysis.
         call: what is asked of calls where the assistant says nothing.
     """
-    server: MCPServer[Any] = MCPServer(
-        "speechmeta", version=__version__, instructions=_INSTRUCTIONS, log_level="ERROR"
-    )
+    offered: list[Tool] = []
     get_analyzer = cache(analyzer)
 
     if results is not None:
@@ -90,8 +89,7 @@ def tools(
             found = results.find(call)
             return {name: found[name] for name in _MEASURES if name in found}
 
-        server.add_tool(_told(search_turns), annotations=_READS)
-        server.add_tool(_told(call_measures), annotations=_READS)
+        offered += [_StrictTool.of(search_turns), _StrictTool.of(call_measures)]
 
     if roots:
 
@@ -115,9 +113,46 @@ def tools(
             data["warnings"] = [without_places(line, str(found), path) for line in data["warnings"]]
             return data
 
-        server.add_tool(_told(analyze_call), annotations=_READS)
+        offered.append(_StrictTool.of(analyze_call))
 
-    return server
+    return MCPServer(
+        "speechmeta",
+        version=__version__,
+        instructions=_INSTRUCTIONS,
+        log_level="ERROR",
+        tools=offered,
+    )
+
+
+class _StrictTool(Tool):
+    """A tool that takes the arguments it has and no others.
+
+    The library drops those that it does not know: a search by `emotion` would find every turn.
+    """
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Tool:
+        """The tool of a function, with its name and its words."""
+        tool = cls.from_function(_told(function), annotations=_READS)
+        tool.parameters["additionalProperties"] = False
+        return tool
+
+    async def run(
+        self, arguments: dict[str, Any], context: Any, convert_result: bool = False
+    ) -> Any:
+        """Runs the tool.
+
+        Raises:
+            ToolError: an argument is not one of the tool's, or the tool fails.
+        """
+        known = self.parameters["properties"]
+        unknown = [repr(name) for name in arguments if name not in known]
+        if unknown:
+            raise ToolError(
+                f"{self.name} has no argument {', '.join(unknown)[:200]} "
+                f"(it takes {', '.join(known)})"
+            )
+        return await super().run(arguments, context, convert_result)
 
 
 def _told(function: Callable[P, T]) -> Callable[P, T]:

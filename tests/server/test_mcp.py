@@ -112,6 +112,31 @@ def test_a_recording_below_the_root(tmp_path: Path) -> None:
         assert str(tmp_path) not in refused.content[0].text
 
 
+def test_arguments_that_a_tool_does_not_have(folder: Path, tmp_path: Path) -> None:
+    """Dropped, they would make every turn a match."""
+    (tmp_path / "a.wav").write_bytes(tone_bytes())
+    server = made(folder, tmp_path)
+    for tool, arguments, takes in (
+        ("search_turns", {"emotion": "Joy"}, "text, call, speaker, labels, limit, offset"),
+        ("search_turns", {"words": "thank", "limit": 5}, "text, call, speaker, labels"),
+        ("call_measures", {"call": "a.wav", "speaker": "agent"}, "it takes call)"),
+        ("analyze_call", {"path": "a.wav", "max_hours": 99}, "it takes path, options)"),
+    ):
+        refused = asked(server, tool, **arguments)
+        assert refused.is_error
+        [unknown] = set(arguments) - {"call", "limit", "path"}
+        assert f"no argument {unknown!r}" in refused.content[0].text
+        assert takes in refused.content[0].text
+
+    async def shapes() -> list[Any]:
+        async with mcp.Client(server) as client:
+            return [tool.input_schema for tool in (await client.list_tools()).tools]
+
+    found = asyncio.run(shapes())
+    assert len(found) == 3
+    assert all(shape["additionalProperties"] is False for shape in found)
+
+
 def test_only_what_was_allowed_is_offered(folder: Path, tmp_path: Path) -> None:
     async def names(server: Any) -> set[str]:
         async with mcp.Client(server) as client:
