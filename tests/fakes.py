@@ -19,7 +19,7 @@ from speechmeta.schema import (
     check_fields,
 )
 
-TOO_SHORT = 160
+TOO_SHORT = 800
 
 
 class FakeEngine:

@@ -23,6 +23,11 @@ from speechmeta.audio.limits import Limits
 from speechmeta.audio.loading import AudioSource, load_audio, resample
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.decoding.joining import join_records
+from speechmeta.decoding.no_speech import (
+    holds_no_speech,
+    record_without_speech,
+    without_edges,
+)
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.models.base import Drafted, SpeechJudge, SpeechModel, given_fields
@@ -180,7 +185,8 @@ class Analyzer:
             try:
                 clip = load_audio(source, raw=raw, limits=limits)
                 with audio_errors(clip.path or "the clip"):
-                    waveforms.append(resample(clip.mono(), clip.sample_rate, 16000))
+                    mono = without_edges(clip.mono())
+                    waveforms.append(resample(mono, clip.sample_rate, 16000))
             except SpeechMetaError as error:
                 waveforms.append(error)
         records = iter(
@@ -398,30 +404,36 @@ class Analyzer:
     ) -> list[DecodedRecord | SpeechMetaError]:
         """Decodes waveforms (samples,) at 16 kHz of any length, in their order.
 
-        Those longer than a model's window are decoded in pieces and joined.
+        Those longer than a model's window are decoded in pieces and joined. What can hold no
+        speech (`speechmeta.decoding.no_speech`) never reaches the model.
 
         Args:
             drafts: see `speechmeta.models.base.Drafted`; of no use to a model that takes none.
         """
         pieces = [cut_quietly(waveform, self.engine.max_seconds) for waveform in waveforms]
-        flat = [
-            waveform[start:end]
-            for waveform, bounds in zip(waveforms, pieces, strict=True)
-            for start, end in bounds
-        ]
         engine = self.engine
+        asked = given_fields(engine, fields)
+        flat: list[Waveform] = []
+        guesses: list[str | None] = []
+        silent: list[bool] = []
+        given = drafts or [None] * len(waveforms)
+        for waveform, bounds, draft in zip(waveforms, pieces, given, strict=True):
+            for start, end in bounds:
+                piece = waveform[start:end]
+                silent.append(holds_no_speech(piece))
+                if not silent[-1]:
+                    flat.append(piece)
+                    guesses.append(draft if start == 0 else None)
         decoded: list[DecodedRecord | SpeechMetaError] = []
         with _turn_at(engine):
             if flat and drafts and isinstance(engine, Drafted) and engine.takes_drafts:
-                guesses = [
-                    draft if start == 0 else None
-                    for bounds, draft in zip(pieces, drafts, strict=True)
-                    for start, _ in bounds
-                ]
                 decoded = engine.decode(flat, fields, instruction, word_times, guesses)
             elif flat:
                 decoded = engine.decode(flat, fields, instruction, word_times)
-        outcomes = iter(decoded)
+        heard = iter(decoded)
+        outcomes = iter(
+            [record_without_speech(asked) if nobody else next(heard) for nobody in silent]
+        )
         results: list[DecodedRecord | SpeechMetaError] = []
         for bounds in pieces:
             mine = [next(outcomes) for _ in bounds]

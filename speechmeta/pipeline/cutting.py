@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from speechmeta.audio.loading import SAMPLE_RATE, resample
 from speechmeta.audio.recording import Cut, Recording, cut_out
 from speechmeta.audio.types import FloatArray
+from speechmeta.decoding.no_speech import without_edges
 from speechmeta.segmentation.channels import Signal
 from speechmeta.segmentation.voice_activity import signal_rows
 
@@ -19,4 +20,4 @@ def cut_clips(
         return
     blocks = (signal_rows(block, signals) for block in recording.blocks())
     for samples in cut_out(blocks, cuts):
-        yield resample(samples, recording.rate, SAMPLE_RATE)
+        yield resample(without_edges(samples), recording.rate, SAMPLE_RATE)

@@ -13,6 +13,7 @@ from fakes import FakeEngine
 
 from speechmeta.audio.limits import Limits
 from speechmeta.audio.loading import AudioSource
+from speechmeta.audio.types import FloatArray
 from speechmeta.decoding.joining import join_records
 from speechmeta.errors import AudioError, DecodingError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
@@ -80,6 +81,45 @@ def test_silence_has_no_transcript_and_no_labels(analyzer: Analyzer) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("samples", "rate"),
+    [
+        (np.zeros(100), 8000),
+        (np.zeros(1), 16000),
+        (np.zeros(4000), 8000),
+        (np.full(100, 0.25), 8000),
+        (np.full(12_000, -0.25), 8000),
+        (np.zeros((2, 300), np.int16), 44100),
+        (0.1 * np.random.default_rng(0).standard_normal(190), 8000),
+        (np.ones(40 * 16_000), 16000),
+    ],
+)
+def test_what_can_hold_no_speech_never_reaches_a_model(samples: FloatArray, rate: int) -> None:
+    engine = FakeEngine()
+    analyzer = Analyzer.from_engine(engine)
+    nothing = {
+        "SpeechActivity": False, "Transcript": "",
+        "Gender": None, "Age": None, "Accent": None, "Emotion": None,
+    }  # fmt: skip
+    meta = analyzer.generate_meta((samples, rate))
+    assert json.loads(meta.model_dump_json()) == nothing
+    assert meta.probabilities == {"SpeechActivity": {"True": 0.0, "False": 1.0}}
+    gender = analyzer.generate_meta((samples, rate), ["Gender"])
+    assert json.loads(gender.model_dump_json()) == {"Gender": None}
+    report = analyzer.analyze_call((samples, rate), vad=False)
+    assert {turn.meta.speech_activity for turn in report.turns} == {False}
+    assert report.coverage.speech_seconds == 0
+    assert engine.calls == []
+
+
+def test_silence_beside_speech_in_one_batch(analyzer: Analyzer, sine: Sine) -> None:
+    metas = analyzer.generate_meta_batch(
+        [(np.zeros(100), 8000), (sine(1, 8000), 8000), (np.zeros(9), 8000), (sine(2, 8000), 8000)]
+    )
+    said = [item.transcript for item in metas if isinstance(item, SpeakerMeta)]
+    assert said == ["", "1.0 seconds", "", "2.0 seconds"]
+
+
 def test_channels_are_mixed_for_one_clip(analyzer: Analyzer, sine: Sine) -> None:
     both = np.stack([sine(1, 16000), np.zeros(16000, np.float32)])
     assert analyzer.generate_meta((both, 16000)).transcript == "1.0 seconds"
@@ -90,7 +130,7 @@ def test_batch_keeps_order_and_errors(analyzer: Analyzer, tmp_path: Path, sine: 
         [
             (sine(1, 8000), 8000),
             tmp_path / "absent.wav",
-            (sine(0.001, 16000), 16000),
+            (sine(0.04, 16000), 16000),
             (sine(3, 44100, 1000), 44100),
         ]
     )
@@ -123,7 +163,7 @@ def test_what_is_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_errors_are_raised_for_a_single_clip(analyzer: Analyzer, sine: Sine) -> None:
     with pytest.raises(DecodingError):
-        analyzer.generate_meta((sine(0.001, 16000), 16000))
+        analyzer.generate_meta((sine(0.04, 16000), 16000))
     with pytest.raises(AudioError):
         analyzer.generate_meta("absent.wav")
 
