@@ -19,7 +19,7 @@ from speechmeta.schema import (
     check_fields,
 )
 
-TOO_SHORT = 800
+TOO_SHORT = 1280
 
 
 class FakeEngine:

@@ -15,13 +15,13 @@ from speechmeta.audio.loading import SAMPLE_RATE
 from speechmeta.audio.types import FloatArray
 from speechmeta.decoding.record import DecodedRecord
 
-SHORTEST_SECONDS = 0.025
-"""A clip shorter than this holds no speech: it doesn't fill one window of Whisper's spectrum, and
-a flap, the shortest of all phones, alone lasts about as long."""
+SHORTEST_SECONDS = 0.05
+"""A clip shorter than this holds no speech: it's half of what a syllable takes those who talk
+fastest, ten a second. The bundled model gives clips of that length, of whatever sound, a word."""
 
 
 def holds_no_speech(waveform: npt.NDArray[np.floating]) -> bool:
-    """Whether a clip is digital silence (all samples equal), or too short for any phone.
+    """Whether a clip is digital silence (all samples equal), or too short for a syllable.
 
     Args:
         waveform: (samples,) at 16 kHz, at least one.

@@ -90,7 +90,7 @@ def test_silence_has_no_transcript_and_no_labels(analyzer: Analyzer) -> None:
         (np.full(100, 0.25), 8000),
         (np.full(12_000, -0.25), 8000),
         (np.zeros((2, 300), np.int16), 44100),
-        (0.1 * np.random.default_rng(0).standard_normal(190), 8000),
+        (0.1 * np.random.default_rng(0).standard_normal(390), 8000),
         (np.ones(40 * 16_000), 16000),
     ],
 )
@@ -130,7 +130,7 @@ def test_batch_keeps_order_and_errors(analyzer: Analyzer, tmp_path: Path, sine: 
         [
             (sine(1, 8000), 8000),
             tmp_path / "absent.wav",
-            (sine(0.04, 16000), 16000),
+            (sine(0.06, 16000), 16000),
             (sine(3, 44100, 1000), 44100),
         ]
     )
@@ -163,7 +163,7 @@ def test_what_is_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_errors_are_raised_for_a_single_clip(analyzer: Analyzer, sine: Sine) -> None:
     with pytest.raises(DecodingError):
-        analyzer.generate_meta((sine(0.04, 16000), 16000))
+        analyzer.generate_meta((sine(0.06, 16000), 16000))
     with pytest.raises(AudioError):
         analyzer.generate_meta("absent.wav")
 
