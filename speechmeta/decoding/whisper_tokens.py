@@ -34,7 +34,9 @@ class WhisperTokens:
         start, end: begin and close a transcript.
         no_timestamps: the prompt's last token, after which text without times is written.
         transcribe: the task; None in English-only checkpoints, as the languages are.
-        languages: by code ("en"), empty in English-only checkpoints.
+        languages: by code ("en"), empty in English-only checkpoints. A checkpoint of the
+            multilingual vocabulary that was tuned for some of them names those in the generation
+            config's `lang_to_id`, as transformers reads it.
         no_speech: its probability after `start` says whether nobody speaks; None without one.
         previous: stands before the text that came before.
         control: every id that stands for no text, timestamps among them.
@@ -80,6 +82,8 @@ class WhisperTokens:
         if multilingual is None:
             multilingual = config.vocab_size >= _MULTILINGUAL_SIZE
         codes = {code: find(f"<|{code}|>") for code in LANGUAGES} if multilingual else {}
+        if kept := getattr(generation, "lang_to_id", None):
+            codes = {code: token for code, token in codes.items() if f"<|{code}|>" in kept}
         encode = tokenizer.backend_tokenizer.encode
 
         def ids(text: str) -> list[int]:

@@ -23,7 +23,9 @@ from speechmeta.models.loading import load_model, load_speech_model
 from speechmeta.models.whisper_meta.calibration import calibrated
 from speechmeta.models.whisper_meta.recognition import WhisperMetaRecognizer, joint
 from speechmeta.pipeline.analyzer import Analyzer
+from speechmeta.pipeline.options import CallOptions
 from speechmeta.schema import FIELDS, LABEL_FIELDS
+from speechmeta.server.lanes import LaneModel
 
 pytestmark = pytest.mark.slow
 
@@ -236,6 +238,31 @@ def test_the_language_is_given_or_detected_turn_by_turn() -> None:
     assert WhisperMetaRecognizer(english, its, name="t", language="English").info.language == "en"
     with pytest.raises(UsageError, match="English only"):
         WhisperMetaRecognizer(english, its, name="tiny", language="de")
+
+
+def test_a_checkpoint_tuned_for_one_language_takes_no_other() -> None:
+    """The bundled one has the vocabulary of all languages, and writes English whatever is asked."""
+    model, processor = tiny_whisper_meta()
+    generation = model.generation_config
+    generation.lang_to_id = {"<|en|>": generation.lang_to_id["<|en|>"]}
+    engine = WhisperMetaRecognizer(model, processor, name="tiny", language="English")
+    assert engine.info.language == "en"
+    assert engine.told("en", None).decode(tiny_clips(1))
+    for other in ("de", "German", "xx"):
+        with pytest.raises(UsageError, match=f"knows English only, not '{other}'") as caught:
+            WhisperMetaRecognizer(model, processor, name="tiny", language=other)
+        assert "--model" in caught.value.hint
+        with pytest.raises(UsageError, match="knows English only"):
+            LaneModel(Analyzer.from_engine(engine)).lane(CallOptions(), other)
+
+
+@pytest.mark.slow
+def test_the_bundled_model_takes_english_only(bundled_analyzer: Analyzer) -> None:
+    engine = bundled_analyzer.engine
+    assert isinstance(engine, WhisperMetaRecognizer)
+    assert engine.told("en", None).info.language == "en"
+    with pytest.raises(UsageError, match="knows English only"):
+        engine.told("de", None)
 
 
 def test_int8_and_bfloat16_give_nearly_what_float32_gives(tmp_path: Path) -> None:

@@ -118,3 +118,5 @@ def test_a_prompt_and_a_language(create: Any) -> None:
     assert create(prompt="Italian, table for two", language="en").text
     with pytest.raises(openai.BadRequestError, match="language"):
         create(language="klingon")
+    with pytest.raises(openai.BadRequestError, match="knows English only, not 'de'"):
+        create(language="de")

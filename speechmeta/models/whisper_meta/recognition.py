@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from speechmeta.decoding.memory import in_parts
 from speechmeta.decoding.options import DecodeOptions
@@ -146,10 +146,12 @@ class WhisperMetaRecognizer:
         code: str = TO_LANGUAGE_CODE.get(language.strip().lower(), language.strip().lower())
         if not known and code == "en":
             return None
-        if not known:
+        if code not in known and len(known) <= 1:
+            only = LANGUAGES[known[0]].title() if known else "English"
             raise UsageError(
-                f"the model {self.name} knows English only, not {language!r}",
-                "leave --language out, or name a multilingual Whisper",
+                f"the model {self.name} knows {only} only, not {language!r}",
+                "leave the language out, or name a multilingual Whisper, such as "
+                "--model openai/whisper-large-v3-turbo",
             )
         if code not in known:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,11 @@ def export(
         }
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
-        model.generation_config.save_pretrained(folder)
+        generation = copy.deepcopy(model.generation_config)
+        if known := getattr(generation, "lang_to_id", None):
+            # Tuned on English alone, it answers with English in any language.
+            generation.lang_to_id = {code: known[code] for code in known if code == "<|en|>"}
+        generation.save_pretrained(folder)
         AutoTokenizer.from_pretrained(original, trust_remote_code=False).save_pretrained(folder)
         WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(folder)
     except OSError as error:
