@@ -20,7 +20,7 @@ def router(served: Served) -> APIRouter:
 
     @routes.get("/readyz", summary="Whether requests are answered now")
     async def ready() -> Response:
-        well = served.service.ready
+        well = served.service.ready and (served.jobs is None or served.jobs.keeps)
         return JSONResponse({"status": "ready" if well else "not ready"}, 200 if well else 503)
 
     @routes.get("/metrics", summary="Counters for Prometheus")

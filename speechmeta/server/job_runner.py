@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 _TICK_SECONDS = 1.0
 _SWEEP_SECONDS = 60.0
+_RETRY_SECONDS = 60
 
 
 class JobRunner:
@@ -90,6 +91,22 @@ class JobRunner:
         """Where recordings lie that are sent for jobs."""
         return self._state / RECORDINGS
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a job that is accepted now would outlive the server: nobody took its folder."""
+        return self._opened is not None and self._opened.is_whole
+
+    def check(self) -> None:
+        """Sees that jobs can be kept.
+
+        Raises:
+            Refused: they cannot, until the server is started again.
+        """
+        if not self.keeps:
+            raise Refused(
+                503, "this server can keep no jobs at present", "try again later", _RETRY_SECONDS
+            )
+
     def start(self) -> None:
         """Opens the store, and takes up what an earlier server left undone.
 
@@ -120,9 +137,11 @@ class JobRunner:
         """Takes a job on: once this returns, a kill does not lose it.
 
         Raises:
-            Refused: too many wait. UsageError: the model does not give what is asked for.
+            Refused: too many wait, or none can be kept.
+            UsageError: the model does not give what is asked for.
             OutputError: there is no room on the disk.
         """
+        self.check()
         self._service.model.lane(options, language, hotwords)
         with self._lock:
             full = self._waiting.total() >= self._options.max_jobs

@@ -108,10 +108,24 @@ class JobStore(Journal):
             raise output_error(error, state) from error
         super().__init__(state)
         self.path.chmod(0o600)
+        opened = self.path.stat()
+        self._opened = (opened.st_dev, opened.st_ino)
         self.agree({"holds": "jobs of a server"})
         with self._careful():
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.executescript(_SCHEMA)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the folder still holds the journal that is open, and its place for recordings.
+
+        What is written to a journal that was deleted is gone with the server; any thread may ask.
+        """
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._opened and (self.state / RECORDINGS).is_dir()
 
     def accept(self, number: str, owner: str, asked: Asked, webhook: str | None) -> None:
         """Takes a job on, for good."""

@@ -42,6 +42,8 @@ def router(served: Served) -> APIRouter:
     )
     async def accept(request: Request) -> Response:
         jobs = runner()
+        # Before the recording is sent, which would have no place.
+        jobs.check()
         async with AsyncExitStack() as stack:
             incoming = await stack.enter_async_context(
                 received(request, jobs.recordings, served.roots)

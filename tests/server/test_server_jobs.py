@@ -8,6 +8,7 @@ import hmac
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,27 @@ def test_only_allowed_servers_are_told(live: Running, webhook: str, status: int)
         files = {"file": ("a.wav", tone_bytes())}
         answer = http.post("/v1/jobs", files=files, data={"webhook": webhook})
     assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_state_folder_that_is_emptied_takes_no_more_jobs(tmp_path: Path, replaced: bool) -> None:
+    """What is accepted into a journal that was deleted would be gone with the server."""
+    state = tmp_path / "state"
+    with running(state=str(state)) as live, live.client() as http:
+        assert http.get("/readyz").status_code == 200
+        ended(http, left(http)["id"])
+        shutil.rmtree(state)
+        if replaced:
+            with JobStore(state):
+                pass
+        assert http.get("/readyz").status_code == 503
+        assert http.get("/readyz").json() == {"status": "not ready"}
+        refused = http.post("/v1/jobs", files={"file": ("a.wav", tone_bytes())})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "60"
+        assert "folder" not in refused.text
+        whole = http.post("/v1/analyze", files={"file": ("a.wav", tone_bytes())})
+        assert whole.status_code == 200, "calls that are waited for need no folder"
 
 
 def test_two_servers_do_not_share_a_folder(live: Running) -> None:
