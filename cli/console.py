@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from speechmeta.visible import visible, visible_line
+from speechmeta.visible import visible_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def leave_at_once(code: int) -> None:
 def print_note(message: str) -> None:
     """One line on stderr for what a user should know."""
     # Names of files may hold anything: odd bytes and escape sequences are shown, not sent.
-    print(f"speechmeta: {visible(message)}", file=sys.stderr, flush=True)
+    print(f"speechmeta: {visible_line(message)}", file=sys.stderr, flush=True)
 
 
 def out_console() -> Console:

@@ -238,6 +238,8 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
     """
     if Path(place).is_dir():
         check_folder(Path(place))
+    elif _is_path(str(place)):
+        raise ModelError(f"there is no folder {place}", "name a checkpoint's folder, or a hub id")
     elif _reads_config(loader):
         from transformers import PreTrainedConfig
 
@@ -247,6 +249,11 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
         check_config(config, f"config.json of {place}")
         _check_adapter(place, how)
     return loader.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a folder's: hub ids are `owner/model`, of letters and digits."""
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
 
 def _check_adapter(place: str | Path, how: Mapping[str, object]) -> None:

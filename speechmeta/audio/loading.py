@@ -9,6 +9,7 @@ what to do; faults that leave something to work with end up in `warnings`.
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ SAMPLE_RATE = 16000
 
 MAX_CHANNELS = 512
 """A waveform with more rows than this and fewer columns than rows is taken for transposed."""
+
+LARGEST = 1e15
+"""Float samples beyond this are refused: the power in one window of a spectrum is about 400² times
+their square, and float32 ends at 3e38."""
 
 LOUD = 8.0
 """Float samples beyond this are not scaled to +-1.0."""
@@ -358,7 +363,14 @@ def _finite(pieces: Iterator[FloatArray], name: str) -> Iterator[FloatArray]:
 
 
 def _check_finite(waveform: FloatArray, name: str) -> None:
-    if not np.isfinite(waveform).all():
+    # NaN makes both of them NaN.
+    peak = max(float(waveform.max()), -float(waveform.min())) if waveform.size else 0.0
+    if LARGEST < peak < math.inf:
+        raise AudioError(
+            f"{name} has samples of {peak:.3g}, whose power no spectrum holds",
+            "scale it to lie between -1 and 1",
+        )
+    if not math.isfinite(peak):
         raise AudioError(
             f"{name} contains NaN or infinite samples", "repair or re-export it before analysing"
         )

@@ -163,6 +163,8 @@ def _seekable(file: IO[bytes], name: str, owned: bool) -> IO[bytes]:
 
 
 def _open_path(path: str) -> IO[bytes]:
+    if not path:
+        raise AudioError("the name of the recording is empty", "give its path")
     if path in STDIN_NAMES:
         return _open_stdin()
     if "://" in path and not Path(path).exists():

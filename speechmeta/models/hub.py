@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 
 from speechmeta.errors import ModelError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 CHECKPOINT_PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja")
 """What is fetched of a checkpoint: never code, never pickled weights."""

@@ -81,6 +81,7 @@ class TurnOptions(Options):
         flag="padding",
         panel=_PANEL,
         ge=0.0,
+        le=43_200.0,
     )
 
     second_look: bool = option(
@@ -102,9 +103,10 @@ class TurnOptions(Options):
     def _room_for_speech(self) -> Self:
         if self.speech_limit_seconds < max(1.0, 2 * self.min_turn_seconds):
             raise OptionError(
-                f"max_turn_seconds {self.max_turn_seconds} leaves "
-                f"{self.speech_limit_seconds:.2f} s of speech beside the padding",
-                "it has to leave at least 1 s and twice min_turn_seconds",
+                f"turns of at most {self.max_turn_seconds:g} s (max_turn_seconds) leave "
+                f"{max(0.0, self.speech_limit_seconds):.2f} s of speech beside "
+                f"{self.padding_seconds:g} s on either side (padding_seconds)",
+                "they have to leave at least 1 s and twice min_turn_seconds",
                 "max_turn_seconds",
             )
         return self

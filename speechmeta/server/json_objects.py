@@ -23,8 +23,13 @@ def json_object(data: str | bytes | bytearray, name: str, example: str) -> dict[
         found = json.loads(data)
     except RecursionError:
         raise UsageError(f"{name} is no JSON: it is nested too deeply", f"send {example}") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{name} is no JSON: {error}", f"send {example}") from None
+    except ValueError:
+        # Python's limit on digits, in words for who set it.
+        raise UsageError(
+            f"{name} has a whole number of thousands of digits", f"send {example}"
+        ) from None
     if not isinstance(found, dict):
         raise UsageError(f"{name} is no JSON object", f"send one such as {example}")
     of_whole_characters(found, name)

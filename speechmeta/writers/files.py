@@ -22,6 +22,7 @@ _HINTS = {
     errno.EROFS: "the output folder is on a read-only disk",
     errno.ENAMETOOLONG: "choose a shorter output path",
     errno.ENOENT: "create the folder first",
+    errno.ENOTDIR: "a part of the output path is a file: choose another path",
 }
 
 

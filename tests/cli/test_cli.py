@@ -155,6 +155,20 @@ def test_names_that_are_not_utf8(
     assert "caf\\xe9.wav" in page
 
 
+def test_a_name_with_a_line_feed_stays_on_its_line(
+    run_cli: RunCli, made: list[Any], call: Path
+) -> None:
+    odd = call.parent / "new\nline\t.wav"
+    try:
+        os.link(call, odd)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    result = run_cli("analyze", odd, "-o", call.parent / "out", "-f", "json", "--no-vad")
+    assert result.code == 0
+    [line] = [line for line in result.stderr.splitlines() if "wrote" in line]
+    assert line.endswith("new\\nline\\t.json")
+
+
 def test_outputs_that_are_there_are_found_before_the_analysis(
     run_cli: RunCli, made: list[Any], call: Path
 ) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
+from speechmeta.chat.model import ChatModel
+from speechmeta.diarization.selection import load_embedder
 from speechmeta.errors import ModelError
+from speechmeta.models.hub import find_checkpoint
 from speechmeta.trust import check_config, from_checkpoint, without_code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +100,18 @@ def test_configs_that_reach_for_code_or_absurd_sizes_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         check_config(config, "config.json")
+
+
+@pytest.mark.parametrize("name", ["./nothere", "../nothere", "~/nothere", "/no/where", "a/b/c"])
+def test_a_folder_that_is_not_there_is_no_hub_id(name: str) -> None:
+    with pytest.raises(ModelError, match=f"there is no folder {name}"):
+        from_checkpoint(AutoConfig, name)
+    with pytest.raises(ModelError, match=f"there is no checkpoint {name}"):
+        find_checkpoint(name)
+    for load in (load_embedder, ChatModel.from_pretrained):
+        with pytest.raises(ModelError) as caught:
+            load(name)
+        assert "Repo id" not in str(caught.value)
 
 
 def test_ordinary_configs_pass_and_lose_the_names_of_code() -> None:

@@ -131,11 +131,19 @@ def test_thresholds_by_rate() -> None:
         {"max_turn_seconds": 0.5},
         {"max_turn_seconds": 3.0, "min_turn_seconds": 2.0},
         {"min_turn_seconds": None},
+        {"padding_seconds": 1e308},
     ],
 )
 def test_options_that_make_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         TurnOptions(**wrong)
+
+
+def test_what_leaves_no_room_for_speech_is_named() -> None:
+    with pytest.raises(UsageError, match=r"leave 0\.00 s of speech .* \(padding_seconds\)"):
+        TurnOptions(padding_seconds=9.0)
+    with pytest.raises(UsageError, match="padding_seconds is 1e\\+308"):
+        TurnOptions(padding_seconds=1e308)
 
 
 @given(

@@ -17,11 +17,12 @@ from fakes import FakeEngine
 from serving import Running, running, tone_bytes, wav_bytes
 from voices import make_call
 
-from speechmeta.errors import SpeechMetaError
+from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.analyzer import Analyzer
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.server import envelope
 from speechmeta.server.envelope import Envelope
+from speechmeta.server.json_objects import json_object
 from speechmeta.server.parameters import ENTRIES, call_options
 from speechmeta.server.patience import Patience
 
@@ -185,3 +186,13 @@ def _layer(live: Running, kind: type) -> Any:
     while not isinstance(layer, kind):
         layer = layer._app if hasattr(layer, "_app") else layer.app
     return layer
+
+
+def test_numbers_of_thousands_of_digits_are_refused_in_our_words() -> None:
+    """Python's own words tell clients what its programmers may call."""
+    for data in ('{"a": ' + "9" * 5000 + "}", b'{"a": [' + b"9" * 5000 + b"]}"):
+        with pytest.raises(UsageError, match="thousands of digits") as refused:
+            json_object(data, "the body", '{"path": "call.wav"}')
+        assert "set_int" not in str(refused.value)
+    with pytest.raises(UsageError, match="is no JSON: 'utf-8'"):
+        json_object(b"\xff", "the body", "{}")

@@ -211,6 +211,9 @@ def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
 def test_missing_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="create the folder first"):
         get_writer("json").write(sample_report(), tmp_path / "no" / "call.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a part of the output path is a file"):
+        get_writer("json").write(sample_report(), tmp_path / "file" / "call.json")
 
 
 def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
