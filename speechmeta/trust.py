@@ -238,7 +238,7 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
     """
     if Path(place).is_dir():
         check_folder(Path(place))
-    elif _is_path(str(place)):
+    elif is_path(str(place)):
         raise ModelError(f"there is no folder {place}", "name a checkpoint's folder, or a hub id")
     elif _reads_config(loader):
         from transformers import PreTrainedConfig
@@ -251,7 +251,7 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
     return loader.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Whether a name can only be a folder's: hub ids are `owner/model`, of letters and digits."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
 
@@ -284,6 +284,7 @@ __all__: Sequence[str] = [
     "check_folder",
     "checkpoint_errors",
     "from_checkpoint",
+    "is_path",
     "plain_name",
     "read_json_object",
     "shard_names",
