@@ -87,7 +87,7 @@ def busy(live: Running) -> Iterator[Asked]:
 
 def test_each_clip_gets_its_record(live: Running) -> None:
     asked = Asked(live)
-    asked.ask(1.0, 2.0, 0.005)
+    asked.ask(1.0, 2.0, 0.06)
     records = asked.ended.get(timeout=60).records or ()
     assert [record.values["Transcript"] for record in records[:2]] == ["1.0 seconds", "2.0 seconds"]
     assert isinstance(records[2], DecodingError)
