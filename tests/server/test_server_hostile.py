@@ -133,6 +133,8 @@ def test_uploads_together_are_bounded(
             begin(adversary.OTHERS)
         assert refused(adversary.OTHERS)
         assert honest(live, adversary) == 200
+        # What was answered may still be counted for a moment.
+        _until(lambda: _on_their_way(live) < half * size)
         for _ in range(half):
             begin(adversary.OURS)
         assert refused("127.0.0.3"), "this is the most of all together"
