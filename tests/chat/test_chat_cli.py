@@ -158,7 +158,7 @@ def test_wrong_usage_has_an_exit_code_and_a_line(
     assert run_cli("chat", tmp_path / "no.wav", "--ask", "x").code == 2
     result = run_cli("chat", "--model", tmp_path / "none", "--ask", "x", "--local-files-only")
     assert result.code == 1
-    assert "neither a folder" in result.stderr
+    assert "there is no folder" in result.stderr
     quantised = run_cli(
         "chat", "--model", checkpoint, "--ask", "x", "--quantization", "int3", "--device", "cpu"
     )
