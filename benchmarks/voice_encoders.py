@@ -1,6 +1,6 @@
 """What tells two voices apart in windows of 1.5 s: encoders beside each other, and label heads.
 
-    python benchmarks/voices.py --data ../shared/speech --work runs/voices
+    python benchmarks/voice_encoders.py --data ../shared/speech --work runs/voices
 
 The voice encoder of the package (GE2E), a layer of the bundled checkpoint's encoder (mean and
 deviation over the window) and both together, each under a projection learnt on the same windows of

@@ -1,4 +1,4 @@
-"""How `benchmarks/voices.py` weighs what is said of two voices."""
+"""How `benchmarks/voice_encoders.py` weighs what is said of two voices."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    yield importlib.import_module("voices")
-    for name in ("mono_calls", "diarization", "voices"):
+    yield importlib.import_module("voice_encoders")
+    for name in ("mono_calls", "diarization", "voice_encoders"):
         sys.modules.pop(name, None)
 
 
