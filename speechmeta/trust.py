@@ -238,9 +238,15 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
     """
     if Path(place).is_dir():
         check_folder(Path(place))
-    elif is_path(str(place)):
-        raise ModelError(f"there is no folder {place}", "name a checkpoint's folder, or a hub id")
-    elif _reads_config(loader):
+    else:
+        check_hub_id(place)
+        _check_remote(loader, place, options)
+    return loader.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _check_remote(loader: Any, place: str | Path, options: Mapping[str, Any]) -> None:
+    """Refuses a model of the hub by its config, before its weights are fetched."""
+    if _reads_config(loader):
         from transformers import PreTrainedConfig
 
         keys = ("local_files_only", "revision")
@@ -248,12 +254,17 @@ def from_checkpoint(loader: Any, place: str | Path, **options: Any) -> Any:
         config, _ = PreTrainedConfig.get_config_dict(place, **how)
         check_config(config, f"config.json of {place}")
         _check_adapter(place, how)
-    return loader.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def is_path(name: str) -> bool:
-    """Whether a name can only be a folder's: hub ids are `owner/model`, of letters and digits."""
-    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+def check_hub_id(place: str | Path) -> None:
+    """Sees that what is no folder here may be a hub id: `owner/model`, of letters and digits.
+
+    Raises:
+        ModelError: it can only be the name of a folder.
+    """
+    name = str(place)
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"there is no folder {name}", "name a checkpoint's folder, or a hub id")
 
 
 def _check_adapter(place: str | Path, how: Mapping[str, object]) -> None:
@@ -282,9 +293,9 @@ __all__: Sequence[str] = [
     "CUT_HINT",
     "check_config",
     "check_folder",
+    "check_hub_id",
     "checkpoint_errors",
     "from_checkpoint",
-    "is_path",
     "plain_name",
     "read_json_object",
     "shard_names",

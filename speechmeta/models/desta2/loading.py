@@ -20,7 +20,7 @@ from speechmeta.models.desta2.published import (
     read_config,
 )
 from speechmeta.models.weights import quiet_transformers
-from speechmeta.trust import check_folder, checkpoint_errors, from_checkpoint, is_path
+from speechmeta.trust import check_folder, check_hub_id, checkpoint_errors, from_checkpoint
 
 _DTYPES = {
     "float32": torch.float32,
@@ -153,10 +153,7 @@ def find_checkpoint(name_or_path: str | Path, local_files_only: bool) -> Path:
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
-    if is_path(str(name_or_path)):
-        raise ModelError(
-            f"there is no folder {name_or_path}", "name a checkpoint's folder, or a hub id"
-        )
+    check_hub_id(name_or_path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
