@@ -20,14 +20,10 @@ import numpy.typing as npt
 
 from speechmeta.audio.foreign import audio_errors
 from speechmeta.audio.limits import Limits
-from speechmeta.audio.loading import AudioSource, load_audio, resample
+from speechmeta.audio.loading import AudioSource, load_audio
 from speechmeta.audio.rawformats import RawRules
 from speechmeta.decoding.joining import join_records
-from speechmeta.decoding.no_speech import (
-    holds_no_speech,
-    record_without_speech,
-    without_edges,
-)
+from speechmeta.decoding.no_speech import holds_no_speech, record_without_speech
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.models.base import Drafted, SpeechJudge, SpeechModel, given_fields
@@ -39,6 +35,7 @@ from speechmeta.pipeline.arguments import (
     ModelArguments,
 )
 from speechmeta.pipeline.callfields.making import filler_of
+from speechmeta.pipeline.cutting import model_clip
 from speechmeta.pipeline.options import CallOptions, ModelOptions, divided
 from speechmeta.pipeline.plan import EmbedderSource, plan_pieces, prepare_call
 from speechmeta.pipeline.policy import named_fields, possible_fields
@@ -185,8 +182,7 @@ class Analyzer:
             try:
                 clip = load_audio(source, raw=raw, limits=limits)
                 with audio_errors(clip.path or "the clip"):
-                    mono = without_edges(clip.mono())
-                    waveforms.append(resample(mono, clip.sample_rate, 16000))
+                    waveforms.append(model_clip(clip.mono(), clip.sample_rate))
             except SpeechMetaError as error:
                 waveforms.append(error)
         records = iter(

@@ -20,4 +20,9 @@ def cut_clips(
         return
     blocks = (signal_rows(block, signals) for block in recording.blocks())
     for samples in cut_out(blocks, cuts):
-        yield resample(without_edges(samples), recording.rate, SAMPLE_RATE)
+        yield model_clip(samples, recording.rate)
+
+
+def model_clip(samples: FloatArray, rate: int) -> FloatArray:
+    """Samples (n,) as models take them: at 16 kHz, and zeros where they are all equal."""
+    return resample(without_edges(samples), rate, SAMPLE_RATE)

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechmeta.audio.loading import SAMPLE_RATE, resample
 from speechmeta.audio.peaks import PeakMeter
 from speechmeta.audio.types import FloatArray
-from speechmeta.decoding.no_speech import without_edges
 from speechmeta.decoding.record import DecodedRecord
 from speechmeta.errors import SpeechMetaError, UsageError
 from speechmeta.pipeline.conversation import measure, summarize
+from speechmeta.pipeline.cutting import model_clip
 from speechmeta.pipeline.options import CallOptions
 from speechmeta.pipeline.plan import (
     CallPlan,
@@ -537,7 +536,7 @@ class LiveCall:
         """A part of a signal at the model's rate."""
         origin = self._activity.base * self._activity.window
         samples = self._activity.audio[row, max(0, start - origin) : end - origin].copy()
-        return resample(without_edges(samples), self.rate, SAMPLE_RATE)
+        return model_clip(samples, self.rate)
 
     def _forget(self) -> None:
         """Drops sound before anything that is open, with the context that a clip may take."""
