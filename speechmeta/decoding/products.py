@@ -12,6 +12,13 @@ MOST_COPIED = 128 * 2**20
 """Bytes of weights up to which joined copies are held; reading larger ones is all that counts."""
 
 
+def row_scales(weight: torch.Tensor) -> torch.Tensor:
+    """What a step of 8 bits is worth in each row (rows,) of a float32 matrix (rows, columns)."""
+    # Without a copy of the matrix, which absolute values would be.
+    greatest = torch.maximum(weight.amax(1), -weight.amin(1))
+    return (greatest / 127).clamp(min=1e-12)
+
+
 class Product:
     """Linear modules that read the same input, side by side.
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from speechmeta.decoding.products import row_scales
+
 EXACT = 64
 """So many of each row's logits are computed in full."""
 
@@ -39,9 +41,7 @@ class Shortlist:
 
     def __init__(self, head: nn.Linear) -> None:
         self._weight = head.weight.detach()
-        # Without a copy of the table, which absolute values would be.
-        greatest = torch.maximum(self._weight.amax(1), -self._weight.amin(1))
-        scales = (greatest / 127).clamp(min=1e-12).double()
+        scales = row_scales(self._weight).double()
         zeros = torch.zeros(len(scales), dtype=torch.long)
         table = torch.quantize_per_channel(self._weight, scales, zeros, 0, torch.qint8)
         self._table = torch.ops.quantized.linear_prepack(table, None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from speechmeta.decoding.products import row_scales
+
 
 class DynamicInt8Linear(nn.Module):
     """`nn.Linear` with weights (out, in) in int8, one scale per output row.
@@ -20,7 +22,7 @@ class DynamicInt8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scales = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        scales = row_scales(weight)
         self.register_buffer("weight", (weight / scales[:, None]).round().to(torch.int8))
         self.register_buffer("scales", scales)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from speechmeta.decoding.products import row_scales
 from speechmeta.errors import ModelError
 
 SCALE = "::scale"
@@ -32,7 +33,7 @@ def quantized(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             result[name] = tensor.contiguous()
             continue
         rows = tensor.detach().float().flatten(1)
-        scale = (rows.abs().amax(1) / 127).clamp(min=1e-12)
+        scale = row_scales(rows)
         values = (rows / scale[:, None]).round().to(torch.int8)
         result[name] = values.view(tensor.shape).contiguous()
         result[name + SCALE] = scale
